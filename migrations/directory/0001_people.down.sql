@@ -1,0 +1,1 @@
+DROP TABLE shard, slug, refresh_token, account;

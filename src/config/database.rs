@@ -1,0 +1,176 @@
+//! Where the databases are and how they are used.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::millis;
+use crate::ids::ShardName;
+
+/// A password. Never printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Named so that a reader of the code sees every place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// One PostgreSQL server. Its role is discovered, never configured.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// For people and metrics, e.g. `a-1`.
+    pub name: String,
+    pub host: String,
+    #[serde(default = "postgres_port")]
+    pub port: u16,
+    pub database: String,
+    pub user: String,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    pub zone: Option<String>,
+    /// How much of the reads it takes, relative to its siblings.
+    #[serde(default = "hundred")]
+    pub weight: u32,
+}
+
+fn postgres_port() -> u16 {
+    5432
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+/// The directory's endpoints; its tables live in the schema `directory`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Directory {
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    pub name: ShardName,
+    /// How many slots it is proposed, relative to the other shards.
+    #[serde(default = "hundred")]
+    pub weight: u32,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Connections to one endpoint.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    pub max_connections: u32,
+    pub min_idle: u32,
+    #[serde(rename = "idle_timeout_ms", deserialize_with = "millis")]
+    pub idle_timeout: Duration,
+    #[serde(rename = "acquire_timeout_ms", deserialize_with = "millis")]
+    pub acquire_timeout: Duration,
+    #[serde(rename = "connect_timeout_ms", deserialize_with = "millis")]
+    pub connect_timeout: Duration,
+    #[serde(rename = "statement_timeout_ms", deserialize_with = "millis")]
+    pub statement_timeout: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            max_connections: 20,
+            min_idle: 5,
+            idle_timeout: Duration::from_secs(30),
+            acquire_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reads {
+    /// How old an answer may be when the reader doesn't say.
+    #[serde(rename = "max_stale_ms", deserialize_with = "millis")]
+    pub max_stale: Duration,
+    /// How long to wait for a replica that is almost fresh enough.
+    #[serde(rename = "replica_wait_ms", deserialize_with = "millis")]
+    pub replica_wait: Duration,
+    /// Reads in flight on a primary because no replica would do.
+    pub primary_cap: usize,
+    /// How often every endpoint is asked for its role and position.
+    #[serde(rename = "monitor_interval_ms", deserialize_with = "millis")]
+    pub monitor_interval: Duration,
+    /// How long it may take to answer.
+    #[serde(rename = "monitor_timeout_ms", deserialize_with = "millis")]
+    pub monitor_timeout: Duration,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self {
+            max_stale: Duration::from_secs(1),
+            replica_wait: Duration::from_millis(50),
+            primary_cap: 8,
+            monitor_interval: Duration::from_millis(250),
+            monitor_timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Writes {
+    pub durability: Durability,
+    /// Append tasks a shard; a room always maps to the same one.
+    pub lanes: usize,
+    /// Submits that may wait in one lane; more are refused as `overloaded`.
+    pub lane_queue: usize,
+    /// Submits in one transaction.
+    pub batch_max: usize,
+    /// How long submits wait for a shard that has no primary.
+    #[serde(rename = "failover_wait_ms", deserialize_with = "millis")]
+    pub failover_wait: Duration,
+    /// How long a transaction waits for a locked room before it goes on
+    /// without it.
+    #[serde(rename = "lock_timeout_ms", deserialize_with = "millis")]
+    pub lock_timeout: Duration,
+}
+
+impl Default for Writes {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Async,
+            lanes: 4,
+            lane_queue: 4096,
+            batch_max: 200,
+            failover_wait: Duration::from_secs(10),
+            lock_timeout: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What an ack promises about a lost primary; see the promise in the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    Sync,
+    Async,
+}

@@ -1,0 +1,37 @@
+//! What one session, user or address may ask for. 0 means no limit.
+
+use serde::Deserialize;
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub submits_per_second: u32,
+    pub submit_burst: u32,
+    pub signals_per_second: u32,
+    pub rooms_per_session: u32,
+    pub sessions_per_user: u32,
+    pub message_bytes: usize,
+    pub frame_bytes: usize,
+    pub json_depth: usize,
+    pub signups_per_minute: u32,
+    pub signins_per_minute: u32,
+    pub user_submits_per_minute: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            submits_per_second: 60,
+            submit_burst: 120,
+            signals_per_second: 30,
+            rooms_per_session: 64,
+            sessions_per_user: 100,
+            message_bytes: 64 * 1024,
+            frame_bytes: 1024 * 1024,
+            json_depth: 32,
+            signups_per_minute: 10,
+            signins_per_minute: 10,
+            user_submits_per_minute: 0,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Configuration: file < environment < flags, read once into checked types.
+//!
+//! Components are given the part they need; nobody else reads the environment.
+//! Times are integers in the unit that their key ends in.
+
+mod database;
+mod limits;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+pub use database::{Directory, Durability, Endpoint, Pool, Reads, Secret, Shard, Writes};
+pub use limits::Limits;
+
+use crate::ids::NodeName;
+
+/// Everything a node is told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub node: Node,
+    #[serde(default)]
+    pub listen: Listen,
+    pub directory: Directory,
+    pub shards: Vec<Shard>,
+    #[serde(default)]
+    pub pool: Pool,
+    #[serde(default)]
+    pub reads: Reads,
+    #[serde(default)]
+    pub writes: Writes,
+    pub redis: Redis,
+    pub auth: Auth,
+    #[serde(default)]
+    pub sessions: Sessions,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    pub name: NodeName,
+    /// Replicas in the same zone are preferred.
+    pub zone: Option<String>,
+    /// For the pool budget check: how many nodes share the databases.
+    #[serde(default = "one")]
+    pub expected_nodes: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// For clients, usually behind a balancer.
+    pub public: SocketAddr,
+    /// For operators: metrics, health, admin. Loopback by default.
+    pub admin: SocketAddr,
+    /// Exact values of the Origin header that may connect; `"self"` stands for
+    /// pages served by this gateway (Origin's host equals the Host header).
+    pub allowed_origins: Vec<String>,
+    /// The drawing app's first protocol, on `/` and `/ws` with `?token=`.
+    pub legacy_protocol: bool,
+    /// From SIGTERM to the hard stop.
+    #[serde(rename = "drain_timeout_ms", deserialize_with = "millis")]
+    pub drain_timeout: Duration,
+    /// How long a node that is told to stop answers "not ready" before it
+    /// closes anything, so that the balancer has noticed.
+    #[serde(rename = "drain_notice_ms", deserialize_with = "millis")]
+    pub drain_notice: Duration,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            public: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            allowed_origins: vec!["self".to_owned()],
+            legacy_protocol: false,
+            drain_timeout: Duration::from_secs(30),
+            drain_notice: Duration::from_secs(2),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://host:port`, without secrets.
+    pub url: String,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub issuer: String,
+    pub audience: String,
+    /// Tokens are signed with the first; all are accepted.
+    pub keys: Vec<SigningKey>,
+    #[serde(rename = "access_token_ms", deserialize_with = "millis", default = "quarter_hour")]
+    pub access_token: Duration,
+    #[serde(rename = "refresh_token_ms", deserialize_with = "millis", default = "thirty_days")]
+    pub refresh_token: Duration,
+}
+
+fn quarter_hour() -> Duration {
+    Duration::from_secs(15 * 60)
+}
+
+fn thirty_days() -> Duration {
+    Duration::from_secs(30 * 24 * 3600)
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigningKey {
+    pub kid: String,
+    /// A key has one algorithm; a token that names another is refused.
+    pub alg: Algorithm,
+    /// HS256: the secret's bytes, at least 32. EdDSA: a PKCS#8 PEM private key
+    /// (or a public one, for a key that only verifies).
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Algorithm {
+    HS256,
+    EdDSA,
+}
+
+/// How a node treats its sessions and rooms.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sessions {
+    /// The server's ping interval, announced as `heartbeat_ms`.
+    #[serde(rename = "heartbeat_ms", deserialize_with = "millis")]
+    pub heartbeat: Duration,
+    /// From a ping without any sign of life to close 4001.
+    #[serde(rename = "pong_timeout_ms", deserialize_with = "millis")]
+    pub pong_timeout: Duration,
+    /// From the upgrade to `hello`.
+    #[serde(rename = "hello_timeout_ms", deserialize_with = "millis")]
+    pub hello_timeout: Duration,
+    /// What may wait for one client's socket before it is fed from the log.
+    pub outbox_bytes: usize,
+    /// A client that takes nothing for so long is closed with 4000.
+    #[serde(rename = "slow_consumer_timeout_ms", deserialize_with = "millis")]
+    pub slow_consumer_timeout: Duration,
+    /// Recent events a room keeps in memory.
+    pub ring_events: usize,
+    /// Serve joins and resumes from memory where it is provably current. Off:
+    /// every read goes to a database.
+    pub memory_serving: bool,
+    /// How long a hole in the order is held before the log is asked.
+    #[serde(rename = "gap_wait_ms", deserialize_with = "millis")]
+    pub gap_wait: Duration,
+    /// How often the heads of live rooms are compared with the log.
+    #[serde(rename = "head_check_ms", deserialize_with = "millis")]
+    pub head_check: Duration,
+    /// How long a room stays in memory after its last session here left.
+    #[serde(rename = "room_linger_ms", deserialize_with = "millis")]
+    pub room_linger: Duration,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(5),
+            outbox_bytes: 1 << 20,
+            slow_consumer_timeout: Duration::from_secs(30),
+            ring_events: 1000,
+            memory_serving: true,
+            gap_wait: Duration::from_millis(100),
+            head_check: Duration::from_secs(2),
+            room_linger: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// A `tracing` filter, e.g. `info,roomgate::bus=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Pretty }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+/// For keys that end in `_ms`.
+fn millis<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    u64::deserialize(d).map(Duration::from_millis)
+}

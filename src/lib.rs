@@ -1,0 +1,15 @@
+//! roomgate: a horizontally scaled realtime gateway for rooms.
+//!
+//! Modules import only from those listed above them; `tests/tidy.rs` holds it.
+
+pub mod clock;
+pub mod ids;
+pub mod position;
+
+pub mod protocol;
+
+pub mod config;
+
+pub mod tasks;
+
+pub mod log;

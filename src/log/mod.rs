@@ -1,0 +1,163 @@
+//! The rules of a room, pure: what a submit does to a log and to its shapes.
+//!
+//! `decide` turns submits into events under the room's lock; `fold` turns
+//! events back into shapes. Append, replay, time travel and the tests share
+//! them. No I/O, no clock, no randomness.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::ids::{OpId, RoomId, ShapeId, UserId};
+use crate::position::{Epoch, Position, Seq};
+use crate::protocol::{Kind, Object, Operation, Refusal, Version};
+
+/// 128 bits over kind and body as JSON values, to tell a retry from a reused op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 16]);
+
+/// A readable request to change a room, not yet decided.
+#[derive(Debug, Clone)]
+pub struct Submit {
+    pub room: RoomId,
+    pub op: OpId,
+    pub user: UserId,
+    pub authority: Authority,
+    pub operation: Operation,
+    /// The body's fields as one JSON object, e.g. `{"base":3,"shape":{…}}`.
+    pub body: Arc<str>,
+    pub digest: Digest,
+}
+
+/// By what right a submit is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// As the user, whose role in the room decides.
+    Member,
+    /// A token with `scope:"server"`: any room, on behalf of the user.
+    Server,
+}
+
+/// What a person may do in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Viewer,
+    Editor,
+    Owner,
+}
+
+/// Which shapes a room takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schema {
+    /// Checked types and fields; see `2-protocol`: rect, circle, pencil, …
+    Drawing,
+    /// Any object with a string `id`.
+    Open,
+}
+
+/// An entry of a room's log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub room: RoomId,
+    pub position: Position,
+    pub kind: Kind,
+    pub op: OpId,
+    pub user: UserId,
+    pub at: UnixMillis,
+    pub digest: Digest,
+    /// As in [`Submit::body`].
+    pub body: Arc<str>,
+    /// The shape's version after this event; none for events without a shape.
+    pub version: Option<Version>,
+    /// How many live shapes a `room.clear` cleared.
+    pub cleared: Option<u64>,
+}
+
+/// A row of the state table: a shape or its tombstone, at the head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShapeState {
+    pub version: Version,
+    /// `None` is a tombstone.
+    pub data: Option<Arc<Object>>,
+    /// The last event that touched it. At or below the room's `cleared` seq, a
+    /// live shape reads as deleted, at `version + 1`.
+    pub last_seq: Seq,
+}
+
+/// A room as its locked rows describe it, before the batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoomState {
+    pub head: Position,
+    pub cleared: Seq,
+    pub live_shapes: u64,
+    pub schema: Schema,
+    pub archived: bool,
+    /// The slot's epoch: what new events will carry.
+    pub epoch: Epoch,
+}
+
+/// The original effect of an op that is already in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownOp {
+    pub position: Position,
+    pub digest: Digest,
+    pub version: Option<Version>,
+    pub cleared: Option<u64>,
+}
+
+/// Everything `decide` may look at. A room, shape, op or role that is not in
+/// its map does not exist.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    pub rooms: HashMap<RoomId, RoomState>,
+    pub shapes: HashMap<(RoomId, ShapeId), ShapeState>,
+    pub ops: HashMap<(RoomId, UserId, OpId), KnownOp>,
+    pub roles: HashMap<(RoomId, UserId), Role>,
+}
+
+/// What the transaction must write, and what each submitter will be told once
+/// it is committed. `outcomes` are in the order of the submits.
+#[derive(Debug, Default)]
+pub struct Decision {
+    pub outcomes: Vec<Outcome>,
+    /// In seq order within each room.
+    pub events: Vec<Event>,
+    /// One row a shape, the last state of the batch.
+    pub shapes: Vec<(RoomId, ShapeId, ShapeState)>,
+    /// Rooms whose head moves, with their state after the batch.
+    pub rooms: Vec<(RoomId, RoomState)>,
+}
+
+/// The answer to a submit.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// True only after COMMIT.
+    Accepted(Ack),
+    Rejected(Rejection),
+}
+
+/// One effect in the log, this time or an earlier one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ack {
+    pub position: Position,
+    pub version: Option<Version>,
+    pub cleared: Option<u64>,
+    pub duplicate: bool,
+}
+
+/// No effect. `current` tells what the submit collided with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rejection {
+    pub refusal: Refusal,
+    pub current: Option<Current>,
+}
+
+/// The shape as it is, for a client that must decide anew.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Current {
+    pub version: Version,
+    /// `None` when deleted.
+    pub shape: Option<Arc<Object>>,
+}

@@ -1,0 +1,9 @@
+//! The wire: what may be said, in which form, and how it is refused.
+//!
+//! Owns parsing and encoding of messages. Knows no sockets and does no I/O.
+
+mod code;
+mod operation;
+
+pub use code::{CloseCode, Code, Refusal};
+pub use operation::{Kind, Object, Operation, Shape, Version};
