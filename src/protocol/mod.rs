@@ -4,6 +4,8 @@
 
 mod code;
 mod operation;
+mod wire;
 
 pub use code::{CloseCode, Code, Refusal};
 pub use operation::{Kind, Object, Operation, Shape, Version};
+pub use wire::Json;
