@@ -12,4 +12,8 @@ pub mod config;
 
 pub mod tasks;
 
+pub mod placement;
+
 pub mod log;
+
+pub mod db;

@@ -1,0 +1,111 @@
+//! Opening a connection: bounded in time as a whole, with its settings in the
+//! start-up packet, its messages driven by a named task.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bb8_postgres::tokio_postgres::{self, AsyncMessage, NoTls};
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::error::{Class, DbError};
+use crate::config::Endpoint;
+use crate::tasks::Tasks;
+
+/// What a connection is for; becomes its settings on the server.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Shown in `pg_stat_activity`, e.g. `roomgate/n1/append`.
+    pub application_name: String,
+    /// From TCP to "ready for query".
+    pub connect_timeout: Duration,
+    pub statement_timeout: Duration,
+    pub lock_timeout: Duration,
+    /// `directory` for the directory's tables, else the server's default.
+    pub search_path: Option<&'static str>,
+}
+
+impl SessionSettings {
+    fn options(&self) -> String {
+        let mut options = format!(
+            "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c timezone=UTC",
+            self.statement_timeout.as_millis(),
+            self.lock_timeout.as_millis(),
+            (self.statement_timeout * 2).as_millis(),
+        );
+        if let Some(path) = self.search_path {
+            options.push_str(" -c search_path=");
+            options.push_str(path);
+        }
+        options
+    }
+}
+
+/// Opens a connection to `endpoint` and spawns the task that drives it.
+pub async fn connect(
+    endpoint: &Endpoint,
+    settings: &SessionSettings,
+    tasks: &Tasks,
+) -> Result<Connection, DbError> {
+    let config = client_config(endpoint, settings)?;
+    let attempt = timeout(settings.connect_timeout, config.connect(NoTls)).await;
+    let (client, mut driver) = attempt
+        .map_err(|_| {
+            let limit = settings.connect_timeout;
+            DbError::new(Class::Connection, "connect", format!("no connection to {} in {limit:?}", endpoint.name))
+        })?
+        .map_err(|error| DbError::from_postgres("connect", &error))?;
+
+    let not_replicated = Arc::new(AtomicBool::new(false));
+    let noticed = not_replicated.clone();
+    let name = endpoint.name.clone();
+    tasks.spawn("db-connection", async move {
+        loop {
+            match poll_fn(|cx| driver.poll_message(cx)).await {
+                // The notice comes before COMMIT's answer, and is noted here
+                // before the driver hands that answer to whoever waits for it.
+                Some(Ok(AsyncMessage::Notice(notice))) => {
+                    if Class::of_sqlstate(notice.code().code()) == Class::NotReplicated {
+                        noticed.store(true, Ordering::SeqCst);
+                    }
+                    tracing::debug!(endpoint = name, code = notice.code().code(), "{}", notice.message());
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    tracing::debug!(endpoint = name, %error, "database connection ended");
+                    return;
+                }
+                None => return,
+            }
+        }
+    });
+    Ok(Connection::new(client, not_replicated))
+}
+
+fn client_config(endpoint: &Endpoint, settings: &SessionSettings) -> Result<tokio_postgres::Config, DbError> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&endpoint.host)
+        .port(endpoint.port)
+        .dbname(&endpoint.database)
+        .user(&endpoint.user)
+        .application_name(&settings.application_name)
+        .options(settings.options())
+        .connect_timeout(settings.connect_timeout)
+        .tcp_user_timeout(Duration::from_secs(10))
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(3))
+        .keepalives_retries(3);
+    if let Some(password) = &endpoint.password {
+        config.password(password.reveal());
+    } else if let Some(file) = &endpoint.password_file {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let message = format!("can't read the password file {}: {error}", file.display());
+            DbError::new(Class::Other, "connect", message)
+        })?;
+        config.password(text.trim_end_matches(['\r', '\n']));
+    }
+    Ok(config)
+}

@@ -1,0 +1,164 @@
+//! One connection: named statements, prepared once; and the reasons why it must
+//! not be used again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bb8_postgres::tokio_postgres::types::ToSql;
+use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
+
+use super::error::{Class, DbError};
+
+/// A statement with a name: the `statement` label of metrics and the subject of
+/// error messages. Make them `static`.
+#[derive(Debug)]
+pub struct Sql {
+    pub name: &'static str,
+    pub text: &'static str,
+}
+
+/// Futures of one connection that are polled together are pipelined, in the
+/// order of their first poll: use `futures_util::future::join`, which keeps it
+/// (`tokio::join!` does not promise to), and [`Connection::prepare`] before.
+///
+/// A future dropped before its end leaves a statement running; the connection
+/// then counts as broken and is not used again. So does one that is put back
+/// inside a transaction.
+pub struct Connection {
+    client: Client,
+    statements: Mutex<HashMap<&'static str, Statement>>,
+    not_replicated: Arc<AtomicBool>,
+    abandoned: AtomicBool,
+    in_transaction: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn new(client: Client, not_replicated: Arc<AtomicBool>) -> Self {
+        Self {
+            client,
+            statements: Mutex::default(),
+            not_replicated,
+            abandoned: AtomicBool::new(false),
+            in_transaction: AtomicBool::new(false),
+        }
+    }
+
+    pub async fn query(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DbError> {
+        let statement = self.statement(sql).await?;
+        self.watch(sql.name, self.client.query(&statement, params)).await
+    }
+
+    pub async fn query_opt(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, DbError> {
+        let statement = self.statement(sql).await?;
+        self.watch(sql.name, self.client.query_opt(&statement, params)).await
+    }
+
+    pub async fn query_one(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Row, DbError> {
+        let statement = self.statement(sql).await?;
+        self.watch(sql.name, self.client.query_one(&statement, params)).await
+    }
+
+    /// How many rows it touched.
+    pub async fn execute(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<u64, DbError> {
+        let statement = self.statement(sql).await?;
+        self.watch(sql.name, self.client.execute(&statement, params)).await
+    }
+
+    /// Statements without parameters, for schema work. Not for transactions.
+    pub async fn batch(&self, text: &str) -> Result<(), DbError> {
+        self.watch("batch", self.client.batch_execute(text)).await
+    }
+
+    pub async fn begin(&self) -> Result<(), DbError> {
+        self.in_transaction.store(true, Ordering::SeqCst);
+        self.watch("begin", self.client.batch_execute("BEGIN")).await
+    }
+
+    /// `Ok` says that the server answered, which it also does when an earlier
+    /// statement failed and it rolled back: every statement's answer counts.
+    pub async fn commit(&self) -> Result<(), DbError> {
+        self.watch("commit", self.client.batch_execute("COMMIT")).await?;
+        self.in_transaction.store(false, Ordering::SeqCst);
+        if self.replication_cancelled() {
+            let message = "committed on the primary, but a synchronous standby may not have it";
+            return Err(DbError::new(Class::NotReplicated, "commit", message));
+        }
+        Ok(())
+    }
+
+    pub async fn rollback(&self) -> Result<(), DbError> {
+        self.watch("rollback", self.client.batch_execute("ROLLBACK")).await?;
+        self.in_transaction.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Prepares what is not prepared yet, in one round trip.
+    pub async fn prepare(&self, statements: &[&'static Sql]) -> Result<(), DbError> {
+        let prepared = statements.iter().map(|sql| self.statement(sql));
+        futures_util::future::try_join_all(prepared).await.map(drop)
+    }
+
+    /// A wait for synchronous replication was cancelled on this connection:
+    /// what it committed must not be acked.
+    pub fn replication_cancelled(&self) -> bool {
+        self.not_replicated.load(Ordering::SeqCst)
+    }
+
+    /// Must not be used again.
+    pub fn is_broken(&self) -> bool {
+        self.client.is_closed()
+            || self.abandoned.load(Ordering::SeqCst)
+            || self.in_transaction.load(Ordering::SeqCst)
+            || self.replication_cancelled()
+    }
+
+    /// The statement behind `sql`, prepared on first use.
+    async fn statement(&self, sql: &'static Sql) -> Result<Statement, DbError> {
+        if let Some(statement) = self.cached().get(sql.name) {
+            return Ok(statement.clone());
+        }
+        let statement = self.watch(sql.name, self.client.prepare(sql.text)).await?;
+        self.cached().insert(sql.name, statement.clone());
+        Ok(statement)
+    }
+
+    fn cached(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Statement>> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a statement to its end and notes it if it is dropped before.
+    async fn watch<T>(
+        &self,
+        what: &'static str,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, DbError> {
+        let mut running = Running { abandoned: &self.abandoned, ended: false };
+        let result = statement.await;
+        running.ended = true;
+        result.map_err(|error| {
+            let error = DbError::from_postgres(what, &error);
+            if error.class().breaks_connection() {
+                self.abandoned.store(true, Ordering::SeqCst);
+            }
+            error
+        })
+    }
+}
+
+struct Running<'a> {
+    abandoned: &'a AtomicBool,
+    ended: bool,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.abandoned.store(true, Ordering::SeqCst);
+        }
+    }
+}

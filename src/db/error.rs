@@ -1,0 +1,198 @@
+//! Errors that know what to do about themselves.
+
+use std::fmt;
+
+use bb8_postgres::tokio_postgres;
+use bb8_postgres::tokio_postgres::error::{DbError as ServerError, SqlState};
+
+/// What an error means for the caller. One row of the table in
+/// `docs/architecture.md` each; the table is a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// 40001: serialization failure; on a replica, a recovery conflict.
+    Serialization,
+    /// 40P01.
+    Deadlock,
+    /// 55P03: somebody else holds the lock.
+    LockTimeout,
+    /// 57014: `statement_timeout` or a cancel request.
+    Cancelled,
+    /// 57P01/2/3, 08xxx, a closed socket: the connection is gone.
+    Connection,
+    /// 53300: no slot left on the server.
+    TooManyConnections,
+    /// No connection of the pool came free in time.
+    PoolTimeout,
+    /// 25006, or a recovery function on the wrong role: not the primary.
+    ReadOnly,
+    /// Notice 01000: committed here, but perhaps on no standby.
+    NotReplicated,
+    /// 53100, 58030: disk full or failing.
+    Storage,
+    /// 53200: out of memory or locks.
+    OutOfMemory,
+    /// 23505.
+    UniqueViolation,
+    /// 22xxx, other 23xxx, 42xxx: a bug or bad input; never retried.
+    BadInput,
+    /// Anything else.
+    Other,
+}
+
+impl Class {
+    /// For the `class` label of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serialization => "serialization",
+            Self::Deadlock => "deadlock",
+            Self::LockTimeout => "lock_timeout",
+            Self::Cancelled => "cancelled",
+            Self::Connection => "connection",
+            Self::TooManyConnections => "too_many_connections",
+            Self::PoolTimeout => "pool_timeout",
+            Self::ReadOnly => "read_only",
+            Self::NotReplicated => "not_replicated",
+            Self::Storage => "storage",
+            Self::OutOfMemory => "out_of_memory",
+            Self::UniqueViolation => "unique_violation",
+            Self::BadInput => "bad_input",
+            Self::Other => "other",
+        }
+    }
+
+    /// The connection can't be trusted any more.
+    pub fn breaks_connection(self) -> bool {
+        matches!(self, Self::Connection | Self::ReadOnly | Self::NotReplicated)
+    }
+
+    pub fn of_sqlstate(state: &str) -> Self {
+        match state {
+            "40001" => Self::Serialization,
+            "40P01" => Self::Deadlock,
+            "55P03" => Self::LockTimeout,
+            "57014" => Self::Cancelled,
+            "57P01" | "57P02" | "57P03" => Self::Connection,
+            "53300" => Self::TooManyConnections,
+            // 55000 is what `pg_current_wal_lsn()` answers during recovery.
+            "25006" | "55000" => Self::ReadOnly,
+            "01000" => Self::NotReplicated,
+            "53100" | "58030" => Self::Storage,
+            "53200" => Self::OutOfMemory,
+            "23505" => Self::UniqueViolation,
+            _ => match &state[..2.min(state.len())] {
+                "08" => Self::Connection,
+                "22" | "23" | "42" => Self::BadInput,
+                _ => Self::Other,
+            },
+        }
+    }
+}
+
+/// A failed statement, connect or checkout. Its text never holds a password, a
+/// DSN or a body: PostgreSQL's `DETAIL`, which quotes rows, is left out.
+#[derive(Debug)]
+pub struct DbError {
+    class: Class,
+    what: &'static str,
+    message: String,
+    sqlstate: Option<String>,
+    constraint: Option<String>,
+}
+
+impl DbError {
+    pub fn new(class: Class, what: &'static str, message: impl Into<String>) -> Self {
+        Self { class, what, message: message.into(), sqlstate: None, constraint: None }
+    }
+
+    /// `what`: the statement's name, or "connect".
+    pub fn from_postgres(what: &'static str, error: &tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(server) => Self::from_server(what, server),
+            None => Self::new(client_class(error), what, error.to_string()),
+        }
+    }
+
+    fn from_server(what: &'static str, server: &ServerError) -> Self {
+        Self {
+            class: Class::of_sqlstate(server.code().code()),
+            what,
+            message: server.message().to_owned(),
+            sqlstate: Some(server.code().code().to_owned()),
+            constraint: server.constraint().map(str::to_owned),
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
+    }
+
+    /// The violated constraint or index, if it was one.
+    pub fn constraint(&self) -> Option<&str> {
+        self.constraint.as_deref()
+    }
+
+    /// Inside a transaction that an earlier statement broke: look there.
+    pub fn is_in_failed_transaction(&self) -> bool {
+        self.sqlstate() == Some(SqlState::IN_FAILED_SQL_TRANSACTION.code())
+    }
+}
+
+/// Without a server's word: a parameter that doesn't fit is ours, the rest is
+/// the connection.
+fn client_class(error: &tokio_postgres::Error) -> Class {
+    let text = error.to_string();
+    if text.starts_with("error serializing") || text.starts_with("error deserializing") {
+        Class::BadInput
+    } else {
+        Class::Connection
+    }
+}
+
+impl fmt::Display for DbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({}", self.what, self.message, self.class.as_str())?;
+        match &self.sqlstate {
+            Some(state) => write!(f, ", SQLSTATE {state})"),
+            None => f.write_str(")"),
+        }
+    }
+}
+
+impl std::error::Error for DbError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_of_the_table_has_its_class() {
+        let table = [
+            ("40001", Class::Serialization),
+            ("40P01", Class::Deadlock),
+            ("55P03", Class::LockTimeout),
+            ("57014", Class::Cancelled),
+            ("57P01", Class::Connection),
+            ("57P03", Class::Connection),
+            ("08006", Class::Connection),
+            ("53300", Class::TooManyConnections),
+            ("25006", Class::ReadOnly),
+            ("01000", Class::NotReplicated),
+            ("53100", Class::Storage),
+            ("58030", Class::Storage),
+            ("23505", Class::UniqueViolation),
+            ("22P02", Class::BadInput),
+            ("23514", Class::BadInput),
+            ("42601", Class::BadInput),
+            ("53200", Class::OutOfMemory),
+            ("XX000", Class::Other),
+            ("", Class::Other),
+        ];
+        for (state, class) in table {
+            assert_eq!(Class::of_sqlstate(state), class, "{state}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! PostgreSQL plumbing: pools, connections, errors by class, migrations.
+//!
+//! Owns every `tokio_postgres` connection of the process. Knows no table of
+//! ours: room SQL lives in `store/`, people in `directory/`.
+
+mod connect;
+mod connection;
+mod error;
+mod pool;
+
+pub use bb8_postgres::tokio_postgres::Row;
+pub use bb8_postgres::tokio_postgres::types::{FromSql, Json, ToSql};
+pub use connect::{SessionSettings, connect};
+pub use connection::{Connection, Sql};
+pub use error::{Class, DbError};
+pub use pool::{Lease, Pool, PoolState};

@@ -1,0 +1,184 @@
+//! The connections to one endpoint, bounded.
+//!
+//! bb8 keeps them; this manager decides what a usable connection is. It stands
+//! in for bb8-postgres' own manager, which neither bounds a connect, nor keeps
+//! notices and statements, nor knows of abandoned queries.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bb8_postgres::bb8;
+
+use super::connect::{SessionSettings, connect};
+use super::connection::{Connection, Sql};
+use super::error::{Class, DbError};
+use crate::config;
+use crate::tasks::Tasks;
+
+/// A cheap handle to the pool of one endpoint and one purpose.
+#[derive(Clone)]
+pub struct Pool {
+    inner: bb8::Pool<Manager>,
+    generation: Arc<AtomicU64>,
+    waiting: Arc<AtomicU64>,
+    last_error: LastError,
+}
+
+/// For metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolState {
+    pub size: u32,
+    pub idle: u32,
+    pub waiting: u64,
+}
+
+impl Pool {
+    /// Connects lazily; a server that is away is no error here. `statements`
+    /// are prepared on every connection when it is made.
+    pub fn new(
+        endpoint: &config::Endpoint,
+        limits: &config::Pool,
+        settings: SessionSettings,
+        statements: &'static [&'static Sql],
+        tasks: &Tasks,
+    ) -> Self {
+        let generation = Arc::new(AtomicU64::new(0));
+        let last_error = LastError::default();
+        let manager = Manager {
+            endpoint: endpoint.clone(),
+            settings,
+            statements,
+            generation: generation.clone(),
+            tasks: tasks.clone(),
+        };
+        let inner = bb8::Pool::builder()
+            .max_size(limits.max_connections)
+            .min_idle(Some(limits.min_idle.min(limits.max_connections)))
+            .idle_timeout(Some(limits.idle_timeout))
+            .connection_timeout(limits.acquire_timeout)
+            .test_on_check_out(false)
+            .retry_connection(false)
+            .error_sink(Box::new(last_error.clone()))
+            .build_unchecked(manager);
+        Self { inner, generation, waiting: Arc::default(), last_error }
+    }
+
+    /// Waits at most the pool's acquire timeout.
+    pub async fn get(&self) -> Result<Lease, DbError> {
+        let _waiting = Waiting::start(&self.waiting);
+        match self.inner.get_owned().await {
+            Ok(connection) => Ok(Lease { connection }),
+            Err(bb8::RunError::User(error)) => Err(error),
+            Err(bb8::RunError::TimedOut) => Err(self.last_error.take().unwrap_or_else(|| {
+                DbError::new(Class::PoolTimeout, "checkout", "no connection of the pool came free in time")
+            })),
+        }
+    }
+
+    /// Every connection made so far is dropped when it comes back.
+    pub fn retire(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn state(&self) -> PoolState {
+        let state = self.inner.state();
+        PoolState {
+            size: state.connections,
+            idle: state.idle_connections,
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A connection on loan; it goes back when dropped, or away if it is broken.
+pub struct Lease {
+    connection: bb8::PooledConnection<'static, Manager>,
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection.connection
+    }
+}
+
+struct Manager {
+    endpoint: config::Endpoint,
+    settings: SessionSettings,
+    statements: &'static [&'static Sql],
+    generation: Arc<AtomicU64>,
+    tasks: Tasks,
+}
+
+struct Managed {
+    connection: Connection,
+    generation: u64,
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Managed;
+    type Error = DbError;
+
+    async fn connect(&self) -> Result<Managed, DbError> {
+        // Read before connecting: a change of role in between makes this one old.
+        let generation = self.generation.load(Ordering::SeqCst);
+        let started = Instant::now();
+        let connection = connect(&self.endpoint, &self.settings, &self.tasks).await?;
+        let left = self.settings.connect_timeout.saturating_sub(started.elapsed());
+        tokio::time::timeout(left, connection.prepare(self.statements)).await.map_err(|_| {
+            DbError::new(Class::Connection, "connect", format!("{} is slow to prepare", self.endpoint.name))
+        })??;
+        Ok(Managed { connection, generation })
+    }
+
+    async fn is_valid(&self, managed: &mut Managed) -> Result<(), DbError> {
+        if self.has_broken(managed) {
+            return Err(DbError::new(Class::Connection, "checkout", "the connection is broken"));
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, managed: &mut Managed) -> bool {
+        managed.generation != self.generation.load(Ordering::SeqCst) || managed.connection.is_broken()
+    }
+}
+
+/// Why the pool can't connect, so that a timeout can say it.
+#[derive(Debug, Clone, Default)]
+struct LastError(Arc<Mutex<Option<(Class, String)>>>);
+
+impl LastError {
+    fn take(&self) -> Option<DbError> {
+        let error = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        error.map(|(class, message)| DbError::new(class, "connect", message))
+    }
+}
+
+impl bb8::ErrorSink<DbError> for LastError {
+    fn sink(&self, error: DbError) {
+        tracing::warn!(%error, "can't connect to the database");
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.class(), error.to_string()));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<DbError>> {
+        Box::new(self.clone())
+    }
+}
+
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn start(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
