@@ -17,3 +17,5 @@ pub mod placement;
 pub mod log;
 
 pub mod db;
+
+pub mod room;

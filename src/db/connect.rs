@@ -54,7 +54,11 @@ pub async fn connect(
     let (client, mut driver) = attempt
         .map_err(|_| {
             let limit = settings.connect_timeout;
-            DbError::new(Class::Connection, "connect", format!("no connection to {} in {limit:?}", endpoint.name))
+            DbError::new(
+                Class::Connection,
+                "connect",
+                format!("no connection to {} in {limit:?}", endpoint.name),
+            )
         })?
         .map_err(|error| DbError::from_postgres("connect", &error))?;
 

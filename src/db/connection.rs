@@ -44,7 +44,11 @@ impl Connection {
         }
     }
 
-    pub async fn query(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DbError> {
+    pub async fn query(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DbError> {
         let statement = self.statement(sql).await?;
         self.watch(sql.name, self.client.query(&statement, params)).await
     }

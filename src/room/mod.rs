@@ -1,0 +1,9 @@
+//! The domain: rooms with people in them. Delivers a room's log to its local
+//! sessions in order, catches sessions up, and repairs holes.
+//!
+//! Knows no SQL, no Redis and no sockets: it reads through `store`, announces
+//! through `bus`, and feeds outboxes.
+
+mod outbox;
+
+pub use outbox::{Batch, Closed, Full, Outbox};
