@@ -10,7 +10,8 @@ use std::sync::Arc;
 use crate::clock::UnixMillis;
 use crate::ids::{OpId, RoomId, ShapeId, UserId};
 use crate::position::{Epoch, Position, Seq};
-use crate::protocol::{Kind, Object, Operation, Refusal, Version};
+use crate::protocol::{Kind, Operation, Refusal, Version};
+pub use crate::protocol::{Role, Schema};
 
 /// 128 bits over kind and body as JSON values, to tell a retry from a reused op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,25 +39,6 @@ pub enum Authority {
     Server,
 }
 
-/// What a person may do in a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    Viewer,
-    Editor,
-    Owner,
-}
-
-/// Which shapes a room takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schema {
-    /// Checked types and fields; see `2-protocol`: rect, circle, pencil, …
-    Drawing,
-    /// Any object with a string `id`.
-    Open,
-}
-
 /// An entry of a room's log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
@@ -75,12 +57,21 @@ pub struct Event {
     pub cleared: Option<u64>,
 }
 
+/// A shape as it stands: its text, as it goes out, and what is indexed of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeData {
+    /// One JSON object.
+    pub json: Arc<str>,
+    /// The shape's `type`, if it is a string.
+    pub shape_type: Option<Arc<str>>,
+}
+
 /// A row of the state table: a shape or its tombstone, at the head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShapeState {
     pub version: Version,
     /// `None` is a tombstone.
-    pub data: Option<Arc<Object>>,
+    pub data: Option<ShapeData>,
     /// The last event that touched it. At or below the room's `cleared` seq, a
     /// live shape reads as deleted, at `version + 1`.
     pub last_seq: Seq,
@@ -108,7 +99,8 @@ pub struct KnownOp {
 }
 
 /// Everything `decide` may look at. A room, shape, op or role that is not in
-/// its map does not exist.
+/// its map does not exist. `roles` holds what applies to the person now: the
+/// member row, else the room's `default_role` where it is open to everyone.
 #[derive(Debug, Clone, Default)]
 pub struct Before {
     pub rooms: HashMap<RoomId, RoomState>,
@@ -158,6 +150,6 @@ pub struct Rejection {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Current {
     pub version: Version,
-    /// `None` when deleted.
-    pub shape: Option<Arc<Object>>,
+    /// One JSON object; `None` when deleted.
+    pub shape: Option<Arc<str>>,
 }

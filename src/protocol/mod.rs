@@ -4,8 +4,10 @@
 
 mod code;
 mod operation;
+mod room;
 mod wire;
 
 pub use code::{CloseCode, Code, Refusal};
-pub use operation::{Kind, Object, Operation, Shape, Version};
+pub use operation::{Exact, Kind, Object, Operation, Shape, Version};
+pub use room::{Role, Schema};
 pub use wire::Json;

@@ -1,10 +1,12 @@
 //! What a submit asks for.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::code::{Code, Refusal};
 use crate::ids::ShapeId;
 
 /// A JSON object that passed the strict reader (no duplicate keys, no U+0000,
@@ -36,23 +38,57 @@ impl fmt::Display for Version {
     }
 }
 
+/// A JSON value beside the text it was sent as.
+///
+/// The text goes into the log and out again byte for byte; the value is what
+/// the rules look at. So no number or string changes on its way, and a body is
+/// never encoded twice. The text has no line breaks outside of strings, which
+/// JSON escapes: it always fits one line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exact<T> {
+    pub value: T,
+    pub json: Arc<str>,
+}
+
+impl<T: Serialize> Exact<T> {
+    /// From a value that was made here.
+    pub fn encode(value: T) -> Self {
+        let json = serde_json::to_string(&value).expect("JSON values always encode");
+        Self { value, json: json.into() }
+    }
+}
+
 /// A shape as a client sent it: an object with a valid `id`. Whether the rest
 /// fits the room's schema is decided where the schema is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
     pub id: ShapeId,
-    pub value: Object,
+    pub body: Exact<Object>,
+}
+
+impl Shape {
+    /// Checks the one thing that every schema asks for: a valid `id`.
+    pub fn new(body: Exact<Object>) -> Result<Self, Refusal> {
+        let id = body.value.get("id").and_then(Value::as_str).unwrap_or_default();
+        match ShapeId::new(id) {
+            Ok(id) => Ok(Self { id, body }),
+            Err(_) => Err(Refusal::new(
+                Code::InvalidShape,
+                "shape.id must be a string of 1 to 128 characters without control characters",
+            )),
+        }
+    }
 }
 
 /// The body of a submit.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
     ShapeAdd { shape: Shape },
-    ShapeUpdate { shape_id: ShapeId, base: Option<Version>, patch: Object },
+    ShapeUpdate { shape_id: ShapeId, base: Option<Version>, patch: Exact<Object> },
     ShapePut { shape: Shape, base: Option<Version> },
     ShapeDelete { shape_id: ShapeId, base: Option<Version> },
     RoomClear,
-    Message { data: Value },
+    Message { data: Exact<Value> },
 }
 
 /// The `kind` of a submit and of the event it becomes.
@@ -67,8 +103,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::ShapeAdd, Self::ShapeUpdate, Self::ShapePut, Self::ShapeDelete, Self::RoomClear, Self::Message];
+    pub const ALL: [Self; 6] = [
+        Self::ShapeAdd,
+        Self::ShapeUpdate,
+        Self::ShapePut,
+        Self::ShapeDelete,
+        Self::RoomClear,
+        Self::Message,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,49 @@
+//! What the wire says of a room and of the people in it.
+
+use serde::{Deserialize, Serialize};
+
+/// What a person may do in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Viewer,
+    Editor,
+    Owner,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Editor => "editor",
+            Self::Owner => "owner",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Viewer, Self::Editor, Self::Owner].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// Which shapes a room takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schema {
+    /// Checked types and fields: rect, circle, pencil, …
+    Drawing,
+    /// Any object with a string `id`.
+    Open,
+}
+
+impl Schema {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Drawing => "drawing",
+            Self::Open => "open",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Drawing, Self::Open].into_iter().find(|schema| schema.as_str() == text)
+    }
+}
