@@ -18,4 +18,6 @@ pub mod log;
 
 pub mod db;
 
+pub mod routing;
+
 pub mod room;
