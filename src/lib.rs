@@ -21,3 +21,5 @@ pub mod db;
 pub mod routing;
 
 pub mod room;
+
+pub mod dev;

@@ -1,0 +1,317 @@
+//! One PostgreSQL server: a primary or a streaming replica.
+//!
+//! Roles: superuser `postgres`; `roomgate_owner` owns the database `roomgate` and
+//! its schemas `public` and `directory` (migrations run as it); `roomgate` is the
+//! gateway's. All without passwords, on loopback.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::process::{last_words, run};
+use super::{Admin, Error, Port, Process, Spec, account, binary, connect, template};
+use crate::config::Endpoint;
+
+/// A running server. Dropping it ends it at once, as a crash would.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    spec: Spec,
+    name: String,
+    folder: PathBuf,
+    port: Port,
+}
+
+impl Postgres {
+    /// Starts a new primary that keeps everything below `folder`.
+    pub async fn primary(folder: &Path, name: &str) -> Result<Self, Error> {
+        let port = Port::free()?;
+        prepare(folder)?;
+        template::copy_to(&folder.join("data"))?;
+        append_include(&folder.join("data"))?;
+        Self::open(folder, name, port, None).await
+    }
+
+    /// Copies `primary` and starts a replica that streams from it, with a slot.
+    /// Returns once it streams.
+    pub async fn replica(folder: &Path, name: &str, primary: &Self) -> Result<Self, Error> {
+        let port = Port::free()?;
+        prepare(folder)?;
+        primary.ensure_slot(name).await?;
+        let source = primary.replication_dsn(name);
+        let data = folder.join("data").display().to_string();
+        let backup = ["-D", &data, "-d", &source, "-S", &slot_name(name), "-X", "stream", "-c", "fast", "-N"];
+        let program = binary::postgres("pg_basebackup")?;
+        run(&program, account::postgres()?, &backup, "")?;
+        touch(&folder.join("data/standby.signal"))?;
+        let replica = Self::open(folder, name, port, Some(primary)).await?;
+        primary.wait_for_stream(name).await?;
+        Ok(replica)
+    }
+
+    /// Starts a server on data that is already there. A replica needs `source`.
+    pub async fn open(folder: &Path, name: &str, port: Port, source: Option<&Self>) -> Result<Self, Error> {
+        let data = folder.join("data");
+        let upstream = source.map(|source| (source.replication_dsn(name), slot_name(name)));
+        write_settings(&data, port.number(), upstream)?;
+        let spec = Spec {
+            name: format!("postgres {name}"),
+            program: binary::postgres("postgres")?,
+            args: vec!["-D".to_owned(), data.display().to_string()],
+            env: Vec::new(),
+            log: folder.join("server.log"),
+            folder: folder.to_owned(),
+            user: account::postgres()?,
+            kill_with: Signal::SIGQUIT,
+        };
+        let process = Process::start(&spec)?;
+        let server = Self { process, spec, name: name.to_owned(), folder: folder.to_owned(), port };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// Starts it again after it has ended, however it did.
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        self.process.stop(Signal::SIGINT, STOP_WAIT).await;
+        let mut tries = 0;
+        loop {
+            self.process = Process::start(&self.spec)?;
+            match self.ready().await {
+                // Orphans of a killed server hold its shared memory for a moment.
+                Err(Error::Ended { .. }) if tries < 20 => tries += 1,
+                other => return other,
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Ends it in order: open transactions are rolled back, replicas are served
+    /// to the end.
+    pub async fn stop(&self) {
+        self.process.stop(Signal::SIGINT, STOP_WAIT).await;
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn log(&self) -> &Path {
+        &self.spec.log
+    }
+
+    /// For the database `roomgate`, as `user`.
+    pub fn dsn(&self, user: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/roomgate", self.port.number())
+    }
+
+    /// As the gateway's configuration names it.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            name: self.name.clone(),
+            host: "127.0.0.1".to_owned(),
+            port: self.port.number(),
+            database: "roomgate".to_owned(),
+            user: "roomgate".to_owned(),
+            password: None,
+            password_file: None,
+            zone: None,
+            weight: 100,
+        }
+    }
+
+    pub fn admin_dsn(&self) -> String {
+        self.dsn("postgres")
+    }
+
+    /// A superuser's connection.
+    pub async fn admin(&self) -> Result<Admin, Error> {
+        connect(&self.admin_dsn()).await
+    }
+
+    /// Whether the data below `folder` was a replica's when it was last used.
+    pub fn was_replica(folder: &Path) -> bool {
+        folder.join("data/standby.signal").exists()
+    }
+
+    /// From now on a commit waits until one of `standbys` has it on disk; with
+    /// none, until it is on the primary's.
+    pub async fn set_synchronous(&self, standbys: &[&str]) -> Result<(), Error> {
+        let names: Vec<String> = standbys.iter().map(|name| format!("\"{name}\"")).collect();
+        let value = if names.is_empty() { String::new() } else { format!("ANY 1 ({})", names.join(", ")) };
+        let admin = self.admin().await?;
+        let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
+        admin.batch_execute(&set).await.map_err(Error::sql(&self.name))?;
+        admin.batch_execute("SELECT pg_reload_conf()").await.map_err(Error::sql(&self.name))
+    }
+
+    /// Waits until the replica `name` streams from here.
+    pub async fn wait_for_stream(&self, name: &str) -> Result<(), Error> {
+        let admin = self.admin().await?;
+        let ask = "SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'";
+        let streams = async {
+            while admin.query_opt(ask, &[&name]).await.map_err(Error::sql(&self.name))?.is_none() {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        };
+        let late = |_| Err(self.not_ready());
+        tokio::time::timeout(READY_WAIT, streams).await.unwrap_or_else(late)
+    }
+
+    /// Makes sure that the log is kept for the replica `name` while it is away.
+    pub async fn ensure_slot(&self, name: &str) -> Result<(), Error> {
+        let slot = slot_name(name);
+        let ask = "SELECT pg_create_physical_replication_slot($1, true) \
+                   WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+        let admin = self.admin().await?;
+        admin.execute(ask, &[&slot]).await.map(drop).map_err(Error::sql(&self.name))
+    }
+
+    fn replication_dsn(&self, replica: &str) -> String {
+        format!("host=127.0.0.1 port={} user=replicator application_name={replica}", self.port.number())
+    }
+
+    async fn ready(&self) -> Result<(), Error> {
+        let answers = async {
+            while self.admin().await.is_err() {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::select! {
+            status = self.process.ended() => Err(Error::Ended {
+                name: self.spec.name.clone(),
+                status: status.to_string(),
+                log: last_words(&self.spec.log),
+            }),
+            answered = tokio::time::timeout(READY_WAIT, answers) => answered.map_err(|_| self.not_ready()),
+        }
+    }
+
+    fn not_ready(&self) -> Error {
+        Error::NotReady { name: self.spec.name.clone(), waited: READY_WAIT, log: self.spec.log.clone() }
+    }
+}
+
+const POLL: Duration = Duration::from_millis(20);
+const READY_WAIT: Duration = Duration::from_secs(60);
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
+fn prepare(folder: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
+    account::give(folder)
+}
+
+fn touch(path: &Path) -> Result<(), Error> {
+    std::fs::write(path, "").map_err(Error::io(path.display().to_string()))?;
+    account::give(path)
+}
+
+/// Slot names know no hyphen.
+fn slot_name(replica: &str) -> String {
+    replica.replace('-', "_")
+}
+
+fn append_include(data: &Path) -> Result<(), Error> {
+    let path = data.join("postgresql.conf");
+    let what = path.display().to_string();
+    let mut text = std::fs::read_to_string(&path).map_err(Error::io(&what))?;
+    text.push_str("\ninclude = 'roomgate.conf'\n");
+    std::fs::write(&path, text).map_err(Error::io(&what))
+}
+
+/// What differs from the defaults. Read before `postgresql.auto.conf`, so that
+/// ALTER SYSTEM still wins.
+fn write_settings(data: &Path, port: u16, upstream: Option<(String, String)>) -> Result<(), Error> {
+    let (source, slot) = upstream.unwrap_or_default();
+    let libraries = if template::statistics_available()? { "pg_stat_statements" } else { "" };
+    let text = format!(
+        "listen_addresses = '127.0.0.1'\n\
+         port = {port}\n\
+         unix_socket_directories = ''\n\
+         shared_preload_libraries = '{libraries}'\n\
+         max_connections = 200\n\
+         shared_buffers = 128MB\n\
+         jit = off\n\
+         track_io_timing = on\n\
+         # durable for real: what the tests prove depends on it\n\
+         fsync = on\n\
+         synchronous_commit = on\n\
+         wal_level = replica\n\
+         max_wal_senders = 10\n\
+         max_replication_slots = 10\n\
+         max_slot_wal_keep_size = 1GB\n\
+         hot_standby = on\n\
+         primary_conninfo = '{source}'\n\
+         primary_slot_name = '{slot}'\n\
+         # notice a lost peer, and come back, within seconds\n\
+         wal_sender_timeout = 10s\n\
+         wal_receiver_timeout = 10s\n\
+         wal_receiver_status_interval = 1s\n\
+         wal_retrieve_retry_interval = 500ms\n\
+         log_line_prefix = '%m [%p] %a '\n\
+         log_lock_waits = on\n\
+         log_min_duration_statement = 1s\n"
+    );
+    let path = data.join("roomgate.conf");
+    std::fs::write(&path, text).map_err(Error::io(path.display().to_string()))?;
+    account::give(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::Scratch;
+
+    #[tokio::test]
+    async fn a_replica_streams_and_both_survive_a_kill() {
+        let scratch = Scratch::new("postgres").unwrap();
+        let mut primary = Postgres::primary(&scratch.path().join("a-1"), "a-1").await.unwrap();
+        let mut replica = Postgres::replica(&scratch.path().join("a-2"), "a-2", &primary).await.unwrap();
+        let owner = connect(&primary.dsn("roomgate_owner")).await.unwrap();
+        owner.batch_execute("CREATE TABLE t (n int); CREATE TABLE directory.t (n int)").await.unwrap();
+        primary.set_synchronous(&["a-2"]).await.unwrap();
+
+        let gateway = connect(&primary.dsn("roomgate")).await.unwrap();
+        gateway.batch_execute("INSERT INTO t VALUES (1); INSERT INTO directory.t VALUES (2)").await.unwrap();
+        assert!(gateway.batch_execute("CREATE TABLE u (n int)").await.is_err());
+
+        primary.process().signal(Signal::SIGKILL);
+        primary.process().ended().await;
+        primary.restart().await.unwrap();
+        primary.wait_for_stream("a-2").await.unwrap();
+        replica.process().signal(Signal::SIGKILL);
+        replica.process().ended().await;
+        replica.restart().await.unwrap();
+        primary.wait_for_stream("a-2").await.unwrap();
+        let found = replica.admin().await.unwrap();
+        let row = found.query_one("SELECT n, pg_is_in_recovery() FROM t", &[]).await.unwrap();
+        assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (1, true));
+    }
+
+    #[tokio::test]
+    async fn two_clusters_have_identities_of_their_own() {
+        let scratch = Scratch::new("postgres").unwrap();
+        let mut identities = Vec::new();
+        for name in ["a-1", "b-1"] {
+            let server = Postgres::primary(&scratch.path().join(name), name).await.unwrap();
+            let admin = server.admin().await.unwrap();
+            let row =
+                admin.query_one("SELECT system_identifier FROM pg_control_system()", &[]).await.unwrap();
+            identities.push(row.get::<_, i64>(0));
+        }
+        assert_ne!(identities[0], identities[1]);
+    }
+}
