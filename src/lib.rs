@@ -20,6 +20,8 @@ pub mod db;
 
 pub mod routing;
 
+pub mod auth;
+
 pub mod room;
 
 pub mod dev;

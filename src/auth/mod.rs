@@ -1,0 +1,17 @@
+//! Who somebody is: access tokens, refresh tokens, passwords, page origins.
+//!
+//! Tokens are verified offline against a static key set, so that sessions
+//! outlast a directory outage. Password work runs on a bounded pool of its
+//! own. No SQL here: what is stored is stored by `directory`.
+
+mod keys;
+mod origin;
+mod password;
+mod refresh;
+mod token;
+
+pub use keys::{KeyError, Keys};
+pub use origin::Origins;
+pub use password::{PasswordHash, Passwords, check_password_rules};
+pub use refresh::{RefreshDigest, RefreshToken};
+pub use token::{Claims, Issued, Signer, Verifier};

@@ -1,0 +1,214 @@
+//! Passwords: argon2id on a bounded pool, so that a flood of sign-ins costs a
+//! known number of threads and 19 MiB each, and sockets don't notice.
+//!
+//! A check against an unknown account or an account without a password does
+//! the same work as a real one, so time tells nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::password_hash::PasswordHasher;
+use argon2::password_hash::phc;
+use argon2::{Algorithm, Argon2, Params, PasswordVerifier, Version};
+use tokio::sync::Semaphore;
+
+use crate::config::Secret;
+use crate::protocol::{Code, Refusal};
+
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+
+const MIN_CHARS: usize = 8;
+const MAX_CHARS: usize = 128;
+
+/// Callers that may wait for a thread, for each thread; more are `overloaded`.
+const WAITING_PER_THREAD: usize = 64;
+
+/// How long one of them waits at most.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A PHC string, `$argon2id$…`. Not secret, but never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+impl PasswordHash {
+    /// From a column that was written from [`PasswordHash::as_str`].
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// 8 to 128 characters, for accounts and rooms alike.
+pub fn check_password_rules(password: &Secret) -> Result<(), Refusal> {
+    if (MIN_CHARS..=MAX_CHARS).contains(&password.reveal().chars().count()) {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::BadMessage, "a password has 8 to 128 characters"))
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Passwords {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    threads: Semaphore,
+    /// Running and waiting together.
+    admitted: Semaphore,
+    /// Stands in for the hash of whoever doesn't exist.
+    dummy: PasswordHash,
+}
+
+impl Passwords {
+    /// At most `threads` hashes are computed at a time.
+    pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
+        let shared = Shared {
+            threads: Semaphore::new(threads),
+            admitted: Semaphore::new(threads * (1 + WAITING_PER_THREAD)),
+            dummy: hash(b"nobody's password"),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The rules are the caller's to check.
+    pub async fn hash(&self, password: Secret) -> Result<PasswordHash, Refusal> {
+        self.run(move || hash(password.reveal().as_bytes())).await
+    }
+
+    /// `None` takes as long as a wrong password and is as false.
+    pub async fn verify(&self, password: Secret, stored: Option<PasswordHash>) -> Result<bool, Refusal> {
+        let exists = stored.is_some();
+        let against = stored.unwrap_or_else(|| self.shared.dummy.clone());
+        let right = self.run(move || verify(password.reveal().as_bytes(), &against)).await?;
+        Ok(right && exists)
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+        let _admitted = self.shared.admitted.try_acquire().map_err(|_| busy())?;
+        let permit = tokio::time::timeout(WAIT_MAX, self.shared.threads.acquire())
+            .await
+            .map_err(|_| busy())?
+            .map_err(|_| busy())?;
+        // The thread can't be stopped: if the caller goes away, the permit must
+        // still be held until the work is done, so it moves into the closure.
+        permit.forget();
+        let shared = self.shared.clone();
+        let job = tokio::task::spawn_blocking(move || {
+            let _returned = Returned(shared);
+            work()
+        });
+        job.await.map_err(|error| {
+            tracing::error!(%error, "password work failed");
+            Refusal::new(Code::Internal, "the password could not be checked")
+        })
+    }
+}
+
+/// Gives the thread's permit back when the work ends, panic or not.
+struct Returned(Arc<Shared>);
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        self.0.threads.add_permits(1);
+    }
+}
+
+fn busy() -> Refusal {
+    Refusal::new(Code::Overloaded, "too many sign-ins at once; try again").retry_after_ms(2_000)
+}
+
+fn argon2id() -> Argon2<'static> {
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("constants within argon2's bounds");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+fn hash(password: &[u8]) -> PasswordHash {
+    let salt: [u8; 16] = rand::random();
+    let phc: phc::PasswordHash =
+        argon2id().hash_password_with_salt(password, &salt).expect("any bounded password can be hashed");
+    PasswordHash(phc.to_string())
+}
+
+/// With the parameters that the stored hash names, so that old ones stay valid.
+fn verify(password: &[u8], stored: &PasswordHash) -> bool {
+    match phc::PasswordHash::new(stored.as_str()) {
+        Ok(parsed) => argon2id().verify_password(password, &parsed).is_ok(),
+        Err(error) => {
+            tracing::error!(%error, "a stored password hash is unreadable");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text)
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_opens() {
+        let passwords = Passwords::new(2);
+        let stored = passwords.hash(secret("correct horse")).await.unwrap();
+        assert!(stored.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(passwords.verify(secret("correct horse"), Some(stored.clone())).await.unwrap());
+        assert!(!passwords.verify(secret("correct horsf"), Some(stored)).await.unwrap());
+        assert!(!passwords.verify(secret("nobody's password"), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
+        let passwords = Passwords::new(1);
+        let stored = passwords.hash(secret("correct horse")).await.unwrap();
+        let mut known = Duration::MAX;
+        let mut unknown = Duration::MAX;
+        for _ in 0..5 {
+            let start = Instant::now();
+            passwords.verify(secret("wrong horse"), Some(stored.clone())).await.unwrap();
+            known = known.min(start.elapsed());
+            let start = Instant::now();
+            passwords.verify(secret("wrong horse"), None).await.unwrap();
+            unknown = unknown.min(start.elapsed());
+        }
+        let ratio = known.as_secs_f64() / unknown.as_secs_f64();
+        assert!((0.5..2.0).contains(&ratio), "known {known:?}, unknown {unknown:?}");
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_shed_instead_of_queued_without_end() {
+        let passwords = Passwords::new(1);
+        let calls = (0..WAITING_PER_THREAD + 20).map(|_| passwords.verify(secret("wrong horse"), None));
+        let answers = futures_util::future::join_all(calls).await;
+        let shed =
+            answers.iter().filter(|answer| matches!(answer, Err(r) if r.code == Code::Overloaded)).count();
+        assert!(shed >= 19, "{shed} of {} were shed", answers.len());
+        assert!(answers.iter().any(Result::is_ok));
+        assert!(passwords.verify(secret("wrong horse"), None).await.is_ok(), "it works again afterwards");
+    }
+
+    #[test]
+    fn passwords_have_8_to_128_characters() {
+        assert!(check_password_rules(&secret("1234567")).is_err());
+        assert!(check_password_rules(&secret("12345678")).is_ok());
+        assert!(check_password_rules(&secret(&"é".repeat(128))).is_ok());
+        assert!(check_password_rules(&secret(&"é".repeat(129))).is_err());
+    }
+}

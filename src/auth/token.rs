@@ -1,0 +1,212 @@
+//! Access tokens: short-lived JWTs, verified offline.
+//!
+//! A token is accepted only if its `kid` names a key we hold, its algorithm is
+//! that key's one algorithm, and `exp`, `aud`, `iss` and `sub` are present, well
+//! formed and ours. Nothing in a token chooses how it is verified.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{KeyError, Keys};
+use crate::clock::UnixMillis;
+use crate::config;
+use crate::ids::UserId;
+use crate::log::Authority;
+use crate::protocol::{Code, Refusal};
+
+/// Tolerated difference between the issuer's clock and ours.
+const LEEWAY: Duration = Duration::from_secs(5);
+
+/// Longer tokens are refused unread.
+const TOKEN_MAX_BYTES: usize = 8 * 1024;
+
+/// A name longer than this is cut: it travels with every presence message.
+const NAME_MAX_CHARS: usize = 64;
+
+/// The last second of the year 9999: later expiries are treated as this one.
+const LATEST_EXPIRY: u64 = 253_402_300_799;
+
+/// The scope that may act in any room, on behalf of any user.
+const SERVER_SCOPE: &str = "server";
+
+/// What a valid token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    pub user: UserId,
+    /// For people; the user id if the token has none.
+    pub name: Arc<str>,
+    pub expires_at: UnixMillis,
+    /// `Server` for tokens with `scope:"server"`.
+    pub authority: Authority,
+}
+
+/// A fresh access token.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    pub token: String,
+    pub expires_at: UnixMillis,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    iss: Option<String>,
+    sub: String,
+    /// A whole number of seconds; a string or fraction is refused.
+    exp: u64,
+    #[serde(default)]
+    iat: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SignedBody<'a> {
+    aud: &'a str,
+    #[serde(flatten)]
+    body: Body,
+}
+
+/// Checks tokens. Cheap to clone; sees a reloaded key set at once.
+#[derive(Clone)]
+pub struct Verifier {
+    rules: Arc<ArcSwap<Rules>>,
+}
+
+struct Rules {
+    issuer: String,
+    audience: String,
+    keys: Keys,
+}
+
+impl Verifier {
+    /// Reads the configured keys.
+    pub fn load(auth: &config::Auth) -> Result<Self, KeyError> {
+        Ok(Self { rules: Arc::new(ArcSwap::from_pointee(Rules::load(auth)?)) })
+    }
+
+    /// Replaces the key set, for this verifier, its clones and its signers.
+    pub fn reload(&self, auth: &config::Auth) -> Result<(), KeyError> {
+        self.rules.store(Arc::new(Rules::load(auth)?));
+        Ok(())
+    }
+
+    /// Refused as `token_expired` if nothing else is wrong with it, else as
+    /// `unauthenticated`; the message doesn't tell an attacker which check failed.
+    pub fn verify(&self, token: &str) -> Result<Claims, Refusal> {
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(refused());
+        }
+        let rules = self.rules.load();
+        let header = jsonwebtoken::decode_header(token).map_err(|_| refused())?;
+        let key = header.kid.as_deref().and_then(|kid| rules.keys.verifying.get(kid)).ok_or_else(refused)?;
+        let body = jsonwebtoken::decode::<Body>(token, &key.key, &rules.validation(key.algorithm))
+            .map_err(|error| refusal_for(error.kind()))?
+            .claims;
+        claims(body)
+    }
+
+    /// Signs with the first key of the set. Refused if that one is public.
+    pub fn signer(&self, lifetime: Duration) -> Result<Signer, KeyError> {
+        let rules = self.rules.load();
+        if rules.keys.signing.is_none() {
+            let kid = rules.keys.verifying.keys().next().cloned().unwrap_or_default();
+            return Err(KeyError::CannotSign { kid });
+        }
+        Ok(Signer { rules: self.rules.clone(), lifetime })
+    }
+}
+
+impl Rules {
+    fn load(auth: &config::Auth) -> Result<Self, KeyError> {
+        let keys = Keys::load(&auth.keys)?;
+        Ok(Self { issuer: auth.issuer.clone(), audience: auth.audience.clone(), keys })
+    }
+
+    fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
+        let mut validation = Validation::new(algorithm);
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        validation.set_audience(&[&self.audience]);
+        validation.set_issuer(&[&self.issuer]);
+        validation.leeway = LEEWAY.as_secs();
+        validation.validate_nbf = true;
+        validation
+    }
+}
+
+fn claims(body: Body) -> Result<Claims, Refusal> {
+    let user = UserId::new(&body.sub).map_err(|_| refused())?;
+    let name = match body.name.as_deref().map(str::trim) {
+        Some(name) if !name.is_empty() => name.chars().take(NAME_MAX_CHARS).collect::<String>().into(),
+        _ => user.as_str().into(),
+    };
+    let server = body.scope.is_some_and(|scope| scope.split(' ').any(|word| word == SERVER_SCOPE));
+    let authority = if server { Authority::Server } else { Authority::Member };
+    let expires_at = UnixMillis((body.exp.min(LATEST_EXPIRY) * 1000) as i64);
+    Ok(Claims { user, name, expires_at, authority })
+}
+
+fn refusal_for(kind: &ErrorKind) -> Refusal {
+    match kind {
+        ErrorKind::ExpiredSignature => {
+            Refusal::new(Code::TokenExpired, "the token has expired; get a new one")
+        }
+        _ => refused(),
+    }
+}
+
+fn refused() -> Refusal {
+    Refusal::new(Code::Unauthenticated, "a valid token is needed")
+}
+
+/// Makes tokens that [`Verifier`] accepts. Cheap to clone.
+#[derive(Clone)]
+pub struct Signer {
+    rules: Arc<ArcSwap<Rules>>,
+    lifetime: Duration,
+}
+
+impl Signer {
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// An access token for `user`, valid from now for the signer's lifetime.
+    pub fn issue(&self, user: &UserId, name: Option<&str>, authority: Authority) -> Result<Issued, Refusal> {
+        let rules = self.rules.load();
+        let Some(signing) = &rules.keys.signing else {
+            return Err(Refusal::new(Code::Unavailable, "this gateway holds no signing key"));
+        };
+        let now = UnixMillis::now().0.unsigned_abs() / 1000;
+        let exp = now.saturating_add(self.lifetime.as_secs()).min(LATEST_EXPIRY);
+        let scope = match authority {
+            Authority::Server => Some(SERVER_SCOPE.to_owned()),
+            Authority::Member => None,
+        };
+        let body = Body {
+            iss: Some(rules.issuer.clone()),
+            sub: user.as_str().to_owned(),
+            exp,
+            iat: Some(now),
+            name: name.map(str::to_owned),
+            scope,
+        };
+        let header = Header { kid: Some(signing.kid.clone()), ..Header::new(signing.algorithm) };
+        let token = jsonwebtoken::encode(&header, &SignedBody { aud: &rules.audience, body }, &signing.key)
+            .map_err(|error| {
+            tracing::error!(%error, "signing a token failed");
+            Refusal::new(Code::Internal, "a token could not be made")
+        })?;
+        Ok(Issued { token, expires_at: UnixMillis((exp * 1000) as i64) })
+    }
+}
+
+#[cfg(test)]
+#[path = "token_tests.rs"]
+mod tests;

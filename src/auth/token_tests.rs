@@ -1,0 +1,230 @@
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jsonwebtoken::{Algorithm, EncodingKey};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::SigningKey;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const OTHER_SECRET: &[u8] = b"fedcba9876543210fedcba9876543210";
+
+/// A key pair made for these tests only.
+const ED_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIPpxj57E64KJNqLf3PSGSEm4wcTksmil0F9QeXLum32s\n-----END PRIVATE KEY-----\n";
+const ED_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA9BzpTKWgB45JM5XdMh5PtcorwR+p4imGXO/MQGkC//k=\n-----END PUBLIC KEY-----\n";
+
+struct KeyFiles(std::path::PathBuf);
+
+impl KeyFiles {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("roomgate-keys-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn key(&self, kid: &str, alg: config::Algorithm, bytes: &[u8]) -> SigningKey {
+        let file = self.0.join(kid);
+        std::fs::write(&file, bytes).unwrap();
+        SigningKey { kid: kid.to_owned(), alg, file }
+    }
+}
+
+impl Drop for KeyFiles {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn auth(keys: Vec<SigningKey>) -> config::Auth {
+    config::Auth {
+        issuer: "https://issuer.test".to_owned(),
+        audience: "roomgate".to_owned(),
+        keys,
+        access_token: Duration::from_secs(900),
+        refresh_token: Duration::from_secs(3600),
+    }
+}
+
+fn verifier() -> Verifier {
+    let files = KeyFiles::new();
+    let keys = vec![
+        files.key("ed", config::Algorithm::EdDSA, ED_PRIVATE.as_bytes()),
+        files.key("hs", config::Algorithm::HS256, SECRET),
+    ];
+    Verifier::load(&auth(keys)).unwrap()
+}
+
+fn in_seconds(seconds: i64) -> i64 {
+    UnixMillis::now().0 / 1000 + seconds
+}
+
+fn body() -> Value {
+    json!({"iss": "https://issuer.test", "aud": "roomgate", "sub": "alice", "exp": in_seconds(60)})
+}
+
+fn with(change: Value) -> Value {
+    let mut body = body();
+    for (key, value) in change.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+fn without(claim: &str) -> Value {
+    let mut body = body();
+    body.as_object_mut().unwrap().remove(claim);
+    body
+}
+
+fn sign(body: &Value) -> String {
+    sign_as(Algorithm::HS256, Some("hs"), &EncodingKey::from_secret(SECRET), body)
+}
+
+fn sign_as(algorithm: Algorithm, kid: Option<&str>, key: &EncodingKey, body: &Value) -> String {
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
+    jsonwebtoken::encode(&header, body, key).unwrap()
+}
+
+#[track_caller]
+fn assert_unauthenticated(token: &str) {
+    assert_eq!(verifier().verify(token).unwrap_err().code, Code::Unauthenticated);
+}
+
+#[test]
+fn an_issued_token_is_accepted_with_what_it_says() {
+    let verifier = verifier();
+    let signer = verifier.signer(Duration::from_secs(900)).unwrap();
+    let alice = UserId::new("alice").unwrap();
+    let issued = signer.issue(&alice, Some("Alice A."), Authority::Member).unwrap();
+    let claims = verifier.verify(&issued.token).unwrap();
+    assert_eq!(
+        (claims.user, &*claims.name, claims.authority),
+        (alice.clone(), "Alice A.", Authority::Member)
+    );
+    assert_eq!(claims.expires_at, issued.expires_at);
+
+    let server = signer.issue(&alice, None, Authority::Server).unwrap();
+    let claims = verifier.verify(&server.token).unwrap();
+    assert_eq!((&*claims.name, claims.authority), ("alice", Authority::Server));
+}
+
+#[test]
+fn both_live_keys_of_a_rotation_are_accepted() {
+    let ed = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
+    assert!(verifier().verify(&sign(&body())).is_ok());
+    assert!(verifier().verify(&sign_as(Algorithm::EdDSA, Some("ed"), &ed, &body())).is_ok());
+}
+
+#[test]
+fn a_retired_key_is_refused_after_a_reload() {
+    let verifier = verifier();
+    let token = sign(&body());
+    assert!(verifier.verify(&token).is_ok());
+    let files = KeyFiles::new();
+    let only_ed = vec![files.key("ed", config::Algorithm::EdDSA, ED_PUBLIC.as_bytes())];
+    verifier.reload(&auth(only_ed)).unwrap();
+    assert!(verifier.verify(&token).is_err());
+    assert!(verifier.signer(Duration::from_secs(1)).is_err(), "a public key can't sign");
+}
+
+#[test]
+fn unknown_and_missing_kids_are_refused() {
+    let key = EncodingKey::from_secret(SECRET);
+    assert_unauthenticated(&sign_as(Algorithm::HS256, Some("other"), &key, &body()));
+    assert_unauthenticated(&sign_as(Algorithm::HS256, None, &key, &body()));
+}
+
+#[test]
+fn alg_none_is_refused() {
+    for alg in ["none", "None", "NONE", ""] {
+        let header = json!({"alg": alg, "typ": "JWT", "kid": "hs"}).to_string();
+        let unsigned = format!("{}.{}.", BASE64.encode(header), BASE64.encode(body().to_string()));
+        assert_unauthenticated(&unsigned);
+    }
+}
+
+#[test]
+fn swapped_algorithms_are_refused() {
+    // The classic: the public key's text used as an HMAC secret.
+    let public_as_secret = EncodingKey::from_secret(ED_PUBLIC.as_bytes());
+    assert_unauthenticated(&sign_as(Algorithm::HS256, Some("ed"), &public_as_secret, &body()));
+    let secret = EncodingKey::from_secret(SECRET);
+    assert_unauthenticated(&sign_as(Algorithm::HS512, Some("hs"), &secret, &body()));
+    assert_unauthenticated(&sign_as(Algorithm::HS256, Some("ed"), &secret, &body()));
+    let ed = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
+    assert_unauthenticated(&sign_as(Algorithm::EdDSA, Some("hs"), &ed, &body()));
+}
+
+#[test]
+fn missing_claims_are_refused() {
+    for claim in ["exp", "aud", "iss", "sub"] {
+        assert_unauthenticated(&sign(&without(claim)));
+    }
+}
+
+#[test]
+fn malformed_claims_are_refused() {
+    let later = in_seconds(60);
+    let hostile = [
+        json!({"exp": later.to_string()}),
+        json!({"exp": null}),
+        json!({"exp": -1}),
+        json!({"exp": [later]}),
+        json!({"aud": "another"}),
+        json!({"aud": []}),
+        json!({"aud": 7}),
+        json!({"iss": "https://issuer.test.evil"}),
+        json!({"iss": null}),
+        json!({"sub": ""}),
+        json!({"sub": 7}),
+        json!({"sub": "a b"}),
+        json!({"sub": "a".repeat(65)}),
+        json!({"nbf": later}),
+        json!({"name": {"a": 1}}),
+        json!({"scope": ["server"]}),
+    ];
+    for change in hostile {
+        let refusal = verifier().verify(&sign(&with(change.clone()))).expect_err(&change.to_string());
+        assert_eq!(refusal.code, Code::Unauthenticated, "{change}");
+    }
+}
+
+#[test]
+fn an_expired_token_says_so_but_a_forged_one_never_does() {
+    let stale = with(json!({"exp": in_seconds(-31)}));
+    assert_eq!(verifier().verify(&sign(&stale)).unwrap_err().code, Code::TokenExpired);
+    let forged = sign_as(Algorithm::HS256, Some("hs"), &EncodingKey::from_secret(OTHER_SECRET), &stale);
+    assert_unauthenticated(&forged);
+}
+
+#[test]
+fn tampered_truncated_and_huge_tokens_are_refused() {
+    let token = sign(&body());
+    let parts: Vec<&str> = token.split('.').collect();
+    let other = BASE64.encode(with(json!({"sub": "mallory"})).to_string());
+    assert_unauthenticated(&format!("{}.{other}.{}", parts[0], parts[2]));
+    assert_unauthenticated(&format!("{}.{}.", parts[0], parts[1]));
+    assert_unauthenticated(&format!("{}.{}", parts[0], parts[1]));
+    for text in ["", ".", "..", "…", &"a".repeat(1 << 20), &format!("{token} ")] {
+        assert_unauthenticated(text);
+    }
+    assert_unauthenticated(&sign(&with(json!({"name": "n".repeat(TOKEN_MAX_BYTES)}))));
+}
+
+#[test]
+fn an_expiry_beyond_all_calendars_doesnt_overflow() {
+    let claims = verifier().verify(&sign(&with(json!({"exp": u64::MAX})))).unwrap();
+    assert_eq!(claims.expires_at, UnixMillis(LATEST_EXPIRY as i64 * 1000));
+}
+
+#[test]
+fn weak_and_ambiguous_key_sets_are_refused_at_boot() {
+    let files = KeyFiles::new();
+    let short = files.key("short", config::Algorithm::HS256, b"short");
+    assert!(matches!(Keys::load(&[short]), Err(KeyError::ShortSecret { .. })));
+    let key = files.key("k", config::Algorithm::HS256, SECRET);
+    assert!(matches!(Keys::load(&[key.clone(), key]), Err(KeyError::DuplicateKid { .. })));
+    let not_ed = files.key("n", config::Algorithm::EdDSA, SECRET);
+    assert!(matches!(Keys::load(&[not_ed]), Err(KeyError::NotEd25519 { .. })));
+    assert!(matches!(Keys::load(&[]), Err(KeyError::None)));
+}
