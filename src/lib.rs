@@ -10,6 +10,8 @@ pub mod protocol;
 
 pub mod config;
 
+pub mod metrics;
+
 pub mod tasks;
 
 pub mod placement;

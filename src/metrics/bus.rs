@@ -1,0 +1,65 @@
+//! Redis: is it there, and what went through it.
+
+use std::sync::LazyLock;
+
+use metrics::{Counter, Gauge};
+
+use super::registry::{Family, series};
+
+const UP: Family = Family::gauge("roomgate_bus_up", &[], "1 while this node listens on Redis.");
+const RECONNECTS: Family =
+    Family::counter("roomgate_bus_reconnects_total", &[], "Connections to Redis after the first.");
+const PUBLISHED: Family = Family::counter("roomgate_bus_published_total", &[], "Announcements Redis took.");
+const DROPPED: Family = Family::counter(
+    "roomgate_bus_dropped_total",
+    &[],
+    "Announcements that were not made: Redis was away or the queue full. Delivery repairs them from the log.",
+);
+const RECEIVED: Family = Family::counter(
+    "roomgate_bus_received_total",
+    &[],
+    "Announcements that came from Redis, own ones included.",
+);
+
+pub(super) const FAMILIES: &[&Family] = &[&UP, &RECONNECTS, &PUBLISHED, &DROPPED, &RECEIVED];
+
+struct Bus {
+    up: Gauge,
+    reconnects: Counter,
+    published: Counter,
+    dropped: Counter,
+    received: Counter,
+}
+
+static BUS: LazyLock<Bus> = LazyLock::new(|| Bus {
+    up: series(&UP, &[]),
+    reconnects: series(&RECONNECTS, &[]),
+    published: series(&PUBLISHED, &[]),
+    dropped: series(&DROPPED, &[]),
+    received: series(&RECEIVED, &[]),
+});
+
+pub(super) fn init() {
+    LazyLock::force(&BUS);
+}
+
+/// The bus listens, or doesn't.
+pub fn up(listening: bool) {
+    BUS.up.set(if listening { 1.0 } else { 0.0 });
+}
+
+pub fn reconnected() {
+    BUS.reconnects.increment(1);
+}
+
+pub fn published(messages: u64) {
+    BUS.published.increment(messages);
+}
+
+pub fn dropped(messages: u64) {
+    BUS.dropped.increment(messages);
+}
+
+pub fn received(messages: u64) {
+    BUS.received.increment(messages);
+}

@@ -1,0 +1,218 @@
+//! Handles for one shard and for one endpoint, made once by who owns them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::database as db;
+use super::registry::{ByLabel, series};
+
+/// A statement above this counts as slow.
+const SLOW_QUERY: Duration = Duration::from_millis(100);
+
+/// What an endpoint was when it answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Primary,
+    Replica,
+    Unknown,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Primary, Self::Replica, Self::Unknown];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What concerns a shard as a whole. Cheap to clone.
+#[derive(Clone)]
+pub struct ShardMetrics(Arc<Shard>);
+
+struct Shard {
+    /// In the order of [`Role::ALL`].
+    queries: [ByLabel<Histogram>; 3],
+    errors: ByLabel<Counter>,
+    transactions: ByLabel<Counter>,
+    reads: ByLabel<Counter>,
+    fallbacks: ByLabel<Counter>,
+    sync_standbys: Gauge,
+    deadlocks: Counter,
+}
+
+impl ShardMetrics {
+    /// `shard` is the shard's name, or `directory`.
+    pub fn new(shard: &str) -> Self {
+        Self(Arc::new(Shard {
+            queries: Role::ALL.map(|role| ByLabel::new(&db::QUERY, &[shard, role.label()])),
+            errors: ByLabel::new(&db::ERRORS, &[shard]),
+            transactions: ByLabel::new(&db::TRANSACTIONS, &[shard]),
+            reads: ByLabel::new(&db::READS, &[shard]),
+            fallbacks: ByLabel::new(&db::FALLBACKS, &[shard]),
+            sync_standbys: series(&db::SYNC_STANDBYS, &[shard]),
+            deadlocks: series(&db::DEADLOCKS, &[shard]),
+        }))
+    }
+
+    /// A statement ended, well or not.
+    pub fn query_done(&self, role: Role, statement: &'static str, elapsed: Duration) {
+        self.0.queries[role as usize].get(statement).record(elapsed);
+        if elapsed > SLOW_QUERY {
+            db::slow_query(statement);
+        }
+    }
+
+    /// An error of `class`, see the table of error classes in `db`.
+    pub fn error(&self, class: &'static str) {
+        self.0.errors.get(class).increment(1);
+    }
+
+    /// `outcome` is `committed`, `rolled_back` or `unknown`.
+    pub fn transaction_done(&self, outcome: &'static str) {
+        self.0.transactions.get(outcome).increment(1);
+    }
+
+    /// A read was served by `replica`, `primary` or `memory`.
+    pub fn read_served(&self, served_by: &'static str) {
+        self.0.reads.get(served_by).increment(1);
+    }
+
+    /// No replica could serve a read, because of `reason`.
+    pub fn fell_back(&self, reason: &'static str) {
+        self.0.fallbacks.get(reason).increment(1);
+    }
+
+    pub fn synchronous_standbys(&self, count: u32) {
+        self.0.sync_standbys.set(f64::from(count));
+    }
+
+    pub fn deadlock(&self) {
+        self.0.deadlocks.increment(1);
+    }
+}
+
+/// What concerns one server of a shard. Cheap to clone.
+#[derive(Clone)]
+pub struct EndpointMetrics(Arc<Endpoint>);
+
+struct Endpoint {
+    /// In the order of [`Role::ALL`]: size, available, waiting.
+    pools: [[Gauge; 3]; 3],
+    pool_wait: Histogram,
+    held: Histogram,
+    connect_errors: Counter,
+    lag_seconds: Gauge,
+    lag_bytes: Gauge,
+    up: Gauge,
+    is_primary: Gauge,
+    timeline: Gauge,
+    active: Gauge,
+    breaker: Gauge,
+}
+
+/// A pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolUse {
+    pub size: u32,
+    pub available: u32,
+    pub waiting: u32,
+}
+
+impl EndpointMetrics {
+    pub fn new(shard: &str, endpoint: &str) -> Self {
+        let names = [shard, endpoint];
+        let pool = |role: Role| {
+            let labels = [shard, endpoint, role.label()];
+            [&db::POOL_SIZE, &db::POOL_AVAILABLE, &db::POOL_WAITING].map(|family| series(family, &labels))
+        };
+        Self(Arc::new(Endpoint {
+            pools: Role::ALL.map(pool),
+            pool_wait: series(&db::POOL_WAIT, &names),
+            held: series(&db::HELD, &names),
+            connect_errors: series(&db::CONNECT_ERRORS, &names),
+            lag_seconds: series(&db::LAG_SECONDS, &names),
+            lag_bytes: series(&db::LAG_BYTES, &names),
+            up: series(&db::ENDPOINT_UP, &names),
+            is_primary: series(&db::IS_PRIMARY, &names),
+            timeline: series(&db::TIMELINE, &names),
+            active: series(&db::ACTIVE, &names),
+            breaker: series(&db::BREAKER, &names),
+        }))
+    }
+
+    /// The pool as it is, in the role the server has now. The series of its
+    /// other roles fall to zero, so that a sum over roles stays right.
+    pub fn pool(&self, role: Role, now: PoolUse) {
+        for each in Role::ALL {
+            let now = if each == role { now } else { PoolUse::default() };
+            let [size, available, waiting] = &self.0.pools[each as usize];
+            size.set(f64::from(now.size));
+            available.set(f64::from(now.available));
+            waiting.set(f64::from(now.waiting));
+        }
+    }
+
+    pub fn pool_waited(&self, elapsed: Duration) {
+        self.0.pool_wait.record(elapsed);
+    }
+
+    pub fn connection_held(&self, elapsed: Duration) {
+        self.0.held.record(elapsed);
+    }
+
+    pub fn connect_failed(&self) {
+        self.0.connect_errors.increment(1);
+    }
+
+    /// How far a replica is behind; zero for a primary.
+    #[allow(clippy::cast_precision_loss, reason = "exact up to 9 PB of WAL")]
+    pub fn replication_lag(&self, time: Duration, bytes: u64) {
+        self.0.lag_seconds.set(time.as_secs_f64());
+        self.0.lag_bytes.set(bytes as f64);
+    }
+
+    pub fn up(&self, up: bool) {
+        self.0.up.set(f64::from(u8::from(up)));
+    }
+
+    pub fn is_primary(&self, primary: bool) {
+        self.0.is_primary.set(f64::from(u8::from(primary)));
+    }
+
+    pub fn timeline(&self, timeline: u32) {
+        self.0.timeline.set(f64::from(timeline));
+    }
+
+    pub fn active_connections(&self, count: u32) {
+        self.0.active.set(f64::from(count));
+    }
+
+    /// 0 closed, 1 half-open, 2 open.
+    pub fn breaker(&self, state: u8) {
+        self.0.breaker.set(f64::from(state));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_counts_once_when_its_server_is_promoted() {
+        let endpoint = EndpointMetrics::new("test-promoted", "a-1");
+        let pool = PoolUse { size: 7, available: 3, waiting: 1 };
+        endpoint.pool(Role::Replica, pool);
+        endpoint.pool(Role::Primary, pool);
+        let text = super::super::render();
+        let series =
+            |role| format!("db_pool_size{{shard=\"test-promoted\",endpoint=\"a-1\",role=\"{role}\"}} ");
+        assert!(text.contains(&(series("replica") + "0\n")), "{text}");
+        assert!(text.contains(&(series("primary") + "7\n")), "{text}");
+    }
+}
