@@ -23,6 +23,7 @@ pub mod db;
 pub mod routing;
 
 pub mod auth;
+pub mod limits;
 
 pub mod room;
 

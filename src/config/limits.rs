@@ -13,6 +13,8 @@ pub struct Limits {
     pub message_bytes: usize,
     pub frame_bytes: usize,
     pub json_depth: usize,
+    /// New connections of one address; 0 because balancers share addresses.
+    pub handshakes_per_minute: u32,
     pub signups_per_minute: u32,
     pub signins_per_minute: u32,
     pub user_submits_per_minute: u32,
@@ -29,6 +31,7 @@ impl Default for Limits {
             message_bytes: 64 * 1024,
             frame_bytes: 1024 * 1024,
             json_depth: 32,
+            handshakes_per_minute: 0,
             signups_per_minute: 10,
             signins_per_minute: 10,
             user_submits_per_minute: 0,

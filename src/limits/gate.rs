@@ -1,0 +1,121 @@
+//! One limit: a budget per key, or for a sole holder.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota};
+
+use crate::protocol::{Code, Refusal};
+
+/// Keys that one gate remembers, give or take [`SWEEP_EVERY`]. A gate that is
+/// full of keys whose budget is in use refuses everybody until one is not.
+pub const MAX_KEYS: usize = 100_000;
+
+/// Keys with a full budget are forgotten every so many passes.
+const SWEEP_EVERY: usize = 4096;
+
+/// The same while the gate is full.
+const SWEEP_EVERY_WHEN_FULL: usize = 64;
+
+type Instant = <DefaultClock as Clock>::Instant;
+
+/// A budget for each key. Keys are kept as keyed hashes: 8 bytes whatever the
+/// caller sends, and not to be aimed at.
+pub(super) struct Gate {
+    what: &'static str,
+    limiter: Option<DefaultKeyedRateLimiter<u64>>,
+    hasher: RandomState,
+    passes: AtomicUsize,
+    full: AtomicBool,
+}
+
+/// A budget for whoever holds it.
+pub(super) struct SoleGate {
+    what: &'static str,
+    limiter: Option<DefaultDirectRateLimiter>,
+}
+
+impl Gate {
+    /// The whole minute's budget may be used at once.
+    pub fn per_minute(what: &'static str, count: u32) -> Self {
+        let limiter = NonZeroU32::new(count)
+            .map(|count| DefaultKeyedRateLimiter::keyed(Quota::per_minute(count).allow_burst(count)));
+        Self {
+            what,
+            limiter,
+            hasher: RandomState::new(),
+            passes: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
+        }
+    }
+
+    /// All `count` or none.
+    pub fn pass(&self, key: impl Hash, count: NonZeroU32) -> Result<(), Refusal> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        self.sweep_at_times(limiter);
+        if self.full.load(Ordering::Relaxed) {
+            return Err(refusal(self.what, Duration::from_secs(1)));
+        }
+        match limiter.check_key_n(&self.hasher.hash_one(key), count) {
+            Ok(answer) => answer.map_err(|until| refused_until(self.what, &until)),
+            Err(_) => Err(refusal(self.what, Duration::from_secs(60))),
+        }
+    }
+
+    fn sweep_at_times(&self, limiter: &DefaultKeyedRateLimiter<u64>) {
+        let full = self.full.load(Ordering::Relaxed);
+        let every = if full { SWEEP_EVERY_WHEN_FULL } else { SWEEP_EVERY };
+        if self.passes.fetch_add(1, Ordering::Relaxed).is_multiple_of(every) {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+            self.full.store(limiter.len() >= MAX_KEYS, Ordering::Relaxed);
+        }
+    }
+}
+
+impl SoleGate {
+    /// A burst below the rate means the rate.
+    pub fn per_second(what: &'static str, rate: u32, burst: u32) -> Self {
+        let limiter = NonZeroU32::new(rate).map(|rate| {
+            let burst = NonZeroU32::new(burst).map_or(rate, |burst| burst.max(NonZeroU32::MIN));
+            DefaultDirectRateLimiter::direct(Quota::per_second(rate).allow_burst(burst))
+        });
+        Self { what, limiter }
+    }
+
+    pub fn pass(&self) -> Result<(), Refusal> {
+        match &self.limiter {
+            Some(limiter) => limiter.check().map_err(|until| refused_until(self.what, &until)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refused_until(what: &'static str, until: &NotUntil<Instant>) -> Refusal {
+    refusal(what, until.wait_time_from(DefaultClock::default().now()))
+}
+
+fn refusal(what: &'static str, wait: Duration) -> Refusal {
+    let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+    Refusal::new(Code::RateLimited, format!("too many {what}; slow down")).retry_after_ms(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_keys_costs_bounded_memory() {
+        let gate = Gate::per_minute("knocks", 1);
+        for key in 0..MAX_KEYS * 2 {
+            if let Err(refusal) = gate.pass(key, NonZeroU32::MIN) {
+                assert_eq!(refusal.code, Code::RateLimited);
+            }
+        }
+        let kept = gate.limiter.as_ref().unwrap().len();
+        assert!(kept <= MAX_KEYS + SWEEP_EVERY, "{kept} keys");
+    }
+}
