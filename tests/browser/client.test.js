@@ -1,0 +1,468 @@
+// What web/roomgate.js promises, without a browser or a server.
+import assert from 'node:assert/strict';
+import { beforeEach, mock, test } from 'node:test';
+
+import { Account, Client, applyEvent, mergePatch, newId } from '../../web/roomgate.js';
+import { FakeGateway, FakeStorage } from './fake-gateway.js';
+
+let gateway;
+let storage;
+let account;
+
+beforeEach((t) => {
+  mock.timers.reset();
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_700_000_000_000 });
+  gateway = new FakeGateway();
+  storage = new FakeStorage();
+  account = { refreshed: 0, token: async () => 'jwt', refresh: async () => { account.refreshed += 1; return 'jwt2'; } };
+});
+
+/** Lets promises and microtasks run; no time passes. */
+const settle = async () => {
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+};
+
+async function pass(ms) {
+  for (let left = ms; left > 0; left -= 250) {
+    mock.timers.tick(Math.min(250, left));
+    await settle();
+  }
+}
+
+async function joined(options = {}) {
+  const client = new Client({ account, url: 'ws://gate/v1/ws', WebSocket: gateway.WebSocket, storage, random: () => 0.5, ...options });
+  const room = client.join({ slug: 'demo' });
+  client.start();
+  await settle();
+  return { client, room };
+}
+
+const rect = (id, x = 0) => ({ id, type: 'rect', x, y: 0, width: 10, height: 10 });
+const ids = (room) => room.shapes().map(({ id }) => id).sort();
+
+test('the token goes into the subprotocol, never into the address', async () => {
+  await joined();
+  assert.deepEqual(gateway.socket.protocols, ['roomgate.v1', 'bearer.jwt']);
+  assert.equal(gateway.socket.url, 'ws://gate/v1/ws');
+});
+
+test('with hello the token is the first message', async () => {
+  await joined({ hello: true });
+  assert.deepEqual(gateway.socket.protocols, ['roomgate.v1']);
+  assert.equal(gateway.received[0].type, 'hello');
+  assert.equal(gateway.received[0].token, 'jwt');
+});
+
+test('an own shape shows at once and is saved only by the ack', async () => {
+  const { room } = await joined();
+  let submit;
+  gateway.onSubmit = (message) => { submit = message; return true; };
+  const outcome = room.submit('shape.add', { shape: rect('a') });
+  await settle();
+  assert.deepEqual(ids(room), ['a']);
+  assert.deepEqual(room.saved, { state: 'saving', count: 1 });
+  const done = gateway.commit(submit);
+  gateway.say(done.event); // seen in the log, but the promise is the ack
+  assert.equal(room.saved.count, 1);
+  gateway.say(gateway.ack(done));
+  assert.deepEqual(room.saved, { state: 'saved', count: 0 });
+  assert.equal((await outcome).seq, 1);
+  assert.deepEqual(ids(room), ['a']);
+  assert.equal(storage.length, 0);
+});
+
+test('an ack before the event keeps the shape on the page', async () => {
+  const { room } = await joined();
+  let done;
+  gateway.onSubmit = (message) => { done = gateway.commit(message); gateway.say(gateway.ack(done)); return true; };
+  room.submit('shape.add', { shape: rect('a') });
+  await settle();
+  assert.deepEqual(ids(room), ['a']);
+  assert.equal(room.saved.state, 'saved');
+  gateway.say(done.event);
+  assert.deepEqual(ids(room), ['a']);
+  assert.equal(room.confirmed.get('a').version, 1);
+});
+
+test('work without an answer turns from saving to unsaved', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = () => true;
+  const marks = [];
+  room.on('saved', ({ state }) => marks.push(state));
+  room.submit('shape.add', { shape: rect('a') });
+  await pass(3_500);
+  assert.deepEqual(marks, ['saving', 'unsaved']);
+});
+
+test('a reject takes the shape off the page again', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = ({ op }) => { gateway.say({ type: 'reject', room: 5, op, code: 'invalid_shape', message: 'no' }); return true; };
+  const rejects = [];
+  room.on('reject', (reject) => rejects.push(reject.code));
+  const outcome = await room.submit('shape.add', { shape: rect('a') });
+  assert.deepEqual(outcome.ok, false);
+  assert.deepEqual(rejects, ['invalid_shape']);
+  assert.deepEqual(ids(room), []);
+  assert.equal(room.saved.state, 'saved');
+  assert.equal(storage.length, 0);
+});
+
+test('a rejected change shows the shape as the log has it', async () => {
+  const { room } = await joined();
+  await room.submit('shape.add', { shape: rect('a', 1) });
+  gateway.onSubmit = ({ op }) => { gateway.say({ type: 'reject', room: 5, op, code: 'forbidden', message: 'no' }); return true; };
+  const moving = room.submit('shape.update', { shape_id: 'a', patch: { x: 50 } });
+  assert.equal(room.shape('a').x, 50);
+  await moving;
+  assert.equal(room.shape('a').x, 1);
+});
+
+test('"not now" keeps the operation, with the same op, until it goes through', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = ({ op }) => {
+    gateway.say({ type: 'reject', room: 5, op, code: 'read_only', message: 'no primary', retry_after_ms: 500 });
+    return true;
+  };
+  room.submit('shape.add', { shape: rect('a') });
+  await pass(3_000);
+  assert.equal(room.saved.state, 'unsaved');
+  gateway.onSubmit = () => false;
+  await pass(1_000);
+  assert.equal(room.saved.state, 'saved');
+  assert.equal(new Set(gateway.submits().map(({ op }) => op)).size, 1);
+  assert.equal(gateway.log.length, 1);
+});
+
+test('an operation lost with the connection is submitted again under the same op', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = () => true;
+  room.submit('shape.add', { shape: rect('a') });
+  await settle();
+  gateway.close(1006);
+  assert.equal(room.saved.state, 'unsaved');
+  gateway.onSubmit = () => false;
+  await pass(2_000);
+  assert.equal(room.saved.state, 'saved');
+  const [first, second] = gateway.submits();
+  assert.equal(first.op, second.op);
+  assert.equal(gateway.log.length, 1);
+});
+
+test('a duplicate ack counts as saved', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = (message) => { gateway.commit(message); return true; }; // committed, then the node dies
+  const outcome = room.submit('shape.add', { shape: rect('a') });
+  await settle();
+  gateway.close(1006);
+  gateway.onSubmit = () => false;
+  await pass(2_000);
+  assert.equal((await outcome).duplicate, true);
+  assert.equal(room.saved.state, 'saved');
+  assert.deepEqual(ids(room), ['a']);
+  assert.equal(gateway.log.length, 1);
+});
+
+test('a reload takes up unacknowledged work', async () => {
+  const first = await joined();
+  gateway.onSubmit = () => true;
+  first.room.submit('shape.add', { shape: rect('a') });
+  first.room.submit('shape.add', { shape: rect('b') });
+  await settle();
+  first.client.stop();
+  gateway.onSubmit = () => false;
+  const { room } = await joined();
+  assert.deepEqual(ids(room), ['a', 'b']);
+  assert.equal(room.saved.state, 'saved');
+  assert.deepEqual(gateway.log.map((event) => event.shape.id), ['a', 'b']);
+  assert.equal(storage.length, 0);
+});
+
+test('operations made before the first join are kept and sent after it', async () => {
+  gateway.refuseConnections = true;
+  const { client, room } = await joined();
+  room.submit('shape.add', { shape: rect('a') });
+  assert.equal(room.saved.state, 'unsaved');
+  gateway.refuseConnections = false;
+  await pass(3_000);
+  assert.equal(client.status, 'open');
+  assert.equal(room.saved.state, 'saved');
+  assert.equal(gateway.log.length, 1);
+});
+
+test('after a break the log goes on where it ended', async () => {
+  const { room } = await joined();
+  await room.submit('shape.add', { shape: rect('a') });
+  gateway.close(1012);
+  gateway.commit({ op: 'x', kind: 'shape.add', shape: rect('b') }, 'other');
+  gateway.commit({ op: 'y', kind: 'shape.update', shape_id: 'a', patch: { x: 9 } }, 'other');
+  await pass(1_000);
+  const join = gateway.received.findLast(({ type }) => type === 'join');
+  assert.deepEqual(join.from, { epoch: 7, seq: 1 });
+  assert.equal(join.room, 5);
+  assert.deepEqual(ids(room), ['a', 'b']);
+  assert.equal(room.shape('a').x, 9);
+  assert.deepEqual(room.errors, { gaps: 0, repeats: 0, misplaced: 0 });
+});
+
+test('a resync replaces the state by the snapshot and drops what was lost', async () => {
+  const { room } = await joined();
+  await room.submit('shape.add', { shape: rect('a') });
+  gateway.log.length = 0;
+  gateway.epoch = 8;
+  gateway.commit({ op: 'z', kind: 'shape.add', shape: rect('b') }, 'other');
+  gateway.onJoin = ({ id }) => {
+    gateway.say({ type: 'joined', id, room: 5, slug: 'demo', epoch: 8, head: 1, role: 'editor', mode: 'snapshot', members: [], count: 1 });
+    gateway.say({ type: 'resync', room: 5, reason: 'position_lost' }, gateway.snapshot());
+    return true;
+  };
+  const reasons = [];
+  room.on('resync', ({ reason }) => reasons.push(reason));
+  gateway.close(1006);
+  await pass(1_000);
+  assert.deepEqual(reasons, ['position_lost']);
+  assert.deepEqual(ids(room), ['b']);
+  assert.deepEqual(room.position, { epoch: 8, seq: 1 });
+  assert.equal(room.state, 'live');
+});
+
+test('a resync in a live room works without a new join', async () => {
+  const { room } = await joined();
+  await room.submit('shape.add', { shape: rect('a') });
+  gateway.log.length = 0;
+  gateway.say({ type: 'resync', room: 5, reason: 'position_lost' }, gateway.snapshot());
+  assert.deepEqual(ids(room), []);
+  assert.equal(room.state, 'live');
+});
+
+test('a hole or a repeat in the log is counted, not folded, and a hole is asked for again', async () => {
+  const { room } = await joined();
+  await room.submit('shape.add', { shape: rect('a') });
+  gateway.say(gateway.log[0]);
+  assert.equal(room.errors.repeats, 1);
+  gateway.commit({ op: 'x', kind: 'shape.add', shape: rect('b') }, 'other');
+  const later = gateway.commit({ op: 'y', kind: 'shape.add', shape: rect('c') }, 'other');
+  gateway.say(later.event);
+  await settle();
+  assert.equal(room.errors.gaps, 1);
+  assert.deepEqual(ids(room), ['a', 'b', 'c']);
+});
+
+test('arrays of messages are handled in order', async () => {
+  const { room } = await joined();
+  const one = gateway.commit({ op: 'x', kind: 'shape.add', shape: rect('a') }, 'other');
+  const two = gateway.commit({ op: 'y', kind: 'shape.delete', shape_id: 'a' }, 'other');
+  gateway.say(one.event, two.event);
+  assert.deepEqual(ids(room), []);
+  assert.equal(room.position.seq, 2);
+});
+
+test('operations on one shape go out one after another, others side by side', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = () => true;
+  room.submit('shape.add', { shape: rect('a') });
+  room.submit('shape.add', { shape: rect('b') });
+  room.submit('shape.update', { shape_id: 'a', patch: { x: 1 } });
+  room.submit('shape.update', { shape_id: 'a', patch: { x: 2 } });
+  await settle();
+  assert.deepEqual(gateway.submits().map(({ kind, shape }) => `${kind} ${shape.id}`), ['shape.add a', 'shape.add b']);
+  gateway.onSubmit = () => false;
+  gateway.commitAndAck(gateway.submits()[0]);
+  await settle();
+  // The two waiting changes became one.
+  assert.deepEqual(gateway.submits()[2].patch, { x: 2 });
+  assert.equal(gateway.log.length, 2);
+  assert.equal(room.shape('a').x, 2);
+});
+
+test('clearing waits for what was before it, and holds back what comes after', async () => {
+  const { room } = await joined();
+  gateway.onSubmit = () => true;
+  room.submit('shape.add', { shape: rect('a') });
+  room.submit('room.clear');
+  room.submit('shape.add', { shape: rect('b') });
+  assert.deepEqual(ids(room), ['b']);
+  await settle();
+  assert.equal(gateway.submits().length, 1);
+  gateway.commitAndAck(gateway.submits()[0]);
+  await settle();
+  assert.deepEqual(gateway.submits().map(({ kind }) => kind), ['shape.add', 'room.clear']);
+});
+
+test('the announced rate is kept', async () => {
+  const { room } = await joined();
+  gateway.say({ type: 'joined', room: 5 }); // without an id of ours: harmless
+  gateway.close(1006);
+  const accept = gateway.say;
+  gateway.say = (...messages) => accept.apply(gateway, messages.map((m) => (m.type === 'welcome' ? { ...m, limits: { submits_per_second: 10, submit_burst: 10 } } : m)));
+  await pass(1_000);
+  for (let i = 0; i < 50; i++) room.submit('shape.add', { shape: rect(`s${i}`) });
+  await settle();
+  const burst = gateway.submits().length;
+  assert.ok(burst <= 10, `${burst} at once`);
+  await pass(1_000);
+  assert.ok(gateway.submits().length <= burst + 10);
+  await pass(8_000);
+  assert.equal(room.saved.state, 'saved');
+});
+
+test('a silent connection is pinged, and left 10 s later', async () => {
+  const { client } = await joined();
+  const receive = gateway.receive;
+  await pass(1_000);
+  gateway.receive = () => {}; // frozen
+  await pass(26_000);
+  assert.equal(client.status, 'open');
+  gateway.refuseConnections = true;
+  await pass(11_000);
+  assert.notEqual(client.status, 'open');
+  gateway.refuseConnections = false;
+  gateway.receive = receive;
+  await pass(9_000);
+  assert.equal(client.status, 'open');
+});
+
+test('the server\'s reconnect hint is honoured', async () => {
+  const { client } = await joined();
+  gateway.say({ type: 'goodbye', reason: 'restart', reconnect_after_ms: 4_000 });
+  gateway.close(1012);
+  await pass(3_900);
+  assert.equal(gateway.sockets.length, 1);
+  await pass(600);
+  assert.equal(gateway.sockets.length, 2);
+  assert.equal(client.status, 'open');
+});
+
+test('back-off grows while nobody answers', async () => {
+  gateway.refuseConnections = true;
+  await joined();
+  await pass(60_000);
+  const attempts = gateway.sockets.length;
+  assert.ok(attempts > 5 && attempts < 30, `${attempts} attempts in a minute`);
+});
+
+test('an expired token is refreshed before reconnecting; a kick is final', async () => {
+  const { client } = await joined();
+  gateway.close(4101);
+  await pass(1_000);
+  assert.equal(account.refreshed, 1);
+  assert.equal(client.status, 'open');
+  gateway.close(4102);
+  await pass(60_000);
+  assert.equal(client.status, 'stopped');
+  assert.equal(client.reason, 'kicked');
+  assert.equal(gateway.sockets.length, 2);
+});
+
+test('token_expiring is answered with a fresh token on the same connection', async () => {
+  await joined();
+  gateway.say({ type: 'token_expiring', expires_at: 0 });
+  await settle();
+  assert.deepEqual(gateway.received.at(-1), { type: 'refresh', token: 'jwt2' });
+  assert.equal(gateway.sockets.length, 1);
+});
+
+test('when nobody is signed in any more the page is told, and work is kept', async () => {
+  const { client, room } = await joined();
+  gateway.onSubmit = () => true;
+  room.submit('shape.add', { shape: rect('a') });
+  await settle();
+  account.refresh = async () => { throw Object.assign(new Error('gone'), { status: 401 }); };
+  gateway.close(4100);
+  await settle();
+  assert.equal(client.status, 'signin');
+  assert.equal(storage.length, 1);
+  gateway.onSubmit = () => false;
+  client.start();
+  await settle();
+  assert.equal(room.saved.state, 'saved');
+});
+
+test('a room with a password asks for it and lets in', async () => {
+  gateway.onJoin = ({ id, password }) => {
+    if (password === 'sesame') return false;
+    gateway.say({ type: 'error', id, of: 'join', code: password ? 'bad_password' : 'password_required', message: 'password' });
+    return true;
+  };
+  const { room } = await joined();
+  assert.equal(room.state, 'refused');
+  assert.equal(room.refusal.code, 'password_required');
+  room.enter({ password: 'sesame' });
+  await settle();
+  assert.equal(room.state, 'live');
+});
+
+test('a room that can\'t be read just now is asked for again', async () => {
+  let asked = 0;
+  gateway.onJoin = ({ id }) => {
+    asked += 1;
+    if (asked > 2) return false;
+    gateway.say({ type: 'error', id, of: 'join', code: 'shard_unavailable', message: 'wait' });
+    return true;
+  };
+  const { room } = await joined();
+  await pass(3_000);
+  assert.equal(room.state, 'live');
+});
+
+test('of many signals the last one is sent', async () => {
+  const { room } = await joined();
+  await pass(100);
+  for (let x = 0; x < 100; x++) room.signal({ x });
+  await pass(100);
+  const signals = gateway.received.filter(({ type }) => type === 'signal');
+  assert.deepEqual(signals.map(({ data }) => data.x), [99]);
+});
+
+test('presence is followed, without oneself', async () => {
+  const { room } = await joined();
+  gateway.say({ type: 'presence', room: 5, joined: [{ session: 'o', user: 'u', name: 'Ada', role: 'editor' }], left: [], count: 2 });
+  assert.equal(room.count, 2);
+  assert.equal(room.members.get('o').name, 'Ada');
+  gateway.say({ type: 'presence', room: 5, joined: [], left: ['o'], count: 1 });
+  assert.equal(room.members.size, 0);
+});
+
+test('a snapshot of several pages replaces the state only when complete', async () => {
+  gateway.onJoin = ({ id }) => {
+    gateway.say({ type: 'joined', id, room: 5, slug: 'demo', epoch: 7, head: 2, role: 'editor', mode: 'snapshot', members: [], count: 1 });
+    return true;
+  };
+  const { room } = await joined();
+  const page = { type: 'snapshot', room: 5, epoch: 7, seq: 2 };
+  gateway.say({ ...page, shapes: [{ version: 1, shape: rect('a') }], page: 1, last: false });
+  assert.deepEqual(ids(room), []);
+  gateway.say({ ...page, shapes: [{ version: 1, shape: rect('b') }], page: 2, last: true });
+  assert.deepEqual(ids(room), ['a', 'b']);
+});
+
+test('folding follows RFC 7396 and keeps tombstones', () => {
+  assert.deepEqual(mergePatch({ a: 1, b: { c: 2, d: 3 } }, { b: { c: null, e: [1] }, f: null }), { a: 1, b: { d: 3, e: [1] } });
+  const hostile = mergePatch({}, JSON.parse('{"__proto__":{"x":1}}'));
+  assert.equal(Object.getPrototypeOf(hostile), Object.prototype);
+  const shapes = new Map();
+  applyEvent(shapes, { kind: 'shape.add', shape: rect('a'), version: 1 });
+  applyEvent(shapes, { kind: 'room.clear' });
+  assert.deepEqual(shapes.get('a'), { version: 2, shape: null });
+});
+
+test('ids are unique, sort by creation and fit the protocol', () => {
+  const made = Array.from({ length: 1_000 }, newId);
+  assert.equal(new Set(made).size, 1_000);
+  assert.deepEqual([...made].sort(), made);
+  assert.ok(made.every((id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)));
+});
+
+test('of two pages that refresh the token one asks and both have it', async () => {
+  let asked = 0;
+  const answer = (body) => ({ ok: true, status: 200, headers: new Map(), text: async () => JSON.stringify(body) });
+  const fetch = async (path) => {
+    if (path === '/v1/token/refresh') asked += 1;
+    return answer({ user: { id: 'u' }, token: `t${asked}`, refresh_token: `r${asked}`, expires_at: Date.now() + 900_000 });
+  };
+  const account = new Account({ storage, fetch });
+  await account.signIn('a@b.c', 'password');
+  const tokens = await Promise.all([account.refresh(), account.refresh()]);
+  assert.deepEqual(tokens, ['t1', 't1']);
+  assert.equal(asked, 1);
+  assert.equal(await account.token(), 't1');
+});
