@@ -16,6 +16,7 @@ mod postgres;
 mod process;
 mod redis;
 mod scratch;
+mod service;
 mod template;
 
 pub use admin::{Admin, connect};
@@ -25,3 +26,4 @@ pub use postgres::Postgres;
 pub use process::{Process, Spec};
 pub use redis::Redis;
 pub use scratch::Scratch;
+pub use service::{Probe, Service};

@@ -5,19 +5,19 @@
 //! gateway's. All without passwords, on loopback.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::process::{last_words, run};
-use super::{Admin, Error, Port, Process, Spec, account, binary, connect, template};
+use super::process::run;
+use super::service::{POLL, Probe, READY_WAIT, Service};
+use super::{Admin, Error, Port, Spec, account, binary, connect, template};
 use crate::config::Endpoint;
 
 /// A running server. Dropping it ends it at once, as a crash would.
 #[derive(Debug)]
 pub struct Postgres {
-    process: Process,
-    spec: Spec,
+    service: Arc<Service>,
     name: String,
     folder: PathBuf,
     port: Port,
@@ -28,7 +28,7 @@ impl Postgres {
     pub async fn primary(folder: &Path, name: &str) -> Result<Self, Error> {
         let port = Port::free()?;
         prepare(folder)?;
-        template::copy_to(&folder.join("data"))?;
+        template::copy_to(&folder.join("data")).await?;
         append_include(&folder.join("data"))?;
         Self::open(folder, name, port, None).await
     }
@@ -43,7 +43,7 @@ impl Postgres {
         let data = folder.join("data").display().to_string();
         let backup = ["-D", &data, "-d", &source, "-S", &slot_name(name), "-X", "stream", "-c", "fast", "-N"];
         let program = binary::postgres("pg_basebackup")?;
-        run(&program, account::postgres()?, &backup, "")?;
+        run(&program, account::postgres()?, &backup, "").await?;
         touch(&folder.join("data/standby.signal"))?;
         let replica = Self::open(folder, name, port, Some(primary)).await?;
         primary.wait_for_stream(name).await?;
@@ -63,41 +63,22 @@ impl Postgres {
             log: folder.join("server.log"),
             folder: folder.to_owned(),
             user: account::postgres()?,
+            stop_with: Signal::SIGINT,
             kill_with: Signal::SIGQUIT,
         };
-        let process = Process::start(&spec)?;
-        let server = Self { process, spec, name: name.to_owned(), folder: folder.to_owned(), port };
-        server.ready().await?;
-        Ok(server)
-    }
-
-    /// Starts it again after it has ended, however it did.
-    pub async fn restart(&mut self) -> Result<(), Error> {
-        self.process.stop(Signal::SIGINT, STOP_WAIT).await;
-        let mut tries = 0;
-        loop {
-            self.process = Process::start(&self.spec)?;
-            match self.ready().await {
-                // Orphans of a killed server hold its shared memory for a moment.
-                Err(Error::Ended { .. }) if tries < 20 => tries += 1,
-                other => return other,
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Ends it in order: open transactions are rolled back, replicas are served
-    /// to the end.
-    pub async fn stop(&self) {
-        self.process.stop(Signal::SIGINT, STOP_WAIT).await;
+        let probe = Probe::Sql(admin_dsn(port.number()));
+        let service = Service::launch(spec, probe)?;
+        service.ready().await?;
+        Ok(Self { service: service.into(), name: name.to_owned(), folder: folder.to_owned(), port })
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn process(&self) -> &Process {
-        &self.process
+    /// To kill it, freeze it, or start it again on the same port.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
     }
 
     pub fn port(&self) -> u16 {
@@ -106,10 +87,6 @@ impl Postgres {
 
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
-    }
-
-    pub fn log(&self) -> &Path {
-        &self.spec.log
     }
 
     /// For the database `roomgate`, as `user`.
@@ -133,7 +110,7 @@ impl Postgres {
     }
 
     pub fn admin_dsn(&self) -> String {
-        self.dsn("postgres")
+        admin_dsn(self.port.number())
     }
 
     /// A superuser's connection.
@@ -167,7 +144,7 @@ impl Postgres {
             }
             Ok(())
         };
-        let late = |_| Err(self.not_ready());
+        let late = |_| Err(self.service.not_ready());
         tokio::time::timeout(READY_WAIT, streams).await.unwrap_or_else(late)
     }
 
@@ -183,31 +160,11 @@ impl Postgres {
     fn replication_dsn(&self, replica: &str) -> String {
         format!("host=127.0.0.1 port={} user=replicator application_name={replica}", self.port.number())
     }
-
-    async fn ready(&self) -> Result<(), Error> {
-        let answers = async {
-            while self.admin().await.is_err() {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        tokio::select! {
-            status = self.process.ended() => Err(Error::Ended {
-                name: self.spec.name.clone(),
-                status: status.to_string(),
-                log: last_words(&self.spec.log),
-            }),
-            answered = tokio::time::timeout(READY_WAIT, answers) => answered.map_err(|_| self.not_ready()),
-        }
-    }
-
-    fn not_ready(&self) -> Error {
-        Error::NotReady { name: self.spec.name.clone(), waited: READY_WAIT, log: self.spec.log.clone() }
-    }
 }
 
-const POLL: Duration = Duration::from_millis(20);
-const READY_WAIT: Duration = Duration::from_secs(60);
-const STOP_WAIT: Duration = Duration::from_secs(10);
+fn admin_dsn(port: u16) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/roomgate")
+}
 
 fn prepare(folder: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
@@ -278,8 +235,8 @@ mod tests {
     #[tokio::test]
     async fn a_replica_streams_and_both_survive_a_kill() {
         let scratch = Scratch::new("postgres").unwrap();
-        let mut primary = Postgres::primary(&scratch.path().join("a-1"), "a-1").await.unwrap();
-        let mut replica = Postgres::replica(&scratch.path().join("a-2"), "a-2", &primary).await.unwrap();
+        let primary = Postgres::primary(&scratch.path().join("a-1"), "a-1").await.unwrap();
+        let replica = Postgres::replica(&scratch.path().join("a-2"), "a-2", &primary).await.unwrap();
         let owner = connect(&primary.dsn("roomgate_owner")).await.unwrap();
         owner.batch_execute("CREATE TABLE t (n int); CREATE TABLE directory.t (n int)").await.unwrap();
         primary.set_synchronous(&["a-2"]).await.unwrap();
@@ -288,13 +245,11 @@ mod tests {
         gateway.batch_execute("INSERT INTO t VALUES (1); INSERT INTO directory.t VALUES (2)").await.unwrap();
         assert!(gateway.batch_execute("CREATE TABLE u (n int)").await.is_err());
 
-        primary.process().signal(Signal::SIGKILL);
-        primary.process().ended().await;
-        primary.restart().await.unwrap();
+        primary.service().kill().await;
+        primary.service().restart().await.unwrap();
         primary.wait_for_stream("a-2").await.unwrap();
-        replica.process().signal(Signal::SIGKILL);
-        replica.process().ended().await;
-        replica.restart().await.unwrap();
+        replica.service().kill().await;
+        replica.service().restart().await.unwrap();
         primary.wait_for_stream("a-2").await.unwrap();
         let found = replica.admin().await.unwrap();
         let row = found.query_one("SELECT n, pg_is_in_recovery() FROM t", &[]).await.unwrap();

@@ -34,6 +34,8 @@ pub struct Spec {
     pub folder: PathBuf,
     /// Another system user to run as; only root may name one.
     pub user: Option<&'static str>,
+    /// Asks it to end in order.
+    pub stop_with: Signal,
     /// Sent when the handle is dropped or our process dies.
     pub kill_with: Signal,
 }
@@ -123,6 +125,16 @@ impl Process {
         if !*reaped && killpg(self.pid, signal).and(killpg(self.pid, Signal::SIGCONT)).is_err() {}
     }
 
+    /// Blocks for some milliseconds, so that its files and ports are free when
+    /// this returns.
+    pub(super) fn kill_blocking(&self) {
+        self.signal_group(self.kill_with);
+        if !self.wait_blocking(KILL_WAIT) {
+            self.signal_group(Signal::SIGKILL);
+            self.wait_blocking(KILL_WAIT);
+        }
+    }
+
     fn wait_blocking(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         while self.exit().is_none() {
@@ -140,13 +152,7 @@ const KILL_WAIT: Duration = Duration::from_secs(3);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal_group(self.kill_with);
-        // Blocks for some milliseconds, so that its files and ports are free
-        // when this returns.
-        if !self.wait_blocking(KILL_WAIT) {
-            self.signal_group(Signal::SIGKILL);
-            self.wait_blocking(KILL_WAIT);
-        }
+        self.kill_blocking();
     }
 }
 
@@ -201,19 +207,24 @@ fn user_args(user: Option<&'static str>) -> Vec<String> {
     vec![format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".to_owned()]
 }
 
-/// Runs a program that ends by itself, e.g. `initdb`.
-pub(super) fn run(
+/// Runs a program that ends by itself, e.g. `initdb`, with `input` to read.
+pub(super) async fn run(
     program: &Path,
     user: Option<&'static str>,
     args: &[&str],
-    input: &str,
+    input: &'static str,
 ) -> Result<(), Error> {
     let mut command = Command::new(binary::find("setpriv", "util-linux")?);
     command.args(user_args(user)).arg("--").arg(program).args(args);
-    // Not ours: a postgres user may be unable to enter it.
+    // Not our folder: PostgreSQL's user may be unable to enter it.
     command.current_dir("/");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = program.display().to_string();
+    let ran = tokio::task::spawn_blocking(move || run_blocking(command, name, input)).await;
+    ran.unwrap_or_else(|panic| Err(Error::Other(panic.to_string())))
+}
+
+fn run_blocking(mut command: Command, name: String, input: &str) -> Result<(), Error> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(Error::io(&name))?;
     if let Some(mut stdin) = child.stdin.take() {
         std::io::Write::write_all(&mut stdin, input.as_bytes()).map_err(Error::io(&name))?;
@@ -251,6 +262,7 @@ mod tests {
             log: folder.join("sleeper.log"),
             folder: folder.to_owned(),
             user: None,
+            stop_with: Signal::SIGTERM,
             kill_with: Signal::SIGKILL,
         }
     }

@@ -1,20 +1,16 @@
 //! A Redis of our own: without persistence, since nothing durable is kept in it.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::process::last_words;
-use super::{Error, Port, Process, Spec, binary};
+use super::service::{Probe, Service};
+use super::{Error, Port, Spec, binary};
 
 #[derive(Debug)]
 pub struct Redis {
+    service: std::sync::Arc<Service>,
     port: Port,
-    spec: Spec,
-    process: Process,
 }
 
 impl Redis {
@@ -35,18 +31,12 @@ impl Redis {
             log: folder.join("redis.log"),
             folder: folder.to_owned(),
             user: None,
+            stop_with: Signal::SIGTERM,
             kill_with: Signal::SIGKILL,
         };
-        let process = Process::start(&spec)?;
-        let redis = Self { port, spec, process };
-        redis.ready().await?;
-        Ok(redis)
-    }
-
-    /// Starts it again after it was killed, empty, on the same port.
-    pub async fn restart(&mut self) -> Result<(), Error> {
-        self.process = Process::start(&self.spec)?;
-        self.ready().await
+        let service = Service::launch(spec, Probe::Redis(port.number()))?;
+        service.ready().await?;
+        Ok(Self { service: service.into(), port })
     }
 
     pub fn url(&self) -> String {
@@ -57,47 +47,10 @@ impl Redis {
         self.port.number()
     }
 
-    pub fn process(&self) -> &Process {
-        &self.process
+    /// To kill it, freeze it, or start it again: empty, on the same port.
+    pub fn service(&self) -> &std::sync::Arc<Service> {
+        &self.service
     }
-
-    pub fn log(&self) -> &PathBuf {
-        &self.spec.log
-    }
-
-    async fn ready(&self) -> Result<(), Error> {
-        let ended = self.process.ended();
-        let answers = async {
-            while !answers_ping(self.port.number()).await {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::select! {
-            status = ended => Err(Error::Ended {
-                name: "redis".to_owned(),
-                status: status.to_string(),
-                log: last_words(&self.spec.log),
-            }),
-            answered = tokio::time::timeout(READY_WAIT, answers) => answered.map_err(|_| Error::NotReady {
-                name: "redis".to_owned(),
-                waited: READY_WAIT,
-                log: self.spec.log.clone(),
-            }),
-        }
-    }
-}
-
-const READY_WAIT: Duration = Duration::from_secs(20);
-
-async fn answers_ping(port: u16) -> bool {
-    let ping = async {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-        socket.write_all(b"PING\r\n").await?;
-        let mut answer = [0; 5];
-        socket.read_exact(&mut answer).await?;
-        Ok::<bool, std::io::Error>(&answer == b"+PONG")
-    };
-    matches!(tokio::time::timeout(Duration::from_millis(500), ping).await, Ok(Ok(true)))
 }
 
 #[cfg(test)]
@@ -108,13 +61,11 @@ mod tests {
     #[tokio::test]
     async fn a_killed_redis_comes_back_on_its_port() {
         let scratch = Scratch::new("redis").unwrap();
-        let mut redis = Redis::start(scratch.path()).await.unwrap();
-        let url = redis.url();
-        redis.process().signal(Signal::SIGKILL);
-        redis.process().ended().await;
-        assert!(!answers_ping(redis.port()).await);
-        redis.restart().await.unwrap();
-        assert_eq!(redis.url(), url);
-        assert!(answers_ping(redis.port()).await);
+        let redis = Redis::start(scratch.path()).await.unwrap();
+        let first = redis.service().pid();
+        redis.service().kill().await;
+        assert!(!redis.service().is_running());
+        redis.service().restart().await.unwrap();
+        assert_ne!(redis.service().pid(), first);
     }
 }

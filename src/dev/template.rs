@@ -33,21 +33,22 @@ GRANT USAGE, SELECT ON SEQUENCES TO roomgate;
 const STATISTICS: &str = "CREATE EXTENSION pg_stat_statements;\n";
 
 /// Puts a fresh cluster into `data`, which must not exist.
-pub(super) fn copy_to(data: &Path) -> Result<(), Error> {
-    let template = cached()?;
+pub(super) async fn copy_to(data: &Path) -> Result<(), Error> {
+    let template = cached().await?;
     run(
         &binary::find("cp", "coreutils")?,
         account::postgres()?,
         &["-a", "--reflink=auto", &template.display().to_string(), &data.display().to_string()],
         "",
-    )?;
-    renew_identity(data)
+    )
+    .await?;
+    renew_identity(data).await
 }
 
 /// The identifier is the first eight bytes of the control file. `pg_resetwal`
 /// accepts the edited file as guesswork (hence `-f`), repairs its checksum and
 /// writes a first log segment that carries the new identifier.
-fn renew_identity(data: &Path) -> Result<(), Error> {
+async fn renew_identity(data: &Path) -> Result<(), Error> {
     let control = data.join("global/pg_control");
     let what = control.display().to_string();
     let mut bytes = std::fs::read(&control).map_err(Error::io(&what))?;
@@ -56,10 +57,10 @@ fn renew_identity(data: &Path) -> Result<(), Error> {
     start.copy_from_slice(&identifier.to_ne_bytes());
     std::fs::write(&control, bytes).map_err(Error::io(&what))?;
     let program = binary::postgres("pg_resetwal")?;
-    run(&program, account::postgres()?, &["-f", "-D", &data.display().to_string()], "")
+    run(&program, account::postgres()?, &["-f", "-D", &data.display().to_string()], "").await
 }
 
-fn cached() -> Result<PathBuf, Error> {
+async fn cached() -> Result<PathBuf, Error> {
     let root = std::env::temp_dir();
     let uid = account::postgres_uid()?;
     let recipe = [ROLES, SCHEMAS, STATISTICS, &binary::postgres("initdb")?.display().to_string()].concat();
@@ -73,7 +74,7 @@ fn cached() -> Result<PathBuf, Error> {
         Err(_) => {}
     }
     let draft = root.join(format!("roomgate-template-draft-{:016x}", rand::random::<u64>()));
-    initialise(&draft)?;
+    initialise(&draft).await?;
     // Somebody else may have been quicker; theirs is as good.
     if std::fs::rename(&draft, &place).is_err() {
         std::fs::remove_dir_all(&draft).map_err(Error::io(draft.display().to_string()))?;
@@ -81,7 +82,7 @@ fn cached() -> Result<PathBuf, Error> {
     Ok(place)
 }
 
-fn initialise(data: &Path) -> Result<(), Error> {
+async fn initialise(data: &Path) -> Result<(), Error> {
     let user = account::postgres()?;
     let data = data.display().to_string();
     let initdb = [
@@ -97,11 +98,15 @@ fn initialise(data: &Path) -> Result<(), Error> {
         "--data-checksums",
         "--no-sync",
     ];
-    run(&binary::postgres("initdb")?, user, &initdb, "")?;
+    run(&binary::postgres("initdb")?, user, &initdb, "").await?;
     let server = binary::postgres("postgres")?;
-    run(&server, user, &["--single", "-D", &data, "postgres"], ROLES)?;
-    let schemas = if statistics_available()? { [SCHEMAS, STATISTICS].concat() } else { SCHEMAS.to_owned() };
-    run(&server, user, &["--single", "-D", &data, "roomgate"], &schemas)
+    run(&server, user, &["--single", "-D", &data, "postgres"], ROLES).await?;
+    let database = ["--single", "-D", &data, "roomgate"];
+    run(&server, user, &database, SCHEMAS).await?;
+    if statistics_available()? {
+        run(&server, user, &database, STATISTICS).await?;
+    }
+    Ok(())
 }
 
 /// Whether the server has the extension that `db report` reads.
