@@ -11,6 +11,9 @@ pub enum Need {
     /// At most so stale. Reads that must contain a position ask for this as
     /// well, as a filter; the answer itself is then checked, see `store`.
     AtMost(Duration),
+    /// However stale: for reads whose answer proves itself, when nobody fresher
+    /// can be reached.
+    Any,
 }
 
 /// Why the primary answers a read, or nobody does.
@@ -99,8 +102,10 @@ pub enum Choice {
 
 /// `random` is two independent random numbers.
 pub fn choose(view: View<'_>, need: Need, random: [u32; 2]) -> Choice {
-    let Need::AtMost(bound) = need else {
-        return primary_or_nobody(view, Some(Reason::Asked));
+    let bound = match need {
+        Need::Primary => return primary_or_nobody(view, Some(Reason::Asked)),
+        Need::AtMost(bound) => Some(bound),
+        Need::Any => None,
     };
     let verdicts: Vec<Result<(), Reason>> = view.replicas.iter().map(|c| verdict(c, bound)).collect();
     let fit = |zone_only: bool| -> Vec<usize> {
@@ -125,7 +130,7 @@ fn primary_or_nobody(view: View<'_>, reason: Option<Reason>) -> Choice {
 }
 
 /// Whether a replica will do, or why not.
-fn verdict(candidate: &Candidate, bound: Duration) -> Result<(), Reason> {
+fn verdict(candidate: &Candidate, bound: Option<Duration>) -> Result<(), Reason> {
     if let Some(reason) = candidate.refused {
         return Err(reason);
     }
@@ -135,9 +140,11 @@ fn verdict(candidate: &Candidate, bound: Duration) -> Result<(), Reason> {
     if !candidate.same_timeline {
         return Err(Reason::Epoch);
     }
-    let limit = if candidate.settled { bound } else { bound / 4 * 3 };
-    if candidate.staleness.is_none_or(|staleness| staleness > limit) {
-        return Err(Reason::Stale);
+    if let Some(bound) = bound {
+        let limit = if candidate.settled { bound } else { bound / 4 * 3 };
+        if candidate.staleness.is_none_or(|staleness| staleness > limit) {
+            return Err(Reason::Stale);
+        }
     }
     if candidate.in_flight >= candidate.capacity {
         return Err(Reason::Saturated);
@@ -174,14 +181,20 @@ fn by_weight(replicas: &[Candidate], fit: &[usize], random: u32, without: Option
 
 /// The freshest replica that the next poll may find fresh enough, or that may
 /// have got the asked position by then.
-fn worth_waiting_for(view: View<'_>, verdicts: &[Result<(), Reason>], bound: Duration) -> Option<usize> {
+fn worth_waiting_for(
+    view: View<'_>,
+    verdicts: &[Result<(), Reason>],
+    bound: Option<Duration>,
+) -> Option<usize> {
     if view.reach.is_zero() {
         return None;
     }
     let age = |i: usize| view.replicas[i].staleness.unwrap_or(Duration::MAX);
     (0..verdicts.len())
         .filter(|&i| match verdicts[i] {
-            Err(Reason::Stale | Reason::Behind) => age(i) <= bound.saturating_add(view.reach),
+            Err(Reason::Stale | Reason::Behind) => {
+                bound.is_none_or(|bound| age(i) <= bound.saturating_add(view.reach))
+            }
             Err(Reason::Saturated) => true,
             _ => false,
         })

@@ -81,8 +81,8 @@ impl Samples {
             self.ring.clear();
             self.timeline = timeline;
         }
-        if self.ring.back().is_some_and(|(instant, lsn)| *instant > before || *lsn > flushed) {
-            // Answers may overtake each other; an older one teaches nothing.
+        if self.ring.back().is_some_and(|(instant, lsn)| *instant >= before || *lsn > flushed) {
+            // Known already, or overtaken by a later one: it teaches nothing.
             return;
         }
         if self.ring.len() >= self.keep {
@@ -104,6 +104,15 @@ impl Samples {
     /// [`Samples::fresh_at`] as an age.
     pub fn staleness(&self, timeline: Timeline, replayed: Lsn, now: Instant) -> Option<Duration> {
         self.fresh_at(timeline, replayed).map(|instant| now.saturating_duration_since(instant))
+    }
+
+    pub fn timeline(&self) -> Timeline {
+        self.timeline
+    }
+
+    /// The instant of the oldest sample.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.ring.front().map(|(instant, _)| *instant)
     }
 
     /// The newest flushed position.

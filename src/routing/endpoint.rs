@@ -1,0 +1,115 @@
+//! One server of a shard, as this node uses it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+use super::breaker::Breaker;
+use crate::config;
+use crate::db::Pool;
+use crate::ids::ShardName;
+use crate::metrics::EndpointMetrics;
+
+/// A PostgreSQL server with its pool. Its role is known to the [`super::Shard`].
+pub struct Endpoint {
+    shard: ShardName,
+    config: config::Endpoint,
+    pool: Pool,
+    pub(super) index: usize,
+    pub(super) same_zone: bool,
+    pub(super) capacity: usize,
+    pub(super) breaker: Breaker,
+    pub(super) metrics: EndpointMetrics,
+    /// Wakes its monitor at once.
+    pub(super) nudge: Notify,
+    reads: AtomicUsize,
+    /// Rises when somebody doubts what the monitor last saw.
+    doubts: AtomicU64,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        shard: ShardName,
+        config: config::Endpoint,
+        pool: Pool,
+        index: usize,
+        capacity: usize,
+        zone: Option<&str>,
+    ) -> Self {
+        let metrics = EndpointMetrics::new(shard.as_str(), &config.name);
+        let same_zone = zone.is_some() && config.zone.as_deref() == zone;
+        Self {
+            shard,
+            config,
+            pool,
+            index,
+            same_zone,
+            capacity,
+            breaker: Breaker::default(),
+            metrics,
+            nudge: Notify::new(),
+            reads: AtomicUsize::new(0),
+            doubts: AtomicU64::new(0),
+        }
+    }
+
+    pub fn shard(&self) -> &ShardName {
+        &self.shard
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Where it is, for connections outside the pool.
+    pub fn config(&self) -> &config::Endpoint {
+        &self.config
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Reads this node has under way there.
+    pub fn in_flight(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::SeqCst);
+        self.nudge.notify_one();
+    }
+
+    /// An observation counts only if nobody has doubted the endpoint since it
+    /// was begun.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::SeqCst)
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.shard, self.config.name)
+    }
+}
+
+/// A read under way on an endpoint.
+pub(super) struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    pub(super) fn start(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.reads.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint)
+    }
+
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.reads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
