@@ -3,6 +3,7 @@
 //! Modules import only from those listed above them; `tests/tidy.rs` holds it.
 
 pub mod clock;
+pub mod digests;
 pub mod ids;
 pub mod position;
 

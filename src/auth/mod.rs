@@ -12,6 +12,6 @@ mod token;
 
 pub use keys::{KeyError, Keys};
 pub use origin::Origins;
-pub use password::{PasswordHash, Passwords, check_password_rules};
-pub use refresh::{RefreshDigest, RefreshToken};
+pub use password::{Passwords, check_password_rules};
+pub use refresh::RefreshToken;
 pub use token::{Claims, Issued, Signer, Verifier};

@@ -13,6 +13,7 @@ use argon2::{Algorithm, Argon2, Params, PasswordVerifier, Version};
 use tokio::sync::Semaphore;
 
 use crate::config::Secret;
+use crate::digests::PasswordHash;
 use crate::protocol::{Code, Refusal};
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -27,27 +28,6 @@ const WAITING_PER_THREAD: usize = 64;
 
 /// How long one of them waits at most.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// A PHC string, `$argon2id$…`. Not secret, but never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PasswordHash(String);
-
-impl PasswordHash {
-    /// From a column that was written from [`PasswordHash::as_str`].
-    pub fn from_stored(text: String) -> Self {
-        Self(text)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// 8 to 128 characters, for accounts and rooms alike.
 pub fn check_password_rules(password: &Secret) -> Result<(), Refusal> {
@@ -140,7 +120,7 @@ fn hash(password: &[u8]) -> PasswordHash {
     let salt: [u8; 16] = rand::random();
     let phc: phc::PasswordHash =
         argon2id().hash_password_with_salt(password, &salt).expect("any bounded password can be hashed");
-    PasswordHash(phc.to_string())
+    PasswordHash::new(phc.to_string())
 }
 
 /// With the parameters that the stored hash names, so that old ones stay valid.

@@ -5,14 +5,12 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::digests::RefreshDigest;
+
 const HEX_CHARS: usize = 64;
 
 /// 256 random bits in hex. Shown to its owner once, never stored or printed.
 pub struct RefreshToken(String);
-
-/// What is stored in its place: SHA-256, enough for a random 256-bit input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RefreshDigest([u8; 32]);
 
 impl RefreshToken {
     pub fn random() -> Self {
@@ -43,12 +41,6 @@ impl RefreshToken {
 impl fmt::Debug for RefreshToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
-    }
-}
-
-impl RefreshDigest {
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
     }
 }
 
