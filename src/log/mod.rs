@@ -4,6 +4,15 @@
 //! events back into shapes. Append, replay, time travel and the tests share
 //! them. No I/O, no clock, no randomness.
 
+mod decide;
+mod event;
+mod fold;
+mod merge;
+mod schema;
+mod submit;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +21,8 @@ use crate::ids::{OpId, RoomId, ShapeId, UserId};
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::{Kind, Operation, Refusal, Version};
 pub use crate::protocol::{Role, Schema};
+pub use decide::decide;
+pub use fold::{Fold, Unreadable};
 
 /// 128 bits over kind and body as JSON values, to tell a retry from a reused op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,6 +161,7 @@ pub struct Rejection {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Current {
     pub version: Version,
-    /// One JSON object; `None` when deleted.
+    /// One JSON object; `None` when deleted, or when there never was one: then
+    /// `version` is 0.
     pub shape: Option<Arc<str>>,
 }

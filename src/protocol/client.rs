@@ -3,10 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -136,8 +134,17 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// `depth` is the message's own; its object takes one level.
     pub(super) fn split(text: &'a str, depth: usize) -> Result<Self, Refusal> {
-        let split: Split<'a> = serde_json::from_str(text).map_err(|e| strict::bad_json(&e))?;
-        Ok(Self { fields: split.fields, duplicate: split.duplicate, depth: depth.saturating_sub(1) })
+        let mut fields = BTreeMap::new();
+        let mut duplicate = None;
+        for (key, value) in strict::entries(text).map_err(|e| strict::bad_json(&e))? {
+            match fields.entry(key) {
+                Entry::Occupied(known) => duplicate = Some(known.key().to_string()),
+                Entry::Vacant(free) => {
+                    free.insert(value);
+                }
+            }
+        }
+        Ok(Self { fields, duplicate, depth: depth.saturating_sub(1) })
     }
 
     fn is_single(&self, name: &str) -> bool {
@@ -400,64 +407,4 @@ fn missing(name: &str) -> Refusal {
 
 fn must_be(name: &str, rule: &str) -> Refusal {
     Refusal::new(Code::BadMessage, format!("{name} must be {rule}"))
-}
-
-/// The fields of an object in one pass, values untouched.
-struct Split<'a> {
-    fields: BTreeMap<Cow<'a, str>, &'a RawValue>,
-    duplicate: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Split<'de> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        json.deserialize_map(SplitVisitor)
-    }
-}
-
-struct SplitVisitor;
-
-impl<'de> Visitor<'de> for SplitVisitor {
-    type Value = Split<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Split<'de>, A::Error> {
-        let mut split = Split { fields: BTreeMap::new(), duplicate: None };
-        while let Some((Key(key), value)) = entries.next_entry::<Key<'de>, &'de RawValue>()? {
-            match split.fields.entry(key) {
-                Entry::Occupied(known) => split.duplicate = Some(known.key().to_string()),
-                Entry::Vacant(free) => {
-                    free.insert(value);
-                }
-            }
-        }
-        Ok(split)
-    }
-}
-
-/// A key, borrowed where it holds no escape.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl<'de> Visitor<'de> for KeyVisitor {
-            type Value = Key<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
-            }
-        }
-        json.deserialize_str(KeyVisitor)
-    }
 }

@@ -72,7 +72,8 @@ pub struct Effect {
     pub cleared: Option<u64>,
 }
 
-/// What a rejected submit collided with; `shape` is JSON, `None` when deleted.
+/// What a rejected submit collided with. `shape` is JSON, `None` when deleted,
+/// or when there never was one: then `version` is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Collision<'a> {
     pub version: Version,
@@ -188,7 +189,7 @@ pub fn reject(
             let object = ObjectWriter::object(64)
                 .number("version", current.version.0)
                 .maybe(current.shape, |w, shape| w.raw("shape", shape))
-                .boolean("deleted", current.shape.is_none());
+                .boolean("deleted", current.shape.is_none() && current.version > Version(0));
             w.raw("current", &object.end())
         })
         .json()

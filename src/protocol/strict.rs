@@ -3,11 +3,13 @@
 //! numbers that are not finite doubles, integers beyond ±(2^64−1), and nesting
 //! beyond a limit. Never recurses deeper than the limit (at most 128).
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::code::{Code, Refusal};
 use super::operation::Object;
@@ -33,6 +35,15 @@ pub fn object(text: &str, depth: usize) -> Result<Object, Refusal> {
         Value::Object(object) => Ok(object),
         _ => Err(Refusal::new(Code::BadMessage, "a JSON object is needed here")),
     }
+}
+
+/// The entries of an object as they are written, in order, their values not
+/// looked into: duplicates and what else is refused may be among them.
+pub fn entries(text: &str) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let entries = json.deserialize_map(Entries)?;
+    json.end()?;
+    Ok(entries)
 }
 
 /// `text`, which is JSON, without whitespace between its tokens.
@@ -169,6 +180,51 @@ impl<'de> Visitor<'de> for Reader<'_> {
             object.insert(key, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::with_capacity(8);
+        while let Some((Key(key), value)) = map.next_entry()? {
+            entries.push((key, value));
+        }
+        Ok(entries)
+    }
+}
+
+/// A key, borrowed where it holds no escape.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Key<'de>, E> {
+        Ok(Key(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Key<'de>, E> {
+        Ok(Key(Cow::Owned(text.to_owned())))
     }
 }
 

@@ -287,6 +287,9 @@ fn acks_and_rejects_say_only_what_applies() {
     assert_eq!(reject["current"], json!({"version":4,"shape":{"id":1.0},"deleted":false}));
     let reject = parsed(&server::reject(None, room(5), &op, &refusal, current(None)));
     assert_eq!(reject["current"], json!({"version":4,"deleted":true}));
+    let never = Some(server::Collision { version: Version(0), shape: None });
+    let reject = parsed(&server::reject(None, room(5), &op, &refusal, never));
+    assert_eq!(reject["current"], json!({"version":0,"deleted":false}));
 }
 
 #[test]
