@@ -4,6 +4,9 @@
 //! Knows no SQL, no Redis and no sockets: it reads through `store`, announces
 //! through `bus`, and feeds outboxes.
 
+mod announcement;
+mod deliver;
 mod outbox;
+mod presence;
 
 pub use outbox::{Batch, Closed, Full, Outbox};

@@ -1,0 +1,152 @@
+//! What nodes tell each other about a room over the bus.
+//!
+//! Layout, integers big-endian: version u8, kind u8, origin u64, then by kind.
+//! Events carry their encoded message, so that no other node parses or encodes
+//! anything. An unreadable announcement is dropped: correctness never depends on
+//! the bus, and a node of another version repairs itself from the log.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::deliver::LogEvent;
+use crate::clock::UnixMillis;
+use crate::ids::SessionId;
+use crate::position::{Epoch, Position, Seq};
+use crate::protocol::Json;
+
+const VERSION: u8 = 1;
+const EVENTS: u8 = 1;
+const SIGNAL: u8 = 2;
+const PRESENCE: u8 = 3;
+
+/// Tells a node its own announcements from those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin(pub u64);
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Announcement {
+    /// Committed events of one room, in seq order.
+    Events { committed_at: UnixMillis, events: Vec<LogEvent> },
+    /// A `signal` message and who sent it.
+    Signal { session: SessionId, message: Json },
+    /// Somebody came or went: a JSON document, see `presence.rs`.
+    Presence { change: Bytes },
+}
+
+impl Announcement {
+    pub fn encode(&self, origin: Origin) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.size());
+        out.put_u8(VERSION);
+        out.put_u8(match self {
+            Self::Events { .. } => EVENTS,
+            Self::Signal { .. } => SIGNAL,
+            Self::Presence { .. } => PRESENCE,
+        });
+        out.put_u64(origin.0);
+        match self {
+            Self::Events { committed_at, events } => {
+                out.put_i64(committed_at.0);
+                for event in events {
+                    out.put_u64(event.position.epoch.0);
+                    out.put_u64(event.position.seq.0);
+                    put_text(&mut out, event.json.bytes());
+                }
+            }
+            Self::Signal { session, message } => {
+                put_text(&mut out, session.as_str().as_bytes());
+                put_text(&mut out, message.bytes());
+            }
+            Self::Presence { change } => put_text(&mut out, change),
+        }
+        out.freeze()
+    }
+
+    /// `None` for what this version can't read.
+    pub fn decode(mut payload: Bytes) -> Option<(Origin, Self)> {
+        let version = payload.try_get_u8().ok()?;
+        let kind = payload.try_get_u8().ok()?;
+        let origin = Origin(payload.try_get_u64().ok()?);
+        if version != VERSION {
+            return None;
+        }
+        let announcement = match kind {
+            EVENTS => Self::Events {
+                committed_at: UnixMillis(payload.try_get_i64().ok()?),
+                events: decode_events(payload)?,
+            },
+            SIGNAL => Self::Signal {
+                session: SessionId::new(std::str::from_utf8(&get_text(&mut payload)?).ok()?).ok()?,
+                message: Json::from_bytes(get_text(&mut payload)?, 1)?,
+            },
+            PRESENCE => Self::Presence { change: get_text(&mut payload)? },
+            _ => return None,
+        };
+        Some((origin, announcement))
+    }
+
+    fn size(&self) -> usize {
+        let body = match self {
+            Self::Events { events, .. } => events.iter().map(|e| 20 + e.json.len()).sum::<usize>() + 8,
+            Self::Signal { session, message } => 8 + session.as_str().len() + message.len(),
+            Self::Presence { change } => 4 + change.len(),
+        };
+        10 + body
+    }
+}
+
+fn decode_events(mut payload: Bytes) -> Option<Vec<LogEvent>> {
+    let mut events = Vec::new();
+    while payload.has_remaining() {
+        let epoch = Epoch(payload.try_get_u64().ok()?);
+        let seq = Seq(payload.try_get_u64().ok()?);
+        let json = Json::from_bytes(get_text(&mut payload)?, 1)?;
+        events.push(LogEvent { position: Position::new(epoch, seq), json });
+    }
+    Some(events)
+}
+
+fn put_text(out: &mut BytesMut, text: &[u8]) {
+    out.put_u32(u32::try_from(text.len()).expect("messages are limited to far below 4 GiB"));
+    out.put_slice(text);
+}
+
+fn get_text(payload: &mut Bytes) -> Option<Bytes> {
+    let length = payload.try_get_u32().ok()? as usize;
+    (length <= payload.remaining()).then(|| payload.split_to(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let event = |seq| LogEvent {
+            position: Position::new(Epoch(9), Seq(seq)),
+            json: Json::one(format!("{{\"seq\":{seq},\"text\":\"ä→😀\"}}")),
+        };
+        let all = [
+            Announcement::Events { committed_at: UnixMillis(77), events: vec![event(1), event(2)] },
+            Announcement::Signal {
+                session: SessionId::new("abc").unwrap(),
+                message: Json::one("{}".to_owned()),
+            },
+            Announcement::Presence { change: Bytes::from_static(b"{\"left\":[]}") },
+        ];
+        for announcement in all {
+            let payload = announcement.encode(Origin(3));
+            assert_eq!(payload.len(), announcement.size());
+            assert_eq!(Announcement::decode(payload), Some((Origin(3), announcement)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..5) {
+            let mut payload = vec![VERSION, kind];
+            payload.extend(bytes);
+            drop(Announcement::decode(Bytes::from(payload)));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Who is in a room, on this node and on others. Pure.
+//!
+//! Local sessions are certain; those of other nodes are what they told over the
+//! bus, and are dropped when their node dies. Changes wait for the room's tick,
+//! so that a storm of joins is one message a second, not one a join.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::announcement::Origin;
+use crate::ids::{SessionId, UserId};
+use crate::log::Role;
+
+/// Above so many, lists are left out and only the count is told.
+pub const LISTED_MAX: usize = 100;
+
+/// A session in a room, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub session: SessionId,
+    pub user: UserId,
+    pub name: String,
+    pub role: Role,
+}
+
+/// What one node tells the others, and what a tick tells the sessions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    #[serde(default)]
+    pub joined: Vec<Member>,
+    #[serde(default)]
+    pub left: Vec<SessionId>,
+}
+
+impl Change {
+    pub fn to_bytes(&self) -> Bytes {
+        Bytes::from(serde_json::to_vec(self).expect("strings and lists always serialize"))
+    }
+
+    /// `None` for what can't be read.
+    pub fn from_bytes(bytes: &Bytes) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.joined.is_empty() && self.left.is_empty()
+    }
+}
+
+/// The members of one room.
+#[derive(Debug)]
+pub struct Presence {
+    here: Origin,
+    members: BTreeMap<SessionId, (Origin, Member)>,
+    /// Sessions whose coming or going has not been told yet.
+    untold: BTreeSet<SessionId>,
+    /// What the sessions here were last told.
+    told: BTreeSet<SessionId>,
+}
+
+impl Presence {
+    pub fn new(here: Origin) -> Self {
+        Self { here, members: BTreeMap::new(), untold: BTreeSet::new(), told: BTreeSet::new() }
+    }
+
+    /// True if the member is new.
+    pub fn enter(&mut self, member: Member) -> bool {
+        self.insert(self.here, member)
+    }
+
+    /// True if the member was there.
+    pub fn leave(&mut self, session: &SessionId) -> bool {
+        let removed = self.members.remove(session).is_some();
+        if removed {
+            self.untold.insert(session.clone());
+        }
+        removed
+    }
+
+    /// What another node told.
+    pub fn apply(&mut self, origin: Origin, change: Change) {
+        for member in change.joined {
+            self.insert(origin, member);
+        }
+        for session in change.left {
+            if self.members.get(&session).is_some_and(|(from, _)| *from == origin) {
+                self.leave(&session);
+            }
+        }
+    }
+
+    /// Takes the full list of other nodes' members, as the bus stores it:
+    /// whoever is not in it has gone with its node.
+    pub fn replace_remote(&mut self, remote: Vec<(Origin, Member)>) {
+        let present: BTreeSet<_> = remote.iter().map(|(_, member)| member.session.clone()).collect();
+        let gone: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(session, (origin, _))| *origin != self.here && !present.contains(*session))
+            .map(|(session, _)| session.clone())
+            .collect();
+        gone.iter().for_each(|session| {
+            self.leave(session);
+        });
+        for (origin, member) in remote.into_iter().filter(|(origin, _)| *origin != self.here) {
+            self.insert(origin, member);
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The first hundred, by session id.
+    pub fn listed(&self) -> Vec<Member> {
+        self.members.values().take(LISTED_MAX).map(|(_, member)| member.clone()).collect()
+    }
+
+    pub fn has_untold(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// What has changed since the last tick; forgets it.
+    pub fn take_untold(&mut self) -> Change {
+        let mut change = Change::default();
+        for session in std::mem::take(&mut self.untold) {
+            match self.members.get(&session) {
+                Some((_, member)) => {
+                    if self.told.insert(session) {
+                        change.joined.push(member.clone());
+                    }
+                }
+                None => {
+                    if self.told.remove(&session) {
+                        change.left.push(session);
+                    }
+                }
+            }
+        }
+        change
+    }
+
+    fn insert(&mut self, origin: Origin, member: Member) -> bool {
+        let session = member.session.clone();
+        let known = self.members.insert(session.clone(), (origin, member)).is_some();
+        if !known {
+            self.untold.insert(session);
+        }
+        !known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(session: &str) -> Member {
+        Member {
+            session: SessionId::new(session).unwrap(),
+            user: UserId::new("u").unwrap(),
+            name: "Ann".to_owned(),
+            role: Role::Editor,
+        }
+    }
+
+    #[test]
+    fn coming_and_going_between_two_ticks_is_not_told() {
+        let mut presence = Presence::new(Origin(1));
+        presence.enter(member("a"));
+        presence.enter(member("b"));
+        presence.leave(&SessionId::new("b").unwrap());
+        let change = presence.take_untold();
+        assert_eq!((change.joined, change.left), (vec![member("a")], vec![]));
+        assert!(presence.take_untold().is_empty());
+    }
+
+    #[test]
+    fn members_of_a_dead_node_leave_and_local_ones_stay() {
+        let mut presence = Presence::new(Origin(1));
+        presence.enter(member("here"));
+        presence.apply(Origin(2), Change { joined: vec![member("there")], left: vec![] });
+        presence.take_untold();
+        presence.replace_remote(vec![]);
+        let change = presence.take_untold();
+        assert_eq!(change.left, [SessionId::new("there").unwrap()]);
+        assert_eq!(presence.listed(), [member("here")]);
+    }
+}
