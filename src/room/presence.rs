@@ -104,7 +104,8 @@ impl Presence {
         gone.iter().for_each(|session| {
             self.leave(session);
         });
-        for (origin, member) in remote.into_iter().filter(|(origin, _)| *origin != self.here) {
+        let here = self.here;
+        for (origin, member) in remote.into_iter().filter(|(origin, _)| *origin != here) {
             self.insert(origin, member);
         }
     }
