@@ -10,20 +10,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::announcement::Origin;
-use crate::ids::{SessionId, UserId};
-use crate::log::Role;
+use crate::ids::SessionId;
+use crate::protocol::server::Member;
 
 /// Above so many, lists are left out and only the count is told.
 pub const LISTED_MAX: usize = 100;
-
-/// A session in a room, as others see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    pub session: SessionId,
-    pub user: UserId,
-    pub name: String,
-    pub role: Role,
-}
 
 /// What one node tells the others, and what a tick tells the sessions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -156,6 +147,9 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::ids::UserId;
+    use crate::protocol::Role;
 
     fn member(session: &str) -> Member {
         Member {

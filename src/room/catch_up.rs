@@ -1,0 +1,231 @@
+//! Brings a session from where it is to the live events: a joiner, a client that
+//! comes back, one whose socket was too slow.
+//!
+//! One task a catching-up session. It asks the room for what follows; the room
+//! answers from memory, or says that the log must be read, or makes the session
+//! live in the same breath in which it says that nothing is missing. Feeding
+//! waits for the socket, so a slow client costs one page of memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::actor::{Command, FeedId, Next, RoomHandle};
+use super::context::Context;
+use super::deliver::LogEvent;
+use super::outbox::{Closed, Outbox};
+use super::snapshot::SnapshotPages;
+use crate::ids::{RoomId, SessionId};
+use crate::metrics::gateway;
+use crate::position::Position;
+use crate::protocol::server::{self, EventsPage, ResyncReason};
+use crate::protocol::{CloseCode, Json};
+use crate::store::history::{Freshness, PageOutcome, ReadError};
+
+/// How large one message to the client grows.
+const MESSAGE_BYTES: usize = 256 * 1024;
+/// How often a failed read of the log is tried before the session is closed.
+const ATTEMPTS: u32 = 6;
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A session's way to the live events of a room.
+pub struct Feed {
+    pub room: RoomId,
+    pub handle: RoomHandle,
+    pub session: SessionId,
+    pub id: FeedId,
+    pub outbox: Outbox,
+    /// The last event it was sent, or the state it was given.
+    pub position: Position,
+}
+
+/// What a joiner gets first.
+pub enum Start {
+    Snapshot(Arc<SnapshotPages>),
+    /// Events after the asked position, and the head at that time.
+    Resume { events: Vec<LogEvent>, head: Position },
+}
+
+/// Why a feed ended before the session was live.
+enum Ended {
+    /// The session left, joined again, or lost its socket.
+    Gone,
+    Unreadable(ReadError),
+}
+
+impl From<Closed> for Ended {
+    fn from(_: Closed) -> Self {
+        Self::Gone
+    }
+}
+
+/// What comes before the events that follow.
+enum First {
+    Joined(Start),
+    Drain,
+    Resync(ResyncReason),
+}
+
+/// Feeds a joiner, after its `joined`.
+pub fn joined(context: &Arc<Context>, feed: Feed, start: Start) {
+    spawn(context, feed, First::Joined(start));
+}
+
+/// Feeds a session whose outbox was full, once its socket has drained.
+pub fn lagging(context: &Arc<Context>, feed: Feed) {
+    spawn(context, feed, First::Drain);
+}
+
+/// Tells a session that its position is gone, and gives it the state.
+pub fn resync(context: &Arc<Context>, feed: Feed, reason: ResyncReason) {
+    spawn(context, feed, First::Resync(reason));
+}
+
+fn spawn(context: &Arc<Context>, mut feed: Feed, first: First) {
+    let context = context.clone();
+    context.clone().tasks.spawn("catch-up", async move {
+        let lagging = gateway::lagging_session();
+        if let Err(Ended::Unreadable(error)) = feed.run(&context, first).await {
+            tracing::warn!(room = %feed.room, session = %feed.session, %error, "can't read the log for a session");
+            feed.outbox.close(CloseCode::ShardUnavailable);
+        }
+        drop(lagging);
+    });
+}
+
+impl Feed {
+    async fn run(&mut self, context: &Context, first: First) -> Result<(), Ended> {
+        match first {
+            First::Joined(Start::Snapshot(snapshot)) => self.snapshot(&snapshot).await?,
+            First::Joined(Start::Resume { events, head }) => self.resume(context, events, head).await?,
+            First::Drain => self.outbox.drained().await?,
+            First::Resync(reason) => self.start_over(context, reason).await?,
+        }
+        self.follow(context).await
+    }
+
+    async fn snapshot(&mut self, snapshot: &SnapshotPages) -> Result<(), Ended> {
+        for page in &snapshot.pages {
+            self.outbox.feed(page.clone()).await?;
+        }
+        self.position = snapshot.position;
+        Ok(())
+    }
+
+    /// Pages of events up to the head, the last one marked.
+    async fn resume(
+        &mut self,
+        context: &Context,
+        mut events: Vec<LogEvent>,
+        mut head: Position,
+    ) -> Result<(), Ended> {
+        loop {
+            let to = events.last().map_or(self.position, |event| event.position);
+            let complete = to.seq >= head.seq;
+            let mut chunks = chunks(&events).peekable();
+            if chunks.peek().is_none() {
+                self.page(&[], head, complete).await?;
+            }
+            while let Some(chunk) = chunks.next() {
+                let last = complete && chunks.peek().is_none();
+                self.page(chunk, head, last).await?;
+            }
+            if complete {
+                return Ok(());
+            }
+            match self.read(context, head).await? {
+                PageOutcome::Events(page) => (events, head) = (page.events.clone(), page.head),
+                PageOutcome::Lost(reason) => return self.start_over(context, reason).await,
+            }
+        }
+    }
+
+    async fn page(&mut self, events: &[LogEvent], head: Position, last: bool) -> Result<(), Ended> {
+        let to = events.last().map_or(self.position, |event| event.position);
+        let from = self.position.seq.next();
+        let texts: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
+        let page = EventsPage { room: self.room, from, to: to.seq, head, events: &texts, last };
+        self.outbox.feed(server::events(&page)).await?;
+        self.position = to;
+        Ok(())
+    }
+
+    /// `event` messages from here on, until the room takes over.
+    async fn follow(&mut self, context: &Context) -> Result<(), Ended> {
+        loop {
+            match self.next().await? {
+                Next::Live => return Ok(()),
+                Next::Gone => return Err(Ended::Gone),
+                Next::Events(events) => self.events(&events).await?,
+                Next::Log { head } => match self.read(context, head).await? {
+                    PageOutcome::Events(page) => self.events(&page.events).await?,
+                    PageOutcome::Lost(reason) => self.start_over(context, reason).await?,
+                },
+            }
+        }
+    }
+
+    async fn events(&mut self, events: &[LogEvent]) -> Result<(), Ended> {
+        for chunk in chunks(events) {
+            let parts: Vec<Json> = chunk.iter().map(|event| event.json.clone()).collect();
+            self.outbox.feed(Json::join(&parts)).await?;
+            gateway::events_delivered(parts.len() as u64);
+            self.position = chunk.last().map_or(self.position, |event| event.position);
+        }
+        Ok(())
+    }
+
+    async fn next(&self) -> Result<Next, Ended> {
+        let (reply, answer) = oneshot::channel();
+        let command =
+            Command::Next { session: self.session.clone(), feed: self.id, after: self.position, reply };
+        self.handle.send(command).await.map_err(|()| Ended::Gone)?;
+        answer.await.map_err(|_| Ended::Gone)
+    }
+
+    async fn start_over(&mut self, context: &Context, reason: ResyncReason) -> Result<(), Ended> {
+        self.outbox.feed(server::resync(self.room, reason)).await?;
+        gateway::resynced(reason.as_str());
+        // Whatever memory holds belongs to the history that was lost.
+        context.snapshots.invalidate(&self.room).await;
+        let snapshot =
+            retried(|| context.load_snapshot(self.room, Freshness::Primary)).await.map_err(Ended::Unreadable)?;
+        self.snapshot(&snapshot).await
+    }
+
+    async fn read(&self, context: &Context, head: Position) -> Result<PageOutcome, Ended> {
+        let read = || context.history.page(self.room, self.position, Freshness::AtLeast(head));
+        retried(read).await.map(|read| read.value).map_err(Ended::Unreadable)
+    }
+}
+
+/// Tries a read a few times: a failover takes seconds, and a session that waits
+/// is better off than one that is closed.
+async fn retried<T, F: Future<Output = Result<T, ReadError>>>(read: impl Fn() -> F) -> Result<T, ReadError> {
+    let mut attempt = 0;
+    loop {
+        match read().await {
+            Err(error) if attempt < ATTEMPTS && error.is_passing() => {
+                attempt += 1;
+                tokio::time::sleep(RETRY * attempt).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Splits events so that each part makes a message of a bearable size.
+fn chunks(events: &[LogEvent]) -> impl Iterator<Item = &[LogEvent]> {
+    let mut rest = events;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|event| {
+            bytes += event.json.len();
+            bytes <= MESSAGE_BYTES || bytes == event.json.len()
+        });
+        let (now, later) = rest.split_at(fits.count());
+        rest = later;
+        (!now.is_empty()).then_some(now)
+    })
+}

@@ -1,0 +1,58 @@
+//! What every room of this node shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use super::announcement::{Announcement, Origin};
+use super::snapshot::SnapshotPages;
+use crate::bus::Bus;
+use crate::config;
+use crate::ids::RoomId;
+use crate::protocol::server::Member;
+use crate::store::history::History;
+use crate::tasks::Tasks;
+
+/// How many bytes of encoded snapshots are kept, over all rooms.
+const SNAPSHOT_CACHE_BYTES: u64 = 64 << 20;
+
+pub struct Context {
+    pub origin: Origin,
+    pub history: History,
+    pub bus: Bus,
+    pub tasks: Tasks,
+    pub sessions: config::Sessions,
+    /// How old the reads may be that need no position.
+    pub max_stale: Duration,
+    /// One load for all who wait for the same room; least recently used out.
+    pub snapshots: Cache<RoomId, Arc<SnapshotPages>>,
+}
+
+impl Context {
+    pub fn new(
+        origin: Origin,
+        history: History,
+        bus: Bus,
+        tasks: Tasks,
+        sessions: config::Sessions,
+        max_stale: Duration,
+    ) -> Self {
+        let snapshots = Cache::builder()
+            .weigher(|_, pages: &Arc<SnapshotPages>| u32::try_from(pages.bytes()).unwrap_or(u32::MAX))
+            .max_capacity(SNAPSHOT_CACHE_BYTES)
+            .build();
+        Self { origin, history, bus, tasks, sessions, max_stale, snapshots }
+    }
+
+    /// Tells the other nodes. Never waits; a full queue drops it, and the other
+    /// nodes find what they miss in the log.
+    pub fn announce(&self, room: RoomId, announcement: &Announcement) {
+        self.bus.publish(room, announcement.encode(self.origin));
+    }
+
+    /// Who is in `room` on other nodes; `None` while the bus is away.
+    pub async fn remote_members(&self, room: RoomId) -> Option<Vec<(Origin, Member)>> {
+        todo_members(self, room).await
+    }
+}

@@ -1,0 +1,251 @@
+//! The rooms of this node, and the way into them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::actor::{self, Admitted, Command, RoomHandle};
+use super::announcement::Announcement;
+use super::catch_up::{self, Feed, Start};
+use super::context::Context;
+use super::deliver::LogEvent;
+use super::outbox::Outbox;
+use crate::bus::BusEvent;
+use crate::ids::{RoomId, SessionId, Slug, UserId};
+use crate::metrics::gateway::{self, Resume};
+use crate::position::{Position, Seq};
+use crate::protocol::server::{self, JoinMode, Joined, Member, ResyncReason};
+use crate::protocol::{Code, Json, MessageId, Refusal};
+use crate::store::append::{Announce, Committed};
+use crate::store::history::{Freshness, PageOutcome};
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct Hub {
+    context: Arc<Context>,
+    rooms: Arc<Mutex<HashMap<RoomId, RoomHandle>>>,
+}
+
+/// A session that was admitted to a room wants to see it.
+pub struct Join {
+    pub id: Option<MessageId>,
+    pub room: RoomId,
+    pub slug: Slug,
+    pub member: Member,
+    /// The last event the client has.
+    pub from: Option<Position>,
+    pub outbox: Outbox,
+}
+
+impl Hub {
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context, rooms: Arc::default() }
+    }
+
+    /// Answers `joined` into the outbox, then pages, then events. On a refusal
+    /// nothing was answered and the session is not in the room.
+    pub async fn join(&self, join: Join) -> Result<(), Refusal> {
+        let from = join.from.map(normal);
+        let (handle, admitted) = self.admit(&join, from).await?;
+        let started = self.start(&join, from, &handle, &admitted).await;
+        let (start, position, resync) = match started {
+            Ok(started) => started,
+            Err(refusal) => {
+                self.leave(join.room, &join.member.session).await;
+                return Err(refusal);
+            }
+        };
+        let (mode, head) = match &start {
+            Start::Snapshot(snapshot) => (JoinMode::Snapshot, snapshot.position),
+            Start::Resume { head, .. } => (JoinMode::Resume, *head),
+        };
+        join.outbox.answer(server::joined(
+            join.id.as_ref(),
+            &Joined {
+                room: join.room,
+                slug: &join.slug,
+                head,
+                role: join.member.role,
+                mode,
+                members: &admitted.members,
+                count: admitted.count,
+            },
+        ));
+        if let Some(reason) = resync {
+            join.outbox.answer(server::resync(join.room, reason));
+            gateway::resynced(reason.as_str());
+        }
+        let feed = Feed {
+            room: join.room,
+            handle,
+            session: join.member.session,
+            id: admitted.feed,
+            outbox: join.outbox,
+            position,
+        };
+        catch_up::joined(&self.context, feed, start);
+        Ok(())
+    }
+
+    pub async fn leave(&self, room: RoomId, session: &SessionId) {
+        let handle = self.rooms().get(&room).cloned();
+        if let Some(handle) = handle
+            && handle.send(Command::Leave { session: session.clone() }).await.is_err()
+        {
+            // The room has ended, and everybody in it has left with it.
+        }
+    }
+
+    /// An ephemeral value, for everybody else in the room on every node.
+    pub fn signal(&self, room: RoomId, session: &SessionId, user: &UserId, data: &str) {
+        let message = server::signal(room, session, user, data);
+        if let Some(handle) = self.rooms().get(&room) {
+            handle.announce(Command::Signal { from: session.clone(), message, local: true });
+        }
+    }
+
+    /// How many sessions are in the room over all nodes, and the first hundred.
+    pub async fn who(&self, room: RoomId) -> (usize, Vec<Member>) {
+        let handle = self.rooms().get(&room).cloned();
+        if let Some(handle) = handle {
+            let (reply, answer) = oneshot::channel();
+            if handle.send(Command::Who { reply }).await.is_ok()
+                && let Ok(who) = answer.await
+            {
+                return who;
+            }
+        }
+        let members = self.context.remote_members(room).await.unwrap_or_default();
+        let count = members.len();
+        (count, members.into_iter().map(|(_, member)| member).take(super::presence::LISTED_MAX).collect())
+    }
+
+    /// The rooms that are live here.
+    pub fn live(&self) -> Vec<RoomId> {
+        self.rooms().keys().copied().collect()
+    }
+
+    /// What the periodic comparison with the log found.
+    pub fn head(&self, room: RoomId, head: Position) {
+        if let Some(handle) = self.rooms().get(&room) {
+            handle.announce(Command::Head { head });
+        }
+    }
+
+    /// What the bus brought.
+    pub fn hear(&self, event: BusEvent) {
+        match event {
+            BusEvent::Message { room, payload } => {
+                let Some((origin, announcement)) = Announcement::decode(payload) else {
+                    tracing::debug!(%room, "an announcement that this version can't read");
+                    return;
+                };
+                // Its own were delivered when they were committed.
+                if origin != self.context.origin
+                    && let Some(handle) = self.rooms().get(&room)
+                {
+                    handle.announce(match announcement {
+                        Announcement::Events { committed_at, events } => Command::Events { events, committed_at },
+                        Announcement::Signal { session, message } => {
+                            Command::Signal { from: session, message, local: false }
+                        }
+                        Announcement::Presence { change } => Command::Presence { origin, change },
+                    });
+                }
+            }
+            BusEvent::Lost => {
+                for handle in self.rooms().values() {
+                    handle.announce(Command::Missed);
+                }
+            }
+        }
+    }
+
+    async fn admit(&self, join: &Join, from: Option<Position>) -> Result<(RoomHandle, Admitted), Refusal> {
+        loop {
+            let handle = self.open(join.room);
+            let (reply, answer) = oneshot::channel();
+            let command =
+                Command::Join { member: join.member.clone(), outbox: join.outbox.clone(), from, reply };
+            if handle.send(command).await.is_ok()
+                && let Ok(admitted) = answer.await
+            {
+                return admitted.map(|admitted| (handle, admitted));
+            }
+            // It ended while it was asked.
+            self.forget(join.room, &handle);
+        }
+    }
+
+    /// What the joiner gets first, the position it then has, and why not what
+    /// it asked for.
+    async fn start(
+        &self,
+        join: &Join,
+        from: Option<Position>,
+        handle: &RoomHandle,
+        admitted: &Admitted,
+    ) -> Result<(Start, Position, Option<ResyncReason>), Refusal> {
+        let Some(from) = from else {
+            let snapshot = self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?;
+            return Ok((Start::Snapshot(snapshot.clone()), snapshot.position, None));
+        };
+        if let Some(events) = &admitted.recent {
+            gateway::resume_done(Resume::Resumed);
+            return Ok((Start::Resume { events: events.clone(), head: admitted.delivered }, from, None));
+        }
+        let page = self.context.history.page(join.room, from, Freshness::AtLeast(from)).await;
+        match page.map_err(|error| error.refusal())?.value {
+            PageOutcome::Events(page) => {
+                gateway::resume_done(Resume::Resumed);
+                Ok((Start::Resume { events: page.events.clone(), head: page.head }, from, None))
+            }
+            PageOutcome::Lost(reason) => {
+                gateway::resume_done(Resume::Snapshot);
+                let snapshot = self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?;
+                Ok((Start::Snapshot(snapshot.clone()), snapshot.position, Some(reason)))
+            }
+        }
+    }
+
+    fn open(&self, room: RoomId) -> RoomHandle {
+        let mut rooms = self.rooms();
+        if let Some(handle) = rooms.get(&room).filter(|handle| !handle.is_ended()) {
+            return handle.clone();
+        }
+        let hub = self.clone();
+        let handle = actor::start(room, self.context.clone(), move |ended| hub.forget(room, ended));
+        rooms.insert(room, handle.clone());
+        handle
+    }
+
+    fn forget(&self, room: RoomId, ended: &RoomHandle) {
+        let mut rooms = self.rooms();
+        if rooms.get(&room).is_some_and(|handle| handle.is_same(ended)) {
+            rooms.remove(&room);
+        }
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, RoomHandle>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// After COMMIT: to the sessions of this node at once, to the others by the bus.
+impl Announce for Hub {
+    fn announce(&self, committed: Committed) {
+        let events: Vec<LogEvent> = committed.events().to_vec();
+        let committed_at = committed.committed_at();
+        let room = committed.room();
+        if let Some(handle) = self.rooms().get(&room) {
+            handle.announce(Command::Events { events: events.clone(), committed_at });
+        }
+        self.context.announce(room, &Announcement::Events { committed_at, events });
+    }
+}
+
+/// Seq 0 is the beginning in every epoch.
+fn normal(position: Position) -> Position {
+    if position.seq == Seq::ZERO { Position::BEGINNING } else { position }
+}

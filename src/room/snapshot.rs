@@ -1,0 +1,67 @@
+//! A room's state, encoded for joiners: once for all who wait.
+
+use crate::ids::RoomId;
+use crate::position::Position;
+use crate::protocol::Json;
+use crate::protocol::server::{self, SnapshotPage};
+
+/// How large a page of a snapshot grows.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// The `snapshot` messages of one state, ready to be sent.
+#[derive(Debug)]
+pub struct SnapshotPages {
+    pub position: Position,
+    pub pages: Vec<Json>,
+}
+
+impl SnapshotPages {
+    /// `shapes`: encoded `{version, shape}` items. Even an empty room has a page.
+    pub fn encode<T: AsRef<str>>(room: RoomId, position: Position, shapes: &[T]) -> Self {
+        let mut pages = Vec::new();
+        let mut rest = shapes;
+        loop {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|shape| {
+                bytes += shape.as_ref().len();
+                bytes <= PAGE_BYTES || bytes == shape.as_ref().len()
+            });
+            let (now, later) = rest.split_at(fits.count());
+            let (page, last) = (pages.len() as u64 + 1, later.is_empty());
+            pages.push(server::snapshot(&SnapshotPage { room, position, shapes: now, page, last }));
+            rest = later;
+            if last {
+                return Self { position, pages };
+            }
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.pages.iter().map(Json::len).sum::<usize>() + 128
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Epoch, Seq};
+
+    #[test]
+    fn every_shape_is_on_one_page_and_the_last_page_says_so() {
+        let room = RoomId::new(7).unwrap();
+        let position = Position::new(Epoch(1), Seq(9));
+        for count in [0, 1, 5, 100] {
+            let shape = format!("{{\"version\":1,\"shape\":{{\"id\":\"{}\"}}}}", "x".repeat(PAGE_BYTES / 3));
+            let encoded = SnapshotPages::encode(room, position, &vec![shape; count]);
+            let pages: Vec<serde_json::Value> =
+                encoded.pages.iter().map(|page| serde_json::from_str(page.as_str()).unwrap()).collect();
+            let shapes: usize = pages.iter().map(|page| page["shapes"].as_array().unwrap().len()).sum();
+            assert_eq!(shapes, count);
+            for (index, page) in pages.iter().enumerate() {
+                assert_eq!(page["page"], index + 1);
+                assert_eq!(page["seq"], 9);
+                assert_eq!(page["last"], index + 1 == pages.len());
+            }
+        }
+    }
+}
