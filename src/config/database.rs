@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::millis;
 use crate::ids::ShardName;
+
+/// What is shown in place of a secret.
+const MASK: &str = "***";
 
 /// A password. Never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -27,12 +30,18 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        f.write_str(MASK)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(MASK)
     }
 }
 
 /// One PostgreSQL server. Its role is discovered, never configured.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// For people and metrics, e.g. `a-1`.
@@ -59,13 +68,13 @@ fn hundred() -> u32 {
 }
 
 /// The directory's endpoints; its tables live in the schema `directory`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Directory {
     pub endpoints: Vec<Endpoint>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {
     pub name: ShardName,
@@ -76,18 +85,18 @@ pub struct Shard {
 }
 
 /// Connections to one endpoint.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
     pub max_connections: u32,
     pub min_idle: u32,
-    #[serde(rename = "idle_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "idle_timeout_ms", with = "millis")]
     pub idle_timeout: Duration,
-    #[serde(rename = "acquire_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "acquire_timeout_ms", with = "millis")]
     pub acquire_timeout: Duration,
-    #[serde(rename = "connect_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    #[serde(rename = "statement_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "statement_timeout_ms", with = "millis")]
     pub statement_timeout: Duration,
 }
 
@@ -104,22 +113,22 @@ impl Default for Pool {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reads {
     /// How old an answer may be when the reader doesn't say.
-    #[serde(rename = "max_stale_ms", deserialize_with = "millis")]
+    #[serde(rename = "max_stale_ms", with = "millis")]
     pub max_stale: Duration,
     /// How long to wait for a replica that is almost fresh enough.
-    #[serde(rename = "replica_wait_ms", deserialize_with = "millis")]
+    #[serde(rename = "replica_wait_ms", with = "millis")]
     pub replica_wait: Duration,
     /// Reads in flight on a primary because no replica would do.
     pub primary_cap: usize,
     /// How often every endpoint is asked for its role and position.
-    #[serde(rename = "monitor_interval_ms", deserialize_with = "millis")]
+    #[serde(rename = "monitor_interval_ms", with = "millis")]
     pub monitor_interval: Duration,
     /// How long it may take to answer.
-    #[serde(rename = "monitor_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "monitor_timeout_ms", with = "millis")]
     pub monitor_timeout: Duration,
 }
 
@@ -135,7 +144,7 @@ impl Default for Reads {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Writes {
     pub durability: Durability,
@@ -146,11 +155,11 @@ pub struct Writes {
     /// Submits in one transaction.
     pub batch_max: usize,
     /// How long submits wait for a shard that has no primary.
-    #[serde(rename = "failover_wait_ms", deserialize_with = "millis")]
+    #[serde(rename = "failover_wait_ms", with = "millis")]
     pub failover_wait: Duration,
     /// How long a transaction waits for a locked room before it goes on
     /// without it.
-    #[serde(rename = "lock_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "lock_timeout_ms", with = "millis")]
     pub lock_timeout: Duration,
 }
 
@@ -167,8 +176,40 @@ impl Default for Writes {
     }
 }
 
+/// Schema changes run as a role of their own: the gateway's owns nothing.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Migrations {
+    /// Who changes the schema; none is the endpoint's own user.
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    /// Who may read and write the tables: the gateway's user. Granted if the
+    /// role exists.
+    pub grant_to: String,
+    /// How long a change waits for a lock on a table in use.
+    #[serde(rename = "lock_timeout_ms", with = "millis")]
+    pub lock_timeout: Duration,
+    /// How long a migrator waits for another one to finish.
+    #[serde(rename = "wait_ms", with = "millis")]
+    pub wait: Duration,
+}
+
+impl Default for Migrations {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            password_file: None,
+            grant_to: "roomgate".to_owned(),
+            lock_timeout: Duration::from_secs(2),
+            wait: Duration::from_secs(60),
+        }
+    }
+}
+
 /// What an ack promises about a lost primary; see the promise in the README.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     Sync,

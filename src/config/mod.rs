@@ -3,22 +3,30 @@
 //! Components are given the part they need; nobody else reads the environment.
 //! Times are integers in the unit that their key ends in.
 
+mod check;
 mod database;
+mod error;
 mod limits;
+mod load;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Serialize};
 
-pub use database::{Directory, Durability, Endpoint, Pool, Reads, Secret, Shard, Writes};
+pub use database::{Directory, Durability, Endpoint, Migrations, Pool, Reads, Secret, Shard, Writes};
+pub use error::ConfigError;
 pub use limits::Limits;
+pub use load::{Loaded, Sources};
 
 use crate::ids::NodeName;
 
 /// Everything a node is told.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub node: Node,
@@ -32,6 +40,8 @@ pub struct Config {
     pub reads: Reads,
     #[serde(default)]
     pub writes: Writes,
+    #[serde(default)]
+    pub migrations: Migrations,
     pub redis: Redis,
     pub auth: Auth,
     #[serde(default)]
@@ -42,7 +52,7 @@ pub struct Config {
     pub log: Log,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
     pub name: NodeName,
@@ -57,7 +67,7 @@ fn one() -> u32 {
     1
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     /// For clients, usually behind a balancer.
@@ -70,11 +80,11 @@ pub struct Listen {
     /// The drawing app's first protocol, on `/` and `/ws` with `?token=`.
     pub legacy_protocol: bool,
     /// From SIGTERM to the hard stop.
-    #[serde(rename = "drain_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "drain_timeout_ms", with = "millis")]
     pub drain_timeout: Duration,
     /// How long a node that is told to stop answers "not ready" before it
     /// closes anything, so that the balancer has noticed.
-    #[serde(rename = "drain_notice_ms", deserialize_with = "millis")]
+    #[serde(rename = "drain_notice_ms", with = "millis")]
     pub drain_notice: Duration,
 }
 
@@ -91,7 +101,7 @@ impl Default for Listen {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     /// `redis://host:port`, without secrets.
@@ -101,16 +111,16 @@ pub struct Redis {
     pub password_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
     pub issuer: String,
     pub audience: String,
     /// Tokens are signed with the first; all are accepted.
     pub keys: Vec<SigningKey>,
-    #[serde(rename = "access_token_ms", deserialize_with = "millis", default = "quarter_hour")]
+    #[serde(rename = "access_token_ms", with = "millis", default = "quarter_hour")]
     pub access_token: Duration,
-    #[serde(rename = "refresh_token_ms", deserialize_with = "millis", default = "thirty_days")]
+    #[serde(rename = "refresh_token_ms", with = "millis", default = "thirty_days")]
     pub refresh_token: Duration,
 }
 
@@ -122,7 +132,7 @@ fn thirty_days() -> Duration {
     Duration::from_secs(30 * 24 * 3600)
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SigningKey {
     pub kid: String,
@@ -133,29 +143,29 @@ pub struct SigningKey {
     pub file: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Algorithm {
     HS256,
     EdDSA,
 }
 
 /// How a node treats its sessions and rooms.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sessions {
     /// The server's ping interval, announced as `heartbeat_ms`.
-    #[serde(rename = "heartbeat_ms", deserialize_with = "millis")]
+    #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
     /// From a ping without any sign of life to close 4001.
-    #[serde(rename = "pong_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "pong_timeout_ms", with = "millis")]
     pub pong_timeout: Duration,
     /// From the upgrade to `hello`.
-    #[serde(rename = "hello_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "hello_timeout_ms", with = "millis")]
     pub hello_timeout: Duration,
     /// What may wait for one client's socket before it is fed from the log.
     pub outbox_bytes: usize,
     /// A client that takes nothing for so long is closed with 4000.
-    #[serde(rename = "slow_consumer_timeout_ms", deserialize_with = "millis")]
+    #[serde(rename = "slow_consumer_timeout_ms", with = "millis")]
     pub slow_consumer_timeout: Duration,
     /// Recent events a room keeps in memory.
     pub ring_events: usize,
@@ -163,13 +173,13 @@ pub struct Sessions {
     /// every read goes to a database.
     pub memory_serving: bool,
     /// How long a hole in the order is held before the log is asked.
-    #[serde(rename = "gap_wait_ms", deserialize_with = "millis")]
+    #[serde(rename = "gap_wait_ms", with = "millis")]
     pub gap_wait: Duration,
     /// How often the heads of live rooms are compared with the log.
-    #[serde(rename = "head_check_ms", deserialize_with = "millis")]
+    #[serde(rename = "head_check_ms", with = "millis")]
     pub head_check: Duration,
     /// How long a room stays in memory after its last session here left.
-    #[serde(rename = "room_linger_ms", deserialize_with = "millis")]
+    #[serde(rename = "room_linger_ms", with = "millis")]
     pub room_linger: Duration,
 }
 
@@ -190,7 +200,7 @@ impl Default for Sessions {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// A `tracing` filter, e.g. `info,roomgate::bus=debug`.
@@ -204,7 +214,7 @@ impl Default for Log {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Pretty,
@@ -212,6 +222,16 @@ pub enum LogFormat {
 }
 
 /// For keys that end in `_ms`.
-fn millis<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    u64::deserialize(d).map(Duration::from_millis)
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        u64::deserialize(d).map(Duration::from_millis)
+    }
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
 }

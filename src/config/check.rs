@@ -1,0 +1,143 @@
+//! What types can't say: ranges, and what must fit together.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::{Config, Endpoint};
+
+/// Adds a line for everything that can't work.
+pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
+    let mut must = |holds: bool, problem: &str| {
+        if !holds {
+            problems.push(problem.to_owned());
+        }
+    };
+    must(!config.shards.is_empty(), "shards: at least one is needed");
+    must(!config.auth.keys.is_empty(), "auth.keys: at least one is needed");
+    must(config.shards.iter().any(|shard| shard.weight > 0), "shards: one must have a weight above 0");
+    must(!config.auth.issuer.is_empty(), "auth.issuer must not be empty");
+    must(!config.auth.audience.is_empty(), "auth.audience must not be empty");
+    must(config.node.expected_nodes > 0, "node.expected_nodes must be 1 or more");
+    let same_port = config.listen.public.port() != 0 && config.listen.public == config.listen.admin;
+    must(!same_port, "listen.public and listen.admin must differ");
+    for origin in &config.listen.allowed_origins {
+        let exact = origin == "self" || is_origin(origin);
+        must(
+            exact,
+            &format!("listen.allowed_origins: {origin:?} is no origin; write scheme://host[:port] or self"),
+        );
+    }
+    let redis = &config.redis.url;
+    must(redis.starts_with("redis://"), "redis.url must be redis://host:port");
+    must(!redis.contains('@'), "redis.url must hold no secret: use redis.username and redis.password");
+    must(!config.migrations.grant_to.is_empty(), "migrations.grant_to must not be empty");
+
+    let pool = &config.pool;
+    must(pool.max_connections >= 2, "pool.max_connections must be 2 or more");
+    must(pool.min_idle <= pool.max_connections, "pool.min_idle must not exceed pool.max_connections");
+    let writes = &config.writes;
+    must((1..=64).contains(&writes.lanes), "writes.lanes must be from 1 to 64");
+    must((1..=1000).contains(&writes.batch_max), "writes.batch_max must be from 1 to 1000");
+    must(writes.lane_queue >= writes.batch_max, "writes.lane_queue must be writes.batch_max or more");
+    let sessions = &config.sessions;
+    must(sessions.outbox_bytes >= 64 * 1024, "sessions.outbox_bytes must be 65536 or more");
+    must(sessions.ring_events > 0, "sessions.ring_events must be 1 or more");
+    let limits = &config.limits;
+    must(limits.message_bytes >= 1024, "limits.message_bytes must be 1024 or more");
+    must(
+        limits.frame_bytes >= limits.message_bytes,
+        "limits.frame_bytes must be limits.message_bytes or more",
+    );
+    must((4..=128).contains(&limits.json_depth), "limits.json_depth must be from 4 to 128");
+
+    check_times(config, problems);
+    check_names(config, problems);
+}
+
+/// Zero would mean "never" to one library and "at once" to the next.
+fn check_times(config: &Config, problems: &mut Vec<String>) {
+    let (listen, pool, reads) = (&config.listen, &config.pool, &config.reads);
+    let (writes, sessions, auth) = (&config.writes, &config.sessions, &config.auth);
+    let above_zero = [
+        ("listen.drain_timeout_ms", listen.drain_timeout),
+        ("pool.idle_timeout_ms", pool.idle_timeout),
+        ("pool.acquire_timeout_ms", pool.acquire_timeout),
+        ("pool.connect_timeout_ms", pool.connect_timeout),
+        ("pool.statement_timeout_ms", pool.statement_timeout),
+        ("reads.monitor_interval_ms", reads.monitor_interval),
+        ("reads.monitor_timeout_ms", reads.monitor_timeout),
+        ("writes.failover_wait_ms", writes.failover_wait),
+        ("writes.lock_timeout_ms", writes.lock_timeout),
+        ("migrations.lock_timeout_ms", config.migrations.lock_timeout),
+        ("migrations.wait_ms", config.migrations.wait),
+        ("sessions.heartbeat_ms", sessions.heartbeat),
+        ("sessions.pong_timeout_ms", sessions.pong_timeout),
+        ("sessions.hello_timeout_ms", sessions.hello_timeout),
+        ("sessions.slow_consumer_timeout_ms", sessions.slow_consumer_timeout),
+        ("sessions.head_check_ms", sessions.head_check),
+        ("auth.access_token_ms", auth.access_token),
+        ("auth.refresh_token_ms", auth.refresh_token),
+    ];
+    for (key, time) in above_zero {
+        if time == Duration::ZERO {
+            problems.push(format!("{key} must be above 0"));
+        }
+    }
+    if reads.replica_wait > pool.acquire_timeout {
+        problems.push("reads.replica_wait_ms must not exceed pool.acquire_timeout_ms".to_owned());
+    }
+}
+
+fn check_names(config: &Config, problems: &mut Vec<String>) {
+    twice("shards: two are called", config.shards.iter().map(|shard| shard.name.as_str()), problems);
+    if config.shards.iter().any(|shard| shard.name.as_str() == "directory") {
+        problems.push("shards: the name directory is taken by the directory".to_owned());
+    }
+    twice("auth.keys: two have the kid", config.auth.keys.iter().map(|key| key.kid.as_str()), problems);
+    let of_shards = config.shards.iter().map(|shard| (shard.name.as_str(), &shard.endpoints));
+    for (name, endpoints) in of_shards.chain([("directory", &config.directory.endpoints)]) {
+        if endpoints.is_empty() {
+            problems.push(format!("{name}: at least one endpoint is needed"));
+        }
+        twice(
+            &format!("{name}: two endpoints are called"),
+            endpoints.iter().map(|e| e.name.as_str()),
+            problems,
+        );
+        let address = |e: &Endpoint| format!("{}:{}/{}", e.host, e.port, e.database);
+        let addresses: Vec<String> = endpoints.iter().map(address).collect();
+        twice(&format!("{name}: two endpoints are at"), addresses.iter().map(String::as_str), problems);
+        for endpoint in endpoints {
+            let texts = [&endpoint.name, &endpoint.host, &endpoint.database, &endpoint.user];
+            if texts.iter().any(|text| text.is_empty()) || endpoint.port == 0 {
+                problems.push(format!("{name}: an endpoint needs a name, host, port, database and user"));
+            }
+        }
+    }
+    if let Some(shared) = shared_database(config) {
+        problems.push(format!("shards: two have the same database, {shared}"));
+    }
+}
+
+/// Two shards on one database would fight over its slots.
+fn shared_database(config: &Config) -> Option<String> {
+    let mut seen = HashSet::new();
+    let endpoints = config.shards.iter().flat_map(|shard| &shard.endpoints);
+    let mut addresses = endpoints.map(|e| format!("{}:{}/{}", e.host, e.port, e.database));
+    addresses.find(|address| !seen.insert(address.clone()))
+}
+
+fn twice<'a>(what: &str, names: impl Iterator<Item = &'a str>, problems: &mut Vec<String>) {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            problems.push(format!("{what} {name}"));
+        }
+    }
+}
+
+/// Scheme, host and perhaps a port; no path, no wildcard.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    matches!(scheme, "http" | "https") && !rest.is_empty() && !rest.contains(['/', '*', ' ', '?', '#', '@'])
+}
