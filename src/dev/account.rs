@@ -1,5 +1,6 @@
 //! Which system user PostgreSQL runs as: it refuses to start as root.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::{User, geteuid};
@@ -32,4 +33,15 @@ pub(super) fn give(path: &Path) -> Result<(), Error> {
 
 fn lookup() -> Result<User, Error> {
     User::from_name(POSTGRES).ok().flatten().ok_or(Error::MissingUser(POSTGRES))
+}
+/// Whether PostgreSQL's user can reach `folder`: a home of root's is closed.
+pub(super) fn can_reach(folder: &Path) -> bool {
+    if !geteuid().is_root() {
+        return true;
+    }
+    folder.ancestors().all(|part| match std::fs::metadata(part) {
+        Ok(found) => found.mode() & 0o001 != 0,
+        // Not there yet: it will be made readable.
+        Err(_) => true,
+    })
 }

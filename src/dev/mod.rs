@@ -7,23 +7,43 @@
 //!
 //! May not import `node` or `cli`: nodes are processes of their own.
 
+pub mod report;
+
 mod account;
 mod admin;
+mod api;
 mod binary;
+mod cluster;
+mod demo;
 mod error;
+mod gateway;
+mod haproxy;
+mod layout;
+mod options;
 mod ports;
 mod postgres;
 mod process;
+mod prometheus;
 mod redis;
 mod scratch;
 mod service;
+mod shard;
+mod supervise;
 mod template;
 
 pub use admin::{Admin, connect};
+pub use api::{Answer, Api};
+pub use cluster::Cluster;
 pub use error::Error;
+pub use gateway::Gateway;
+pub use haproxy::Haproxy;
+pub use options::Options;
 pub use ports::Port;
 pub use postgres::Postgres;
 pub use process::{Process, Spec};
+pub use prometheus::Prometheus;
 pub use redis::Redis;
 pub use scratch::Scratch;
 pub use service::{Probe, Service};
+pub use shard::Shard;
+pub use supervise::{Notice, Observer};

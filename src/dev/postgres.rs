@@ -24,19 +24,25 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a new primary that keeps everything below `folder`.
+    /// Starts a new primary that keeps everything below `folder`, on a free port.
     pub async fn primary(folder: &Path, name: &str) -> Result<Self, Error> {
-        let port = Port::free()?;
+        Self::create(folder, name, Port::free()?).await
+    }
+
+    pub async fn create(folder: &Path, name: &str, port: Port) -> Result<Self, Error> {
         prepare(folder)?;
         template::copy_to(&folder.join("data")).await?;
         append_include(&folder.join("data"))?;
         Self::open(folder, name, port, None).await
     }
 
-    /// Copies `primary` and starts a replica that streams from it, with a slot.
-    /// Returns once it streams.
+    /// Copies `primary` and starts a replica that streams from it, with a slot,
+    /// on a free port. Returns once it streams.
     pub async fn replica(folder: &Path, name: &str, primary: &Self) -> Result<Self, Error> {
-        let port = Port::free()?;
+        Self::copy(folder, name, Port::free()?, primary).await
+    }
+
+    pub async fn copy(folder: &Path, name: &str, port: Port, primary: &Self) -> Result<Self, Error> {
         prepare(folder)?;
         primary.ensure_slot(name).await?;
         let source = primary.replication_dsn(name);
@@ -70,6 +76,12 @@ impl Postgres {
         let service = Service::launch(spec, probe)?;
         service.ready().await?;
         Ok(Self { service: service.into(), name: name.to_owned(), folder: folder.to_owned(), port })
+    }
+
+    /// Ends it in order: open transactions are rolled back, replicas are served
+    /// to the end.
+    pub async fn stop(&self) {
+        self.service.stop().await;
     }
 
     pub fn name(&self) -> &str {
@@ -118,9 +130,14 @@ impl Postgres {
         connect(&self.admin_dsn()).await
     }
 
-    /// Whether the data below `folder` was a replica's when it was last used.
-    pub fn was_replica(folder: &Path) -> bool {
-        folder.join("data/standby.signal").exists()
+    /// Whether there is a server's data below `folder`.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join("data/roomgate.conf").exists()
+    }
+
+    /// Whether that server was a replica when it was last used.
+    pub fn is_replica(folder: &Path) -> bool {
+        Self::exists(folder) && folder.join("data/standby.signal").exists()
     }
 
     /// From now on a commit waits until one of `standbys` has it on disk; with
@@ -166,7 +183,13 @@ fn admin_dsn(port: u16) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/roomgate")
 }
 
+/// An empty folder for a server. Data of one that was never finished, or that is
+/// not to be used any more, goes.
 fn prepare(folder: &Path) -> Result<(), Error> {
+    let data = folder.join("data");
+    if data.exists() {
+        std::fs::remove_dir_all(&data).map_err(Error::io(data.display().to_string()))?;
+    }
     std::fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
     account::give(folder)
 }

@@ -67,14 +67,18 @@ impl Service {
         let mut tries = 0;
         loop {
             self.current.send_replace(Arc::new(Process::start(&self.spec)?));
-            self.stopped.store(false, Ordering::SeqCst);
             match self.ready().await {
                 // The children of a killed PostgreSQL hold its memory for a moment.
                 Err(Error::Ended { .. }) if tries < 20 => tries += 1,
-                other => return other,
+                Err(error) => return Err(error),
+                Ok(()) => break,
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        self.stopped.store(false, Ordering::SeqCst);
+        // Tells once more, for whoever looks only at what is meant to run.
+        self.current.send_modify(|_| ());
+        Ok(())
     }
 
     /// Ends it in order, or by force if that takes too long.

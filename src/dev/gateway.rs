@@ -1,0 +1,153 @@
+//! A gateway node: its configuration file and its process.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+
+use super::layout::{Layout, replace};
+use super::service::{Probe, Service};
+use super::{Error, Options, Port, Redis, Shard, Spec};
+use crate::config::Endpoint;
+
+#[derive(Debug)]
+pub struct Gateway {
+    service: Arc<Service>,
+    name: String,
+    public: Port,
+    admin: Port,
+}
+
+/// Who issues tokens in a development cluster, and for whom.
+pub(super) const ISSUER: &str = "roomgate-dev";
+pub(super) const AUDIENCE: &str = "roomgate";
+pub(super) const KEY_ID: &str = "dev-1";
+
+impl Gateway {
+    /// Starts node number `index` without waiting for it.
+    pub fn launch(
+        layout: &Layout,
+        index: usize,
+        options: &Options,
+        shards: &[Shard],
+        redis: &Redis,
+    ) -> Result<Self, Error> {
+        let name = format!("node-{}", index + 1);
+        let public = layout.port(&name)?;
+        let admin = layout.port(&format!("{name}-admin"))?;
+        let folder = layout.folder("nodes")?;
+        let file = folder.join(format!("{name}.toml"));
+        let key = layout.file("jwt.key");
+        let text = [
+            node_section(&name, &public, &admin, options),
+            database_sections(shards),
+            bus_and_auth_sections(redis, &key),
+        ]
+        .concat();
+        replace(&file, text.as_bytes())?;
+        let spec = Spec {
+            name: name.clone(),
+            program: options.program.clone(),
+            args: ["serve", "--config", &file.display().to_string()].map(str::to_owned).to_vec(),
+            env: options.env.clone(),
+            log: folder.join(format!("{name}.log")),
+            folder,
+            user: None,
+            stop_with: Signal::SIGTERM,
+            kill_with: Signal::SIGKILL,
+        };
+        let probe = Probe::Http { port: admin.number(), path: "/health/ready" };
+        Ok(Self { service: Service::launch(spec, probe)?.into(), name, public, admin })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.public.number())
+    }
+
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin.number())
+    }
+
+    pub fn public_port(&self) -> u16 {
+        self.public.number()
+    }
+
+    pub fn admin_port(&self) -> u16 {
+        self.admin.number()
+    }
+}
+
+fn node_section(name: &str, public: &Port, admin: &Port, options: &Options) -> String {
+    let durability = if options.sync { "sync" } else { "async" };
+    format!(
+        "# Written by `roomgate dev` at every start.
+[node]
+name = {name:?}
+expected_nodes = {nodes}
+
+[listen]
+public = \"127.0.0.1:{public}\"
+admin = \"127.0.0.1:{admin}\"
+allowed_origins = [\"self\"]
+legacy_protocol = true
+drain_timeout_ms = 5000
+drain_notice_ms = 0
+
+[writes]
+durability = \"{durability}\"
+",
+        nodes = options.nodes,
+        public = public.number(),
+        admin = admin.number(),
+    )
+}
+
+/// The directory's tables lie in a schema on the first shard's servers.
+fn database_sections(shards: &[Shard]) -> String {
+    let mut text = String::new();
+    for server in shards.iter().take(1).flat_map(Shard::servers) {
+        text += &endpoint("directory.endpoints", &server.endpoint());
+    }
+    for shard in shards {
+        text += &format!("\n[[shards]]\nname = {:?}\n", shard.name());
+        for server in shard.servers() {
+            text += &endpoint("shards.endpoints", &server.endpoint());
+        }
+    }
+    text
+}
+
+fn endpoint(table: &str, endpoint: &Endpoint) -> String {
+    let Endpoint { name, host, port, database, user, .. } = endpoint;
+    format!(
+        "\n[[{table}]]\nname = {name:?}\nhost = {host:?}\nport = {port}\ndatabase = {database:?}\nuser = {user:?}\n"
+    )
+}
+
+fn bus_and_auth_sections(redis: &Redis, key: &Path) -> String {
+    format!(
+        "
+[redis]
+url = {:?}
+
+[auth]
+issuer = \"{ISSUER}\"
+audience = \"{AUDIENCE}\"
+
+[[auth.keys]]
+kid = \"{KEY_ID}\"
+alg = \"HS256\"
+file = {:?}
+",
+        redis.url(),
+        key.display().to_string(),
+    )
+}
