@@ -23,6 +23,8 @@ pub mod db;
 
 pub mod routing;
 
+pub mod store;
+
 pub mod auth;
 pub mod limits;
 

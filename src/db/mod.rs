@@ -6,6 +6,7 @@
 mod connect;
 mod connection;
 mod error;
+mod json_text;
 mod pool;
 
 pub use bb8_postgres::tokio_postgres::Row;
@@ -13,4 +14,5 @@ pub use bb8_postgres::tokio_postgres::types::{FromSql, Json, ToSql};
 pub use connect::{SessionSettings, connect};
 pub use connection::{Connection, Sql};
 pub use error::{Class, DbError};
+pub use json_text::JsonText;
 pub use pool::{Lease, Pool, PoolState};

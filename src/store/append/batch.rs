@@ -1,0 +1,186 @@
+//! Submits on their way through a lane, in order.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::clock::UnixMillis;
+use crate::ids::RoomId;
+use crate::log::{Outcome, Rejection, Submit};
+use crate::metrics::gateway;
+use crate::protocol::Refusal;
+
+use super::Answer;
+
+/// COMMIT was sent and its fate could not be found out in time: the submit has
+/// either its one effect or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("whether the submit was committed is unknown")]
+pub struct Unknown;
+
+/// Whether this submit may have had its effect already. While it may, it can't
+/// be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// No attempt of ours has put it into the log.
+    NoEffect,
+    /// COMMIT was sent for it, with this time, and didn't answer.
+    Unresolved { at: UnixMillis },
+    /// Its op was seen in the log: the client sends it again.
+    InLog,
+}
+
+/// Everything about a submit that isn't for the rules: who waits, and how long.
+pub(super) struct Ticket {
+    answer: Option<Answer>,
+    pub certainty: Certainty,
+    received: Instant,
+    /// When the caller no longer waits.
+    pub deadline: Instant,
+    /// When it is refused if it has not been sent by then.
+    patience: Instant,
+}
+
+impl Ticket {
+    /// `patience`: how long it may wait for the shard.
+    pub fn new(answer: Answer, deadline: Instant, patience: Duration) -> Self {
+        let received = Instant::now();
+        Self {
+            answer: Some(answer),
+            certainty: Certainty::NoEffect,
+            received,
+            deadline,
+            patience: deadline.min(received + patience),
+        }
+    }
+
+    /// Takes the answer back, for a submit that was never taken in.
+    pub fn forget(mut self) {
+        self.answer = None;
+    }
+
+    pub fn answer(mut self, result: Result<Outcome, Unknown>) {
+        if let Some(answer) = self.answer.take() {
+            let outcome = match &result {
+                Ok(Outcome::Accepted(ack)) if ack.duplicate => gateway::Submit::Duplicate,
+                Ok(Outcome::Accepted(_)) => gateway::Submit::Accepted,
+                Ok(Outcome::Rejected(_)) => gateway::Submit::Rejected,
+                Err(Unknown) => gateway::Submit::Unknown,
+            };
+            gateway::submit_done(outcome, self.received.elapsed());
+            answer(result);
+        }
+    }
+
+    /// Refused, if it can be: what may have had its effect is unknown.
+    pub fn refuse(mut self, refusal: Refusal) {
+        if !self.is_refusable() {
+            return self.answer(Err(Unknown));
+        }
+        if let Some(answer) = self.answer.take() {
+            gateway::submit_done(gateway::Submit::Refused, self.received.elapsed());
+            answer(Ok(Outcome::Rejected(Rejection { refusal, current: None })));
+        }
+    }
+
+    pub fn is_refusable(&self) -> bool {
+        self.certainty == Certainty::NoEffect
+    }
+
+    /// When to stop trying.
+    pub fn gives_up_at(&self) -> Instant {
+        if self.is_refusable() { self.patience } else { self.deadline }
+    }
+}
+
+/// Whoever waits is answered even if a lane breaks down: then, nobody knows.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            answer(Err(Unknown));
+        }
+    }
+}
+
+/// Submits with their tickets, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub submits: Vec<Submit>,
+    pub tickets: Vec<Ticket>,
+}
+
+impl Batch {
+    pub fn len(&self) -> usize {
+        self.submits.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.submits.is_empty()
+    }
+
+    pub fn push(&mut self, submit: Submit, ticket: Ticket) {
+        self.submits.push(submit);
+        self.tickets.push(ticket);
+    }
+
+    pub fn into_items(self) -> impl DoubleEndedIterator<Item = (Submit, Ticket)> {
+        self.submits.into_iter().zip(self.tickets)
+    }
+
+    /// Takes out what `chosen` says, keeping the order of both parts.
+    pub fn split_off(&mut self, mut chosen: impl FnMut(&Submit, &Ticket) -> bool) -> Self {
+        if !self.submits.iter().zip(&self.tickets).any(|(submit, ticket)| chosen(submit, ticket)) {
+            return Self::default();
+        }
+        let (mut kept, mut taken) = (Self::default(), Self::default());
+        for (submit, ticket) in std::mem::take(self).into_items() {
+            let part = if chosen(&submit, &ticket) { &mut taken } else { &mut kept };
+            part.push(submit, ticket);
+        }
+        *self = kept;
+        taken
+    }
+
+    /// Takes out the submits to `rooms`.
+    pub fn split_rooms(&mut self, rooms: &HashSet<RoomId>) -> Self {
+        if rooms.is_empty() {
+            return Self::default();
+        }
+        self.split_off(|submit, _| rooms.contains(&submit.room))
+    }
+
+    /// The later half, which must run after what remains here. The order within
+    /// a room holds because halves run one after the other.
+    pub fn split_half(&mut self) -> Self {
+        let half = self.len().div_ceil(2);
+        Self { submits: self.submits.split_off(half), tickets: self.tickets.split_off(half) }
+    }
+
+    pub fn rooms(&self) -> HashSet<RoomId> {
+        self.submits.iter().map(|submit| submit.room).collect()
+    }
+
+    /// When the first of them gives up.
+    pub fn first_gives_up_at(&self) -> Option<Instant> {
+        self.tickets.iter().map(Ticket::gives_up_at).min()
+    }
+
+    /// When nobody waits any more.
+    pub fn last_deadline(&self) -> Option<Instant> {
+        self.tickets.iter().map(|ticket| ticket.deadline).max()
+    }
+
+    /// COMMIT was sent with `at` and didn't answer. What was in the log before
+    /// stays so.
+    pub fn mark_unresolved(&mut self, at: UnixMillis) {
+        for ticket in self.tickets.iter_mut().filter(|ticket| ticket.is_refusable()) {
+            ticket.certainty = Certainty::Unresolved { at };
+        }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({})", self.len())
+    }
+}

@@ -1,0 +1,196 @@
+//! Where submits wait: one desk per lane number, with a bounded queue for every
+//! shard's lane and another for rooms that were set aside.
+//!
+//! Guarantees: while submits of a room wait or are in flight, all of them are
+//! in *one* queue or the hands of its lane, so they can't overtake each other,
+//! also when the room goes to another queue (its slot moved, it is locked).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::batch::{Batch, Ticket};
+use crate::ids::RoomId;
+use crate::log::Submit;
+use crate::placement::ShardIndex;
+
+/// One queue of a desk, served by one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat {
+    pub shard: ShardIndex,
+    /// For rooms that someone else keeps locked.
+    pub aside: bool,
+}
+
+impl Seat {
+    fn index(self) -> usize {
+        usize::from(self.shard.0) * 2 + usize::from(self.aside)
+    }
+}
+
+pub(super) struct Desk {
+    state: Mutex<State>,
+    bells: Box<[Notify]>,
+    /// Of each queue. A submit that finds it full is refused.
+    capacity: usize,
+}
+
+struct State {
+    queues: Vec<VecDeque<(Submit, Ticket)>>,
+    /// Rooms with submits that are not answered yet.
+    busy: HashMap<RoomId, Place>,
+}
+
+struct Place {
+    seat: Seat,
+    unanswered: usize,
+}
+
+/// Why a submit was not taken.
+pub(super) enum NotTaken {
+    Full,
+    NoOwner,
+}
+
+impl Desk {
+    pub fn new(shards: usize, capacity: usize) -> Self {
+        let queues = (0..shards * 2).map(|_| VecDeque::new()).collect();
+        let bells = (0..shards * 2).map(|_| Notify::new()).collect();
+        Self { state: Mutex::new(State { queues, busy: HashMap::new() }), bells, capacity }
+    }
+
+    /// Queues a submit behind those of its room, or where `owner` says.
+    pub fn put(
+        &self,
+        submit: Submit,
+        ticket: Ticket,
+        owner: impl FnOnce() -> Option<ShardIndex>,
+    ) -> Result<(), NotTaken> {
+        let room = submit.room;
+        let mut state = self.lock();
+        let seat = match state.busy.get(&room) {
+            Some(place) => place.seat,
+            None => match owner() {
+                Some(shard) => Seat { shard, aside: false },
+                None => {
+                    ticket.forget();
+                    return Err(NotTaken::NoOwner);
+                }
+            },
+        };
+        let queue = &mut state.queues[seat.index()];
+        if queue.len() >= self.capacity {
+            ticket.forget();
+            return Err(NotTaken::Full);
+        }
+        queue.push_back((submit, ticket));
+        state.busy.entry(room).or_insert(Place { seat, unanswered: 0 }).unanswered += 1;
+        drop(state);
+        self.bells[seat.index()].notify_one();
+        Ok(())
+    }
+
+    /// All that waits, up to `limit`; waits for the first. Cancel-safe.
+    pub async fn take(&self, seat: Seat, limit: usize) -> Batch {
+        loop {
+            let batch = self.take_now(seat, limit);
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.bells[seat.index()].notified().await;
+        }
+    }
+
+    pub fn take_now(&self, seat: Seat, limit: usize) -> Batch {
+        let mut batch = Batch::default();
+        let mut state = self.lock();
+        let queue = &mut state.queues[seat.index()];
+        let count = limit.min(queue.len());
+        batch.submits.reserve(count);
+        batch.tickets.reserve(count);
+        for (submit, ticket) in queue.drain(..count) {
+            batch.push(submit, ticket);
+        }
+        batch
+    }
+
+    /// Those in the queue that gave up by `now`.
+    pub fn take_expired(&self, seat: Seat, now: Instant) -> Batch {
+        let mut expired = Batch::default();
+        let mut state = self.lock();
+        let queue = &mut state.queues[seat.index()];
+        if queue.iter().any(|(_, ticket)| ticket.gives_up_at() <= now) {
+            for (submit, ticket) in std::mem::take(queue) {
+                if ticket.gives_up_at() <= now {
+                    expired.push(submit, ticket);
+                } else {
+                    queue.push_back((submit, ticket));
+                }
+            }
+        }
+        expired
+    }
+
+    /// Puts back what a lane took, before all that waits.
+    pub fn put_back(&self, seat: Seat, batch: Batch) {
+        let mut state = self.lock();
+        for item in batch.into_items().rev() {
+            state.queues[seat.index()].push_front(item);
+        }
+        drop(state);
+        self.bells[seat.index()].notify_one();
+    }
+
+    /// Hands whole rooms over: what the lane at `from` holds of them, then what
+    /// waits there; later submits follow. What doesn't fit comes back, the
+    /// latest ones of its rooms.
+    pub fn hand_over(&self, from: Seat, rooms: &HashSet<RoomId>, held: Batch, to: Seat) -> Batch {
+        let mut state = self.lock();
+        let mut rest = VecDeque::new();
+        let mut handed: Vec<_> = held.into_items().collect();
+        for item in std::mem::take(&mut state.queues[from.index()]) {
+            if rooms.contains(&item.0.room) {
+                handed.push(item);
+            } else {
+                rest.push_back(item);
+            }
+        }
+        state.queues[from.index()] = rest;
+        for room in rooms {
+            if let Some(place) = state.busy.get_mut(room) {
+                place.seat = to;
+            }
+        }
+        let mut refused = Batch::default();
+        for (submit, ticket) in handed {
+            let queue = &mut state.queues[to.index()];
+            if queue.len() < self.capacity {
+                queue.push_back((submit, ticket));
+            } else {
+                refused.push(submit, ticket);
+            }
+        }
+        drop(state);
+        self.bells[to.index()].notify_one();
+        refused
+    }
+
+    /// `rooms` are those of submits that are about to be answered.
+    pub fn answered(&self, rooms: impl Iterator<Item = RoomId>) {
+        let mut state = self.lock();
+        for room in rooms {
+            if let Some(place) = state.busy.get_mut(&room) {
+                place.unanswered -= 1;
+                if place.unanswered == 0 {
+                    state.busy.remove(&room);
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,141 @@
+//! The append: durable, ordered, once. The heart of the gateway.
+//!
+//! ```text
+//! append() → desk (bounded queue a lane) → lane: all that waits → one transaction
+//!   round trip 1: BEGIN, lock slots, lock heads, then read  (transaction, statements)
+//!   decide: pure                                            (log::decide)
+//!   round trip 2: events, shapes, heads, COMMIT             (transaction, statements)
+//! → Announce, then the answers, in order                    (committed, lane)
+//! ```
+//!
+//! Guarantees: an answer `Accepted` comes only after COMMIT succeeded, and after
+//! its event was announced; a rejection means no effect; an op has one effect,
+//! however often it is sent; a room's submits are decided in the order of their
+//! `append` calls. What can't be found out before the deadline is [`Unknown`].
+//!
+//! May not import rooms' live side: `room`, `bus`, `session`, `http`.
+
+mod batch;
+mod committed;
+mod desk;
+mod detour;
+mod isolate;
+mod lane;
+mod retry;
+mod statements;
+mod transaction;
+mod unknown;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use batch::Unknown;
+pub use committed::{Announce, Committed, CommittedEvent};
+pub use statements::STATEMENTS;
+
+use self::batch::Ticket;
+use self::desk::{Desk, NotTaken, Seat};
+use self::lane::Lane;
+use crate::config::{Durability, Writes};
+use crate::ids::RoomId;
+use crate::log::{Outcome, Submit};
+use crate::metrics::ShardMetrics;
+use crate::protocol::{Code, Refusal};
+use crate::routing::Shards;
+use crate::store::slots::Slots;
+use crate::tasks::Tasks;
+
+/// Called once, in the order of a room's submits, on a lane: must neither block
+/// nor be slow.
+pub type Answer = Box<dyn FnOnce(Result<Outcome, Unknown>) + Send>;
+
+/// Takes submits to any room. Cheap to clone.
+#[derive(Clone)]
+pub struct Appender {
+    shared: Arc<Shared>,
+    desks: Arc<[Arc<Desk>]>,
+}
+
+/// What all lanes have in common.
+struct Shared {
+    config: Writes,
+    slots: Slots,
+    announce: Arc<dyn Announce>,
+    tasks: Tasks,
+    /// Limits the shape that a patch results in; 0 is no limit.
+    message_bytes: usize,
+}
+
+impl Shared {
+    fn is_sync(&self) -> bool {
+        self.config.durability == Durability::Sync
+    }
+}
+
+impl Appender {
+    /// Starts the lanes of every shard. They end when `tasks` is told to stop,
+    /// each after it has settled what waits.
+    pub fn start(
+        config: &Writes,
+        shards: &Shards,
+        slots: &Slots,
+        announce: Arc<dyn Announce>,
+        message_bytes: usize,
+        tasks: &Tasks,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            slots: slots.clone(),
+            announce,
+            tasks: tasks.clone(),
+            message_bytes,
+        });
+        let desk = |_| Arc::new(Desk::new(shards.len(), config.lane_queue));
+        let desks: Arc<[_]> = (0..config.lanes.max(1)).map(desk).collect();
+        for desk in desks.iter() {
+            for (index, shard) in shards.iter() {
+                let metrics = ShardMetrics::new(shard.name().as_str());
+                for aside in [false, true] {
+                    let lane = Lane {
+                        shared: shared.clone(),
+                        desk: desk.clone(),
+                        seat: Seat { shard: index, aside },
+                        shard: shard.clone(),
+                        metrics: metrics.clone(),
+                        limit: config.batch_max.max(1),
+                    };
+                    let name = if aside { "append-aside" } else { "append-lane" };
+                    tasks.spawn(name, lane.run(tasks.stop_signal()));
+                }
+            }
+        }
+        Self { shared, desks }
+    }
+
+    /// Queues a submit. Refused at once (and `answer` never called) when the
+    /// queue is full or nobody owns the room's slot; otherwise `answer` is
+    /// called by `deadline`, give or take a transaction.
+    pub fn append(&self, submit: Submit, deadline: Instant, answer: Answer) -> Result<(), Refusal> {
+        let room = submit.room;
+        let ticket = Ticket::new(answer, deadline, self.shared.config.failover_wait);
+        let owner = || self.shared.slots.owner(room);
+        self.desk(room).put(submit, ticket, owner).map_err(|not_taken| match not_taken {
+            NotTaken::Full => overloaded(),
+            NotTaken::NoOwner => Refusal::new(Code::ShardUnavailable, "no shard is known that has this room")
+                .retry_after_ms(1000),
+        })
+    }
+
+    /// A room always maps to the same lane number, on every shard.
+    fn desk(&self, room: RoomId) -> &Desk {
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&room.get().to_be_bytes(), LANE_SEED);
+        &self.desks[(hash % self.desks.len() as u64) as usize]
+    }
+}
+
+/// Makes lanes independent of slots, which are the unseeded hash.
+const LANE_SEED: u64 = 1;
+
+fn overloaded() -> Refusal {
+    Refusal::new(Code::Overloaded, "too many submits wait for this room's shard").retry_after_ms(500)
+}

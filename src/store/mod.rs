@@ -1,0 +1,6 @@
+//! Room SQL: the append, history, rooms. Guarantees: every write to a room's
+//! rows takes the slot's shared lock and checks the owner in the same
+//! transaction; every read checks owner and position in the snapshot of its rows.
+
+pub mod append;
+pub mod slots;

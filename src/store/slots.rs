@@ -1,0 +1,105 @@
+//! The slots of the shards: the lock that every writer takes, and the reading
+//! of `slot_owner` that the node's slot map is made of.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::db::{DbError, Sql};
+use crate::ids::{RoomId, Slot};
+use crate::placement::{Owner, SLOTS, ShardIndex, SlotMap, SlotTable};
+use crate::position::Epoch;
+use crate::routing::{Shard, Shards};
+
+/// The first key of the advisory lock `(SLOT_LOCKS, slot)`. Writers of a room's
+/// rows hold it shared until their transaction ends; whoever moves the slot
+/// away takes it exclusively. Never to change while two versions run side by
+/// side. ("slot" in ASCII.)
+pub const SLOT_LOCKS: i32 = 0x736c_6f74;
+
+/// How long one shard may take to say what it owns.
+const READ_LIMIT: Duration = Duration::from_millis(500);
+/// Readings younger than this serve whoever asks for a new one.
+const FRESH: Duration = Duration::from_millis(20);
+
+static ACTIVE_SLOTS: Sql =
+    Sql { name: "active_slots", text: "SELECT slot, epoch FROM slot_owner WHERE state = 'active'" };
+
+/// The node's slot map, and where it comes from. Cheap to clone.
+#[derive(Clone)]
+pub struct Slots {
+    map: SlotMap,
+    shards: Shards,
+    last_read: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Slots {
+    /// Keeps `map` up to date; it is empty until the first [`Slots::refresh`].
+    pub fn new(map: SlotMap, shards: Shards) -> Self {
+        Self { map, shards, last_read: Arc::default() }
+    }
+
+    pub fn owner(&self, room: RoomId) -> Option<ShardIndex> {
+        self.map.owner(room).map(|owner| owner.shard)
+    }
+
+    /// Asks the primaries of all shards what they own. A shard that can't be
+    /// asked keeps what was last known of it. Callers at the same time share
+    /// one reading.
+    pub async fn refresh(&self) {
+        let asked = Instant::now();
+        let mut last_read = self.last_read.lock().await;
+        if last_read.is_some_and(|read| read + FRESH > asked) {
+            return;
+        }
+        let begun = Instant::now();
+        let known = self.map.table();
+        let reads = self.shards.iter().map(|(index, shard)| async move { (index, active(shard).await) });
+        let mut table = SlotTable::default();
+        for (shard, slots) in futures_util::future::join_all(reads).await {
+            match slots {
+                Some(slots) => {
+                    slots.into_iter().for_each(|(slot, epoch)| table.claim(slot, Owner { shard, epoch }));
+                }
+                None => keep(&known, shard, &mut table),
+            }
+        }
+        self.map.replace(table);
+        *last_read = Some(begun);
+    }
+}
+
+/// `None` if it can't be asked now.
+async fn active(shard: &Shard) -> Option<Vec<(Slot, Epoch)>> {
+    let primary = shard.primary_now()?;
+    let read = async {
+        let connection = primary.pool().get().await?;
+        let rows = connection.query(&ACTIVE_SLOTS, &[]).await?;
+        let slot = |row: &crate::db::Row| {
+            let slot = u16::try_from(row.get::<_, i32>(0)).ok()?;
+            Some((Slot(slot), Epoch::from_i64(row.get(1))))
+        };
+        Ok::<_, DbError>(rows.iter().filter_map(slot).collect())
+    };
+    match timeout(READ_LIMIT, read).await {
+        Ok(Ok(slots)) => Some(slots),
+        Ok(Err(error)) => {
+            tracing::warn!(shard = %shard.name(), %error, "can't read the shard's slots");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(shard = %shard.name(), "reading the shard's slots takes too long");
+            None
+        }
+    }
+}
+
+fn keep(known: &SlotTable, shard: ShardIndex, table: &mut SlotTable) {
+    for slot in (0..SLOTS).map(Slot) {
+        if let Some(owner) = known.owner(slot).filter(|owner| owner.shard == shard) {
+            table.claim(slot, owner);
+        }
+    }
+}
