@@ -7,6 +7,8 @@ mod code;
 mod encode;
 mod frame;
 mod operation;
+#[cfg(test)]
+mod properties;
 mod room;
 pub mod server;
 pub mod strict;
