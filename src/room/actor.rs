@@ -59,6 +59,8 @@ pub enum Command {
     Missed,
     Repaired { outcome: Result<PageOutcome, ReadError>, from_primary: bool },
     Restarted { head: Result<Head, ReadError>, reason: ResyncReason },
+    /// Would a session at this position be fed without reading the log?
+    Covers { position: Position, reply: oneshot::Sender<bool> },
     Who { reply: oneshot::Sender<(usize, Vec<Member>)> },
 }
 
@@ -106,15 +108,32 @@ impl RoomHandle {
     pub fn is_ended(&self) -> bool {
         self.mailbox.is_closed()
     }
+
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.mailbox.same_channel(&other.mailbox)
+    }
+
+    pub async fn covers(&self, position: Position) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Covers { position, reply }).await.is_ok() && answer.await.unwrap_or(false)
+    }
 }
 
-/// Starts the task of a room. It ends when nobody has been here for a while.
-pub fn start(room: RoomId, context: Arc<Context>) -> RoomHandle {
+/// Starts the task of a room. It ends when nobody has been here for a while,
+/// and then calls `ended`.
+pub fn start(
+    room: RoomId,
+    context: Arc<Context>,
+    ended: impl FnOnce(&RoomHandle) + Send + 'static,
+) -> RoomHandle {
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     let handle = RoomHandle { mailbox, missed: Arc::default() };
     let tasks = context.tasks.clone();
     let itself = handle.clone();
-    tasks.spawn("room", async move { Room::run(room, context, itself, commands).await });
+    tasks.spawn("room", async move {
+        Room::run(room, context, itself.clone(), commands).await;
+        ended(&itself);
+    });
     handle
 }
 
@@ -182,13 +201,17 @@ impl Room {
                 let mut room = Self::new(id, context.clone(), itself, &read.value);
                 room.recall_members();
                 room.serve(&mut commands).await;
+                // Before the mailbox closes: the room may be opened anew at once,
+                // and its subscription must come after this.
+                context.bus.unsubscribe(id);
             }
-            Err(error) => refuse_all(&mut commands, &error),
+            Err(error) => {
+                context.bus.unsubscribe(id);
+                refuse_all(&mut commands, &error);
+            }
         }
+        // Whoever still sent finds its reply dropped, and opens the room anew.
         commands.close();
-        context.bus.unsubscribe(id);
-        // Whoever sent while this one closed finds its reply dropped and opens
-        // the room anew.
     }
 
     fn new(id: RoomId, context: Arc<Context>, itself: RoomHandle, head: &Head) -> Self {
@@ -260,6 +283,10 @@ impl Room {
             Command::Missed => self.repair(self.doubt(GapCause::Bus)),
             Command::Repaired { outcome, from_primary } => self.repaired(outcome, from_primary),
             Command::Restarted { head, reason } => self.restarted(head, reason),
+            Command::Covers { position, reply } => {
+                let ahead = position.seq > self.delivery.delivered().seq;
+                drop(reply.send(ahead || self.delivery.since(position).is_some()));
+            }
             Command::Who { reply } => {
                 drop(reply.send((self.presence.count(), self.presence.listed())));
             }

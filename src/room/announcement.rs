@@ -6,6 +6,7 @@
 //! the bus, and a node of another version repairs itself from the log.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::deliver::LogEvent;
 use crate::clock::UnixMillis;
@@ -19,7 +20,8 @@ const SIGNAL: u8 = 2;
 const PRESENCE: u8 = 3;
 
 /// Tells a node its own announcements from those of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Origin(pub u64);
 
 #[derive(Debug, Clone, PartialEq)]

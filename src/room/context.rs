@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use moka::future::Cache;
 
+use super::actor::RoomHandle;
 use super::announcement::{Announcement, Origin};
 use super::snapshot::SnapshotPages;
 use crate::bus::Bus;
 use crate::config;
 use crate::ids::RoomId;
 use crate::protocol::server::Member;
-use crate::store::history::History;
+use crate::store::history::{Freshness, History, ReadError};
 use crate::tasks::Tasks;
 
 /// How many bytes of encoded snapshots are kept, over all rooms.
@@ -53,6 +54,33 @@ impl Context {
 
     /// Who is in `room` on other nodes; `None` while the bus is away.
     pub async fn remote_members(&self, room: RoomId) -> Option<Vec<(Origin, Member)>> {
-        todo_members(self, room).await
+        let stored = self.bus.members(room).await.ok()?;
+        Some(stored.iter().filter_map(|(_, text)| serde_json::from_str(text).ok()).collect())
+    }
+
+    /// How this node's member is stored for the others.
+    pub fn stored_member(&self, member: &Member) -> String {
+        serde_json::to_string(&(self.origin, member)).expect("numbers and strings always serialize")
+    }
+
+    /// A room's state for a joiner: from memory if the events since are there
+    /// too, else loaded once for all who wait.
+    pub async fn snapshot(&self, room: RoomId, handle: &RoomHandle) -> Result<Arc<SnapshotPages>, Arc<ReadError>> {
+        let freshness = Freshness::MaxStale(self.max_stale);
+        if !self.sessions.memory_serving {
+            return self.load_snapshot(room, freshness).await.map_err(Arc::new);
+        }
+        let load = || self.snapshots.try_get_with(room, self.load_snapshot(room, freshness));
+        let snapshot = load().await?;
+        if handle.covers(snapshot.position).await {
+            return Ok(snapshot);
+        }
+        self.snapshots.invalidate(&room).await;
+        load().await
+    }
+
+    pub async fn load_snapshot(&self, room: RoomId, freshness: Freshness) -> Result<Arc<SnapshotPages>, ReadError> {
+        let snapshot = self.history.snapshot(room, freshness).await?.value;
+        Ok(Arc::new(SnapshotPages::encode(room, snapshot.position, &snapshot.shapes)))
     }
 }

@@ -1,0 +1,76 @@
+//! What a node does for all its rooms together: hears the bus, and compares
+//! their heads with the log so that nothing stays unnoticed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::hub::Hub;
+use crate::bus::BusEvent;
+
+/// How often it is looked who else is alive.
+const ALIVE_CHECK: Duration = Duration::from_secs(5);
+
+/// Starts the tasks.
+pub fn start(hub: &Hub, incoming: mpsc::Receiver<BusEvent>) {
+    let tasks = hub.context().tasks.clone();
+    tasks.spawn("bus-hear", hear(hub.clone(), incoming));
+    tasks.spawn("head-check", check_heads(hub.clone()));
+    tasks.spawn("alive-check", check_alive(hub.clone()));
+}
+
+async fn hear(hub: Hub, mut incoming: mpsc::Receiver<BusEvent>) {
+    let mut stop = hub.context().tasks.stop_signal();
+    loop {
+        tokio::select! {
+            event = incoming.recv() => match event {
+                Some(event) => hub.hear(event),
+                None => return,
+            },
+            () = stop.wait() => return,
+        }
+    }
+}
+
+/// A lost last event, in a room that has gone quiet, is found here.
+async fn check_heads(hub: Hub) {
+    let mut stop = hub.context().tasks.stop_signal();
+    let mut ticks = interval(hub.context().sessions.head_check);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.wait() => return,
+        }
+        let rooms = hub.live();
+        if rooms.is_empty() {
+            continue;
+        }
+        // Shards that can't be read now are asked again at the next tick.
+        for (room, head) in hub.context().history.heads(&rooms).await {
+            hub.head(room, head);
+        }
+    }
+}
+
+/// The members of a node that has died leave its rooms.
+async fn check_alive(hub: Hub) {
+    let mut stop = hub.context().tasks.stop_signal();
+    let mut ticks = interval(ALIVE_CHECK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = BTreeSet::new();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.wait() => return,
+        }
+        let Ok(alive) = hub.context().bus.alive().await else { continue };
+        let alive: BTreeSet<_> = alive.into_iter().collect();
+        if known.difference(&alive).next().is_some() {
+            hub.recall_members();
+        }
+        known = alive;
+    }
+}
