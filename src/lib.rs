@@ -28,6 +28,8 @@ pub mod store;
 pub mod auth;
 pub mod limits;
 
+pub mod bus;
+
 pub mod room;
 
 pub mod dev;

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::announcement::{Announcement, Origin};
+use super::announcement::Announcement;
+use crate::bus::NodeId;
 use super::catch_up::{self, Feed};
 use super::context::Context;
 use super::deliver::{Delivery, LogEvent, Need};
@@ -51,8 +52,8 @@ pub enum Command {
     Events { events: Vec<LogEvent>, committed_at: UnixMillis },
     /// A local session's signal, or another node's.
     Signal { from: SessionId, message: Json, local: bool },
-    Presence { origin: Origin, change: Change },
-    Remote { members: Vec<(Origin, Member)> },
+    Presence { origin: NodeId, change: Change },
+    Remote { members: Vec<(NodeId, Member)> },
     /// What the periodic comparison with the log found.
     Head { head: Position },
     /// Announcements may have been lost.
@@ -222,7 +223,7 @@ impl Room {
             itself,
             delivery: Delivery::new(head.position, head.slot_epoch, HELD_MAX, recent),
             sessions: HashMap::new(),
-            presence: Presence::new(context.origin),
+            presence: Presence::new(context.node),
             feeds: 0,
             repairing: false,
             repair_again: None,

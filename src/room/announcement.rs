@@ -6,9 +6,9 @@
 //! the bus, and a node of another version repairs itself from the log.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
 
 use super::deliver::LogEvent;
+use crate::bus::NodeId;
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
 use crate::position::{Epoch, Position, Seq};
@@ -18,11 +18,6 @@ const VERSION: u8 = 1;
 const EVENTS: u8 = 1;
 const SIGNAL: u8 = 2;
 const PRESENCE: u8 = 3;
-
-/// Tells a node its own announcements from those of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Origin(pub u64);
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Announcement {
@@ -35,7 +30,7 @@ pub enum Announcement {
 }
 
 impl Announcement {
-    pub fn encode(&self, origin: Origin) -> Bytes {
+    pub fn encode(&self, origin: NodeId) -> Bytes {
         let mut out = BytesMut::with_capacity(self.size());
         out.put_u8(VERSION);
         out.put_u8(match self {
@@ -63,10 +58,10 @@ impl Announcement {
     }
 
     /// `None` for what this version can't read.
-    pub fn decode(mut payload: Bytes) -> Option<(Origin, Self)> {
+    pub fn decode(mut payload: Bytes) -> Option<(NodeId, Self)> {
         let version = payload.try_get_u8().ok()?;
         let kind = payload.try_get_u8().ok()?;
-        let origin = Origin(payload.try_get_u64().ok()?);
+        let origin = NodeId(payload.try_get_u64().ok()?);
         if version != VERSION {
             return None;
         }
@@ -137,9 +132,9 @@ mod tests {
             Announcement::Presence { change: Bytes::from_static(b"{\"left\":[]}") },
         ];
         for announcement in all {
-            let payload = announcement.encode(Origin(3));
+            let payload = announcement.encode(NodeId(3));
             assert_eq!(payload.len(), announcement.size());
-            assert_eq!(Announcement::decode(payload), Some((Origin(3), announcement)));
+            assert_eq!(Announcement::decode(payload), Some((NodeId(3), announcement)));
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use moka::future::Cache;
 
 use super::actor::RoomHandle;
-use super::announcement::{Announcement, Origin};
+use super::announcement::Announcement;
+use crate::bus::NodeId;
 use super::snapshot::SnapshotPages;
 use crate::bus::Bus;
 use crate::config;
@@ -19,7 +20,7 @@ use crate::tasks::Tasks;
 const SNAPSHOT_CACHE_BYTES: u64 = 64 << 20;
 
 pub struct Context {
-    pub origin: Origin,
+    pub node: NodeId,
     pub history: History,
     pub bus: Bus,
     pub tasks: Tasks,
@@ -32,7 +33,7 @@ pub struct Context {
 
 impl Context {
     pub fn new(
-        origin: Origin,
+        node: NodeId,
         history: History,
         bus: Bus,
         tasks: Tasks,
@@ -43,24 +44,20 @@ impl Context {
             .weigher(|_, pages: &Arc<SnapshotPages>| u32::try_from(pages.bytes()).unwrap_or(u32::MAX))
             .max_capacity(SNAPSHOT_CACHE_BYTES)
             .build();
-        Self { origin, history, bus, tasks, sessions, max_stale, snapshots }
+        Self { node, history, bus, tasks, sessions, max_stale, snapshots }
     }
 
     /// Tells the other nodes. Never waits; a full queue drops it, and the other
     /// nodes find what they miss in the log.
     pub fn announce(&self, room: RoomId, announcement: &Announcement) {
-        self.bus.publish(room, announcement.encode(self.origin));
+        self.bus.publish(room, announcement.encode(self.node));
     }
 
     /// Who is in `room` on other nodes; `None` while the bus is away.
-    pub async fn remote_members(&self, room: RoomId) -> Option<Vec<(Origin, Member)>> {
+    pub async fn remote_members(&self, room: RoomId) -> Option<Vec<(NodeId, Member)>> {
         let stored = self.bus.members(room).await.ok()?;
-        Some(stored.iter().filter_map(|(_, text)| serde_json::from_str(text).ok()).collect())
-    }
-
-    /// How this node's member is stored for the others.
-    pub fn stored_member(&self, member: &Member) -> String {
-        serde_json::to_string(&(self.origin, member)).expect("numbers and strings always serialize")
+        let member = |(node, text): &(NodeId, String)| Some((*node, serde_json::from_str(text).ok()?));
+        Some(stored.iter().filter_map(member).collect())
     }
 
     /// A room's state for a joiner: from memory if the events since are there

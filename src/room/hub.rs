@@ -142,7 +142,7 @@ impl Hub {
                     return;
                 };
                 // Its own were delivered when they were committed.
-                if origin != self.context.origin
+                if origin != self.context.node
                     && let Some(handle) = self.rooms().get(&room)
                 {
                     handle.announce(match announcement {

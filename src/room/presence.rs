@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::announcement::Origin;
+use crate::bus::NodeId;
 use crate::ids::SessionId;
 use crate::protocol::server::Member;
 
@@ -43,8 +43,8 @@ impl Change {
 /// The members of one room.
 #[derive(Debug)]
 pub struct Presence {
-    here: Origin,
-    members: BTreeMap<SessionId, (Origin, Member)>,
+    here: NodeId,
+    members: BTreeMap<SessionId, (NodeId, Member)>,
     /// Sessions whose coming or going has not been told yet.
     untold: BTreeSet<SessionId>,
     /// What the sessions here were last told.
@@ -52,7 +52,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    pub fn new(here: Origin) -> Self {
+    pub fn new(here: NodeId) -> Self {
         Self { here, members: BTreeMap::new(), untold: BTreeSet::new(), told: BTreeSet::new() }
     }
 
@@ -71,7 +71,7 @@ impl Presence {
     }
 
     /// What another node told.
-    pub fn apply(&mut self, origin: Origin, change: Change) {
+    pub fn apply(&mut self, origin: NodeId, change: Change) {
         for member in change.joined {
             self.insert(origin, member);
         }
@@ -84,7 +84,7 @@ impl Presence {
 
     /// Takes the full list of other nodes' members, as the bus stores it:
     /// whoever is not in it has gone with its node.
-    pub fn replace_remote(&mut self, remote: Vec<(Origin, Member)>) {
+    pub fn replace_remote(&mut self, remote: Vec<(NodeId, Member)>) {
         let present: BTreeSet<_> = remote.iter().map(|(_, member)| member.session.clone()).collect();
         let gone: Vec<_> = self
             .members
@@ -134,7 +134,7 @@ impl Presence {
         change
     }
 
-    fn insert(&mut self, origin: Origin, member: Member) -> bool {
+    fn insert(&mut self, origin: NodeId, member: Member) -> bool {
         let session = member.session.clone();
         let known = self.members.insert(session.clone(), (origin, member)).is_some();
         if !known {
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn coming_and_going_between_two_ticks_is_not_told() {
-        let mut presence = Presence::new(Origin(1));
+        let mut presence = Presence::new(NodeId(1));
         presence.enter(member("a"));
         presence.enter(member("b"));
         presence.leave(&SessionId::new("b").unwrap());
@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn members_of_a_dead_node_leave_and_local_ones_stay() {
-        let mut presence = Presence::new(Origin(1));
+        let mut presence = Presence::new(NodeId(1));
         presence.enter(member("here"));
-        presence.apply(Origin(2), Change { joined: vec![member("there")], left: vec![] });
+        presence.apply(NodeId(2), Change { joined: vec![member("there")], left: vec![] });
         presence.take_untold();
         presence.replace_remote(vec![]);
         let change = presence.take_untold();

@@ -1,0 +1,92 @@
+//! The two connections: one speaks, one listens. And whether they are alive.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::Builder;
+use fred::types::RespVersion;
+use fred::types::config::{Config, ReconnectPolicy, UnresponsiveConfig};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{Away, Bus};
+use crate::config;
+use crate::metrics::bus as metrics;
+use crate::tasks::Stop;
+
+/// Every command is answered in this time, or has failed.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
+/// A connection that is silent for so long with a command under way is dropped.
+const UNRESPONSIVE: Duration = Duration::from_secs(2);
+/// How often both connections are asked, so that a frozen Redis or a black hole
+/// is noticed although nobody speaks.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// What may wait inside the client between Redis and us. Beyond it the client
+/// drops, and says so, which counts as lost.
+const BROADCAST_CAPACITY: usize = 16 * 1024;
+
+/// A client that connects, and reconnects for ever, once started.
+pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
+    let mut config = Config::from_url(&redis.url).map_err(|error| Away(error.to_string()))?;
+    config.fail_fast = false;
+    // Commands on a connection that is subscribed.
+    config.version = RespVersion::RESP3;
+    if redis.username.is_some() {
+        config.username.clone_from(&redis.username);
+    }
+    if let Some(password) = password(redis)? {
+        config.password = Some(password);
+    }
+    Builder::from_config(config)
+        .with_performance_config(|performance| {
+            performance.default_command_timeout = COMMAND_TIMEOUT;
+            performance.broadcast_channel_capacity = BROADCAST_CAPACITY;
+        })
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(2);
+            connection.internal_command_timeout = Duration::from_secs(2);
+            connection.max_command_attempts = 1;
+            connection.unresponsive =
+                UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: Duration::from_millis(500) };
+        })
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
+        .build()
+        .map_err(|error| Away(error.to_string()))
+}
+
+fn password(redis: &config::Redis) -> Result<Option<String>, Away> {
+    if let Some(password) = &redis.password {
+        return Ok(Some(password.reveal().to_owned()));
+    }
+    let Some(file) = &redis.password_file else { return Ok(None) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Away(format!("can't read the password file {}: {error}", file.display())))?;
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// Keeps `up` true to the facts.
+pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop: Stop) {
+    let mut ticks = interval(PING_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.wait() => return,
+        }
+        let pings = futures_util::future::join(answers(&speaker), answers(&listener)).await;
+        let up = pings == (true, true);
+        if bus.shared.up.swap(up, Ordering::Relaxed) != up {
+            metrics::up(up);
+            if up {
+                tracing::info!("Redis answers");
+            } else {
+                tracing::warn!("Redis doesn't answer; rooms go on by reading the log");
+            }
+        }
+    }
+}
+
+async fn answers(client: &Client) -> bool {
+    matches!(timeout(COMMAND_TIMEOUT, client.ping::<()>(None)).await, Ok(Ok(())))
+}

@@ -1,0 +1,150 @@
+//! Hearing: subscriptions that survive reconnects, and messages in.
+//!
+//! Sharded subscriptions are used because their confirmation is waited for (a
+//! classic SUBSCRIBE resolves before Redis has it), and because they scale out
+//! over a Redis cluster.
+
+use std::collections::{HashMap, HashSet};
+
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::{Message, Value};
+use futures_util::future;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::BusEvent;
+use crate::ids::RoomId;
+use crate::metrics::bus as metrics;
+use crate::tasks::Stop;
+
+/// Subscriptions sent at once, so that thousands take a few round trips.
+const PIPELINE: usize = 256;
+
+pub(super) enum Wish {
+    Hear { room: RoomId, confirm: oneshot::Sender<()> },
+    Ignore { room: RoomId },
+}
+
+pub(super) fn channel(room: RoomId) -> String {
+    format!("roomgate:room:{room}")
+}
+
+fn room_of(channel: &str) -> Option<RoomId> {
+    RoomId::new(channel.strip_prefix("roomgate:room:")?.parse().ok()?).ok()
+}
+
+pub(super) async fn run(
+    client: Client,
+    mut wishes: mpsc::Receiver<Wish>,
+    heard: mpsc::Sender<BusEvent>,
+    mut stop: Stop,
+) {
+    let mut messages = client.message_rx();
+    let mut reconnects = client.reconnect_rx();
+    drop(client.connect());
+    let mut wanted = HashSet::new();
+    loop {
+        tokio::select! {
+            message = messages.recv() => {
+                let event = match message {
+                    Ok(message) => read(message),
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "messages of other nodes came faster than they were handled");
+                        Some(BusEvent::Lost)
+                    }
+                    Err(RecvError::Closed) => return,
+                };
+                if let Some(event) = event && heard.send(event).await.is_err() {
+                    return;
+                }
+            }
+            reconnected = reconnects.recv() => {
+                if matches!(reconnected, Err(RecvError::Closed)) {
+                    return;
+                }
+                metrics::reconnected();
+                resubscribe(&client, &wanted).await;
+                // Whatever was said since the old connection died is lost.
+                if heard.send(BusEvent::Lost).await.is_err() {
+                    return;
+                }
+            }
+            wish = wishes.recv() => {
+                let Some(wish) = wish else { return };
+                fulfil(&client, &mut wanted, wish, &mut wishes).await;
+            }
+            () = stop.wait() => return,
+        }
+    }
+}
+
+fn read(message: Message) -> Option<BusEvent> {
+    let room = room_of(&message.channel)?;
+    metrics::received(1);
+    let payload = match message.value {
+        Value::Bytes(bytes) => bytes,
+        Value::String(text) => text.into_inner(),
+        _ => return None,
+    };
+    Some(BusEvent::Message { room, payload })
+}
+
+/// Takes the wishes that wait together; the last one of a room counts.
+async fn fulfil(
+    client: &Client,
+    wanted: &mut HashSet<RoomId>,
+    first: Wish,
+    wishes: &mut mpsc::Receiver<Wish>,
+) {
+    let mut confirms: HashMap<RoomId, Vec<oneshot::Sender<()>>> = HashMap::new();
+    let mut ignored = HashSet::new();
+    let mut next = Some(first);
+    let mut taken = 0;
+    while let Some(wish) = next {
+        match wish {
+            Wish::Hear { room, confirm } => {
+                ignored.remove(&room);
+                confirms.entry(room).or_default().push(confirm);
+            }
+            Wish::Ignore { room } => {
+                confirms.remove(&room);
+                ignored.insert(room);
+            }
+        }
+        taken += 1;
+        next = if taken < PIPELINE { wishes.try_recv().ok() } else { None };
+    }
+    let drops =
+        ignored.iter().filter(|room| wanted.remove(room)).map(|room| client.sunsubscribe(channel(*room)));
+    for dropped in future::join_all(drops).await {
+        if let Err(error) = dropped {
+            tracing::debug!(%error, "can't unsubscribe now");
+        }
+    }
+    let subscribe = confirms.into_iter().map(|(room, confirms)| async move {
+        let subscribed = client.ssubscribe(channel(room)).await;
+        (room, confirms, subscribed)
+    });
+    for (room, confirms, subscribed) in future::join_all(subscribe).await {
+        // Also when it failed: a reconnect subscribes all that is wanted.
+        wanted.insert(room);
+        match subscribed {
+            // A joiner that gave up waiting needs no word.
+            Ok(()) => confirms.into_iter().for_each(|confirm| if confirm.send(()).is_err() {}),
+            Err(error) => tracing::debug!(%room, %error, "can't subscribe now"),
+        }
+    }
+}
+
+async fn resubscribe(client: &Client, wanted: &HashSet<RoomId>) {
+    let rooms: Vec<RoomId> = wanted.iter().copied().collect();
+    for part in rooms.chunks(PIPELINE) {
+        let subscribed = future::join_all(part.iter().map(|room| client.ssubscribe(channel(*room)))).await;
+        if let Some(error) = subscribed.into_iter().find_map(Result::err) {
+            // The connection has died again, or the head check finds what these
+            // rooms miss until the next reconnect.
+            tracing::warn!(%error, "can't subscribe again to all rooms");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Redis: what one node tells the others at once. The only user of `fred`.
+//!
+//! Carries opaque payloads, one channel a room, and who is present where. At
+//! most once: whoever listens must find what it missed elsewhere, and is told
+//! ([`BusEvent::Lost`]) when something may have been missed. Redis may be absent
+//! at start, for hours, or for ever; nothing here then blocks or fails.
+
+mod client;
+mod listen;
+mod presence;
+mod speak;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::config;
+use crate::ids::{RoomId, SessionId};
+use crate::metrics::bus as metrics;
+use crate::tasks::Tasks;
+
+pub use presence::NodeId;
+
+/// Messages that may wait to be published. More are dropped and counted.
+const SPEAK_QUEUE: usize = 8192;
+/// Messages that may wait to be handled. When it is full, Redis waits, and in
+/// the end drops us, which is noticed.
+const HEARD_QUEUE: usize = 8192;
+const LISTEN_QUEUE: usize = 1024;
+/// How long a joiner waits for a subscription to be confirmed before it goes on
+/// without: the head check stands in for what it then misses.
+const SUBSCRIBE_WAIT: Duration = Duration::from_millis(500);
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct Bus {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    speak: mpsc::Sender<speak::Saying>,
+    listen: mpsc::Sender<listen::Wish>,
+    client: Client,
+    up: AtomicBool,
+    node: NodeId,
+}
+
+/// What the bus brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusEvent {
+    Message {
+        room: RoomId,
+        payload: Bytes,
+    },
+    /// Messages of any room may have been missed.
+    Lost,
+}
+
+/// Redis did not answer in time, or said no.
+#[derive(Debug, thiserror::Error)]
+#[error("Redis is away: {0}")]
+pub struct Away(String);
+
+impl Bus {
+    /// Starts connecting and returns at once. Events come out of the receiver.
+    pub fn start(
+        config: &config::Redis,
+        node: NodeId,
+        tasks: &Tasks,
+    ) -> Result<(Self, mpsc::Receiver<BusEvent>), Away> {
+        let (speak, sayings) = mpsc::channel(SPEAK_QUEUE);
+        let (listen, wishes) = mpsc::channel(LISTEN_QUEUE);
+        let (heard, incoming) = mpsc::channel(HEARD_QUEUE);
+        let speaker = client::build(config)?;
+        let listener = client::build(config)?;
+        let shared = Shared { speak, listen, client: speaker.clone(), up: AtomicBool::new(false), node };
+        let bus = Self { shared: Arc::new(shared) };
+        tasks.spawn("bus-speak", speak::run(speaker.clone(), sayings, bus.clone(), tasks.stop_signal()));
+        tasks.spawn("bus-listen", listen::run(listener.clone(), wishes, heard, tasks.stop_signal()));
+        tasks.spawn("bus-watch", client::watch(bus.clone(), speaker, listener, tasks.stop_signal()));
+        tasks.spawn("bus-heartbeat", presence::heartbeat(bus.clone(), tasks.stop_signal()));
+        Ok((bus, incoming))
+    }
+
+    /// Whether Redis answers.
+    pub fn is_up(&self) -> bool {
+        self.shared.up.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when Redis confirmed that messages of `room` will come, or after
+    /// a short wait without it.
+    pub async fn subscribe(&self, room: RoomId) {
+        let (confirm, confirmed) = oneshot::channel();
+        let wish = listen::Wish::Hear { room, confirm };
+        let heard = async {
+            if self.shared.listen.send(wish).await.is_ok() {
+                // The sender is dropped unanswered while Redis is away.
+                return confirmed.await.is_ok();
+            }
+            false
+        };
+        if !matches!(timeout(SUBSCRIBE_WAIT, heard).await, Ok(true)) {
+            tracing::debug!(%room, "a room goes on without a confirmed subscription");
+        }
+    }
+
+    /// Messages of `room` are no longer wanted. Takes effect after every earlier
+    /// and before every later [`Bus::subscribe`].
+    pub fn unsubscribe(&self, room: RoomId) {
+        if self.shared.listen.try_send(listen::Wish::Ignore { room }).is_err() {
+            // Messages of a room that nobody is in cost a look-up each, no more.
+            tracing::debug!(%room, "a room stays subscribed: too many wishes wait");
+        }
+    }
+
+    /// Never waits. While Redis is away, or when too much waits, it is dropped.
+    pub fn publish(&self, room: RoomId, payload: Bytes) {
+        if !self.is_up() || self.shared.speak.try_send(speak::Saying::Publish { room, payload }).is_err() {
+            metrics::dropped(1);
+        }
+    }
+
+    /// Notes that a session is in a room, for those who come later. Never waits.
+    pub fn presence_enter(&self, room: RoomId, session: &SessionId, member: String) {
+        self.say(speak::Saying::Enter { room, session: session.clone(), member });
+    }
+
+    pub fn presence_leave(&self, room: RoomId, session: &SessionId) {
+        self.say(speak::Saying::Leave { room, session: session.clone() });
+    }
+
+    fn say(&self, saying: speak::Saying) {
+        if self.shared.speak.try_send(saying).is_err() {
+            tracing::debug!("a presence change was dropped: too much waits to be published");
+        }
+    }
+}
