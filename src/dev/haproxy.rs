@@ -69,11 +69,9 @@ fn configuration(public: u16, stats: u16, nodes: &[Gateway]) -> String {
     format!(
         "global
     maxconn 8000
-    log stdout format raw local0 notice
 
 defaults
     mode http
-    log global
     option dontlognull
     option redispatch
     retries 2
@@ -99,7 +97,6 @@ backend nodes
 {servers}
 frontend stats
     bind 127.0.0.1:{stats}
-    no log
     http-request use-service prometheus-exporter if {{ path /metrics }}
     stats enable
     stats uri /stats

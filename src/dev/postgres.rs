@@ -242,6 +242,7 @@ fn write_settings(data: &Path, port: u16, upstream: Option<(String, String)>) ->
          wal_receiver_status_interval = 1s\n\
          wal_retrieve_retry_interval = 500ms\n\
          log_line_prefix = '%m [%p] %a '\n\
+         log_checkpoints = off\n\
          log_lock_waits = on\n\
          log_min_duration_statement = 1s\n"
     );

@@ -22,7 +22,18 @@ impl Redis {
     pub async fn start_on(folder: &Path, port: Port) -> Result<Self, Error> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder.display().to_string()))?;
         let number = port.number().to_string();
-        let args = ["--port", &number, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let args = [
+            "--port",
+            &number,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--loglevel",
+            "warning",
+        ];
         let spec = Spec {
             name: "redis".to_owned(),
             program: binary::find("redis-server", "redis-server")?,

@@ -1,0 +1,129 @@
+//! Single keys from a terminal, to break things on purpose.
+
+use std::io::{IsTerminal, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use tokio::sync::mpsc;
+
+use super::{Cluster, Error, Gateway, Notice, Observer, Postgres, Service};
+use crate::tasks::Tasks;
+
+/// The terminal gives each key at once until this is dropped. Ctrl-C stays what
+/// it is.
+pub struct Keys {
+    before: Termios,
+    pressed: mpsc::Receiver<u8>,
+}
+
+impl Keys {
+    /// None if the standard input is no terminal.
+    pub fn open() -> Result<Option<Self>, Error> {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let failed = |error: nix::Error| Error::Other(format!("the terminal: {error}"));
+        let before = tcgetattr(&stdin).map_err(failed)?;
+        let mut raw = before.clone();
+        raw.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+        tcsetattr(&stdin, SetArg::TCSANOW, &raw).map_err(failed)?;
+        // A reader that sleeps in `read` can't be stopped; it ends with us.
+        let (press, pressed) = mpsc::channel(16);
+        let read = move || {
+            for key in stdin.lock().bytes().map_while(Result::ok) {
+                if press.blocking_send(key).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("keys".to_owned());
+        thread.spawn(read).map_err(Error::io("a thread for the keyboard"))?;
+        Ok(Some(Self { before, pressed }))
+    }
+
+    /// Cancel-safe. Never resolves once the terminal is gone.
+    pub async fn next(&mut self) -> char {
+        match self.pressed.recv().await {
+            Some(key) => char::from(key),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.before).ok();
+    }
+}
+
+/// What the keys do.
+pub struct Breaker {
+    observer: Observer,
+    tasks: Tasks,
+    turn: AtomicUsize,
+    paused: std::sync::Mutex<Vec<String>>,
+}
+
+pub const HELP: &str =
+    "k kill a node, or bring it back · p pause or resume a replica · r kill Redis, or bring it back · q quit";
+
+impl Breaker {
+    pub fn new(observer: Observer) -> Self {
+        Self { observer, tasks: Tasks::new(), turn: AtomicUsize::new(0), paused: std::sync::Mutex::default() }
+    }
+
+    /// Whether the key had a meaning.
+    pub fn press(&self, key: char, cluster: &Cluster) -> bool {
+        match key {
+            'k' => self.node(cluster),
+            'p' => self.replica(cluster),
+            'r' => self.toggle(cluster.redis().service()),
+            _ => return false,
+        }
+        true
+    }
+
+    fn node(&self, cluster: &Cluster) {
+        let nodes = cluster.nodes();
+        let dead = nodes.iter().find(|node| !node.service().is_running());
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let node: &Gateway = dead.unwrap_or(&nodes[turn % nodes.len()]);
+        self.toggle(node.service());
+    }
+
+    fn replica(&self, cluster: &Cluster) {
+        let replicas: Vec<&Postgres> = cluster.shards().iter().flat_map(|shard| shard.replicas()).collect();
+        let mut paused = self.paused.lock().expect("nothing panics while it is held");
+        if let Some(name) = paused.pop() {
+            if let Some(replica) = replicas.iter().find(|replica| replica.name() == name) {
+                replica.service().resume();
+            }
+            self.say(format!("{name} is resumed"));
+        } else if let Some(replica) = replicas.first() {
+            replica.service().pause();
+            paused.push(replica.name().to_owned());
+            self.say(format!("{} is paused: it answers nothing until p is pressed again", replica.name()));
+        } else {
+            self.say("there is no replica".to_owned());
+        }
+    }
+
+    /// Kills what runs, and starts what doesn't. The supervisor tells the rest.
+    fn toggle(&self, service: &Arc<Service>) {
+        let (service, observer) = (service.clone(), self.observer.clone());
+        self.tasks.spawn("dev-key", async move {
+            if service.is_running() {
+                service.kill().await;
+            } else if let Err(error) = service.restart().await {
+                let name = service.name().to_owned();
+                observer(Notice::Failed { name, error: error.to_string() });
+            }
+        });
+    }
+
+    fn say(&self, text: String) {
+        (self.observer)(Notice::Step(text));
+    }
+}
