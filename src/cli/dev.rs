@@ -69,7 +69,7 @@ async fn serve(args: DevArgs) -> Result<(), Error> {
     let options = options(&args)?;
     let began = Instant::now();
     let cluster = tokio::select! {
-        started = Cluster::start(&options, observer.clone()) => started?,
+        started = Cluster::start(&options, observer.clone()) => Arc::new(started?),
         () = interrupts.next() => return Ok(()),
     };
     announce(&args, &cluster, began.elapsed());
@@ -111,7 +111,11 @@ fn announce(args: &DevArgs, cluster: &Cluster, took: Duration) {
 }
 
 /// Prints the logs and obeys the keys until it is told to end.
-async fn follow(cluster: &Cluster, interrupts: &mut Interrupts, observer: Observer) -> Result<(), Error> {
+async fn follow(
+    cluster: &Arc<Cluster>,
+    interrupts: &mut Interrupts,
+    observer: Observer,
+) -> Result<(), Error> {
     let mut keys = Keys::open()?;
     if keys.is_some() {
         observer(Notice::Step(format!("keys: {HELP}")));

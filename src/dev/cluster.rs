@@ -51,7 +51,7 @@ impl Cluster {
     }
 
     /// Takes it down in order, so that the next start is a quick one.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.tasks.stop();
         let inner = &self.inner;
         for service in inner.services() {

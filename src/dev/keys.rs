@@ -2,12 +2,12 @@
 
 use std::io::{IsTerminal, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use tokio::sync::mpsc;
 
-use super::{Cluster, Error, Gateway, Notice, Observer, Postgres, Service};
+use super::{Cluster, Error, Gateway, Notice, Observer, Service, Shard};
 use crate::tasks::Tasks;
 
 /// The terminal gives each key at once until this is dropped. Ctrl-C stays what
@@ -63,7 +63,7 @@ pub struct Breaker {
     observer: Observer,
     tasks: Tasks,
     turn: AtomicUsize,
-    paused: std::sync::Mutex<Vec<String>>,
+    paused: AtomicBool,
 }
 
 pub const HELP: &str =
@@ -71,11 +71,11 @@ pub const HELP: &str =
 
 impl Breaker {
     pub fn new(observer: Observer) -> Self {
-        Self { observer, tasks: Tasks::new(), turn: AtomicUsize::new(0), paused: std::sync::Mutex::default() }
+        Self { observer, tasks: Tasks::new(), turn: AtomicUsize::new(0), paused: AtomicBool::new(false) }
     }
 
     /// Whether the key had a meaning.
-    pub fn press(&self, key: char, cluster: &Cluster) -> bool {
+    pub fn press(&self, key: char, cluster: &Arc<Cluster>) -> bool {
         match key {
             'k' => self.node(cluster),
             'p' => self.replica(cluster),
@@ -85,7 +85,7 @@ impl Breaker {
         true
     }
 
-    fn node(&self, cluster: &Cluster) {
+    fn node(&self, cluster: &Arc<Cluster>) {
         let nodes = cluster.nodes();
         let dead = nodes.iter().find(|node| !node.service().is_running());
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -93,21 +93,21 @@ impl Breaker {
         self.toggle(node.service());
     }
 
-    fn replica(&self, cluster: &Cluster) {
-        let replicas: Vec<&Postgres> = cluster.shards().iter().flat_map(|shard| shard.replicas()).collect();
-        let mut paused = self.paused.lock().expect("nothing panics while it is held");
-        if let Some(name) = paused.pop() {
-            if let Some(replica) = replicas.iter().find(|replica| replica.name() == name) {
-                replica.service().resume();
-            }
-            self.say(format!("{name} is resumed"));
-        } else if let Some(replica) = replicas.first() {
-            replica.service().pause();
-            paused.push(replica.name().to_owned());
-            self.say(format!("{} is paused: it answers nothing until p is pressed again", replica.name()));
-        } else {
-            self.say("there is no replica".to_owned());
-        }
+    /// Pauses the first replica's replay: it answers, but grows stale.
+    fn replica(&self, cluster: &Arc<Cluster>) {
+        let (cluster, observer) = (cluster.clone(), self.observer.clone());
+        let paused = !self.paused.fetch_xor(true, Ordering::SeqCst);
+        self.tasks.spawn("dev-key", async move {
+            let Some(replica) = cluster.shards().iter().flat_map(Shard::replicas).next() else {
+                return observer(Notice::Step("there is no replica".to_owned()));
+            };
+            let name = replica.name().to_owned();
+            observer(match replica.set_replay_paused(paused).await {
+                Ok(()) if paused => Notice::Step(format!("{name} applies nothing until p is pressed again")),
+                Ok(()) => Notice::Step(format!("{name} applies again")),
+                Err(error) => Notice::Failed { name, error: error.to_string() },
+            });
+        });
     }
 
     /// Kills what runs, and starts what doesn't. The supervisor tells the rest.
@@ -121,9 +121,5 @@ impl Breaker {
                 observer(Notice::Failed { name, error: error.to_string() });
             }
         });
-    }
-
-    fn say(&self, text: String) {
-        (self.observer)(Notice::Step(text));
     }
 }

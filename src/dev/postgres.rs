@@ -140,6 +140,12 @@ impl Postgres {
         Self::exists(folder) && folder.join("data/standby.signal").exists()
     }
 
+    /// A replica goes on receiving but applies nothing, or applies again.
+    pub async fn set_replay_paused(&self, paused: bool) -> Result<(), Error> {
+        let call = if paused { "SELECT pg_wal_replay_pause()" } else { "SELECT pg_wal_replay_resume()" };
+        self.admin().await?.batch_execute(call).await.map_err(Error::sql(&self.name))
+    }
+
     /// From now on a commit waits until one of `standbys` has it on disk; with
     /// none, until it is on the primary's.
     pub async fn set_synchronous(&self, standbys: &[&str]) -> Result<(), Error> {
@@ -281,7 +287,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_clusters_have_identities_of_their_own() {
+    async fn a_frozen_server_answers_nothing_on_open_connections() {
+        let scratch = Scratch::new("postgres").unwrap();
+        let server = Postgres::primary(&scratch.path().join("a-1"), "a-1").await.unwrap();
+        let admin = server.admin().await.unwrap();
+        server.service().pause();
+        let asked = admin.simple_query("SELECT 1");
+        tokio::pin!(asked);
+        let silence = tokio::time::timeout(std::time::Duration::from_millis(300), &mut asked).await;
+        assert!(silence.is_err());
+        server.service().resume();
+        asked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn two_primaries_have_identities_of_their_own() {
         let scratch = Scratch::new("postgres").unwrap();
         let mut identities = Vec::new();
         for name in ["a-1", "b-1"] {

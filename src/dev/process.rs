@@ -97,7 +97,17 @@ impl Process {
         let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
         if !*reaped {
             // It fails only if the child ended this moment, which is as well.
-            if kill(self.pid, signal).is_err() {}
+            kill(self.pid, signal).ok();
+        }
+    }
+
+    /// To it and its children, wherever they have gone: each process that serves
+    /// a connection of PostgreSQL has a group of its own.
+    pub fn signal_family(&self, signal: Signal) {
+        // The parent first, so that it makes no more of them meanwhile.
+        self.signal(signal);
+        for child in children(self.pid) {
+            kill(child, signal).ok();
         }
     }
 
@@ -105,7 +115,7 @@ impl Process {
     /// if it was paused.
     pub async fn stop(&self, signal: Signal, limit: Duration) -> ExitStatus {
         self.signal(signal);
-        self.signal(Signal::SIGCONT);
+        self.signal_family(Signal::SIGCONT);
         if let Ok(status) = tokio::time::timeout(limit, self.ended()).await {
             return status;
         }
@@ -122,7 +132,10 @@ impl Process {
 
     fn signal_group(&self, signal: Signal) {
         let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*reaped && killpg(self.pid, signal).and(killpg(self.pid, Signal::SIGCONT)).is_err() {}
+        if !*reaped {
+            killpg(self.pid, signal).ok();
+            killpg(self.pid, Signal::SIGCONT).ok();
+        }
     }
 
     /// Blocks for some milliseconds, so that its files and ports are free when
@@ -183,6 +196,23 @@ fn live_and_die(
 
 fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a Linux pid is a positive i32"))
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_child = |pid: &Pid| parent_of(*pid) == Some(parent);
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+        .filter(is_child)
+        .collect()
+}
+
+/// The second field after the name, which is in parentheses and may hold spaces.
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
 }
 
 fn command(spec: &Spec) -> Result<Command, Error> {

@@ -99,13 +99,14 @@ impl Service {
         self.process().kill_blocking();
     }
 
-    /// Freezes it: connections stay open and nothing is answered.
+    /// Freezes it with all its children: connections stay open and nothing is
+    /// answered.
     pub fn pause(&self) {
-        self.signal(Signal::SIGSTOP);
+        self.process().signal_family(Signal::SIGSTOP);
     }
 
     pub fn resume(&self) {
-        self.signal(Signal::SIGCONT);
+        self.process().signal_family(Signal::SIGCONT);
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -40,7 +40,7 @@ impl fmt::Display for Notice {
                 write!(f, "{name} (pid {pid}) ended: {how}; {next}")
             }
             Self::Back { name, pid } => write!(f, "{name} is back (pid {pid})"),
-            Self::Failed { name, error } => write!(f, "{name} could not be started again: {error}"),
+            Self::Failed { name, error } => write!(f, "{name}: {error}"),
         }
     }
 }

@@ -1,0 +1,68 @@
+# `make dev` and `make test` are all one needs; the rest are their parts.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+# For `make dev`: more flags of `roomgate dev`, e.g. ARGS="--nodes 2 --sync".
+ARGS ?=
+# For `make real-shapes`: gzipped lines of {"room": slug, "shape": {…}}.
+FILE ?= tests/data/excalidraw-excerpt.ndjson.gz
+
+part = @echo "==> $@ ($$(date +%T))"
+
+.PHONY: help
+help: ## this text
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.PHONY: dev
+dev: install ## a whole cluster on this machine, and a whiteboard to try it
+	$(CARGO) build --release --locked
+	target/release/roomgate dev $(ARGS)
+
+.PHONY: test
+test: install-test lint unit it browser-test ## everything that must hold
+	@echo "==> all passed ($$(date +%T))"
+
+.PHONY: install
+install: ## what `make dev` needs from Debian
+	@scripts/install.sh dev
+
+.PHONY: install-test
+install-test: ## what `make test` needs from Debian
+	@scripts/install.sh test
+
+.PHONY: lint
+lint: ## formatting and clippy
+	$(part)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+.PHONY: unit
+unit: ## unit tests, the layout of the source, examples in the docs
+	$(part)
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --locked --lib --bins --tests -E 'not binary(it)'; \
+	else \
+	    $(CARGO) test --locked --lib --bins --test tidy; \
+	fi
+	$(CARGO) test --locked --doc
+
+# One process, so that tests which break nothing share one cluster.
+.PHONY: it
+it: ## integration tests against real clusters
+	$(part)
+	$(CARGO) test --locked --test it
+
+.PHONY: browser-test
+browser-test: install-test ## the whiteboard in a real browser
+	$(part)
+	$(CARGO) build --locked
+	cd tests/browser && npm ci --no-audit --no-fund && npm test
+
+.PHONY: real-shapes
+real-shapes: install ## all real drawings of FILE through a cluster and back
+	$(CARGO) run --release --locked --example real_shapes -- $(FILE)
+
+.PHONY: bench
+bench: install ## micro-benchmarks
+	$(CARGO) bench --locked
