@@ -7,6 +7,7 @@ mod connect;
 mod connection;
 mod error;
 mod json_text;
+pub mod migrate;
 mod pool;
 
 pub use bb8_postgres::tokio_postgres::Row;
