@@ -25,6 +25,8 @@ pub mod routing;
 
 pub mod store;
 
+pub mod directory;
+
 pub mod auth;
 pub mod limits;
 

@@ -47,3 +47,29 @@ impl Schema {
         [Self::Drawing, Self::Open].into_iter().find(|schema| schema.as_str() == text)
     }
 }
+
+/// Who may enter a room without being a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Everyone, with the room's `default_role`.
+    Public,
+    /// Whoever knows the password, once; then as a member.
+    Password,
+    /// Whoever was invited.
+    Invite,
+}
+
+impl Access {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Password => "password",
+            Self::Invite => "invite",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Public, Self::Password, Self::Invite].into_iter().find(|access| access.as_str() == text)
+    }
+}

@@ -3,4 +3,5 @@
 //! transaction; every read checks owner and position in the snapshot of its rows.
 
 pub mod append;
+pub mod rooms;
 pub mod slots;

@@ -1,0 +1,81 @@
+//! Accounts: who may sign in.
+
+use super::{Directory, DirectoryError};
+use crate::clock::UnixMillis;
+use crate::db::{Row, Sql};
+use crate::digests::PasswordHash;
+use crate::ids::UserId;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    pub id: UserId,
+    pub email: String,
+    pub name: String,
+    pub photo: Option<String>,
+    pub created_at: UnixMillis,
+}
+
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    /// Made by the caller, so that a repeated insert is recognised.
+    pub id: UserId,
+    pub email: String,
+    pub name: String,
+    pub password: PasswordHash,
+}
+
+/// An account with what its password is checked against.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    pub account: Account,
+    pub password: PasswordHash,
+}
+
+pub(super) static INSERT: Sql = Sql {
+    name: "account_insert",
+    text: "INSERT INTO directory.account (id, email, name, password_hash) VALUES ($1, $2, $3, $4)
+           ON CONFLICT DO NOTHING",
+};
+
+pub(super) static BY_ID: Sql = Sql {
+    name: "account_by_id",
+    text: "SELECT id, email, name, photo, (extract(epoch FROM created_at) * 1000)::bigint, password_hash
+             FROM directory.account WHERE id = $1",
+};
+
+pub(super) static BY_EMAIL: Sql = Sql {
+    name: "account_by_email",
+    text: "SELECT id, email, name, photo, (extract(epoch FROM created_at) * 1000)::bigint, password_hash
+             FROM directory.account WHERE lower(email) = lower($1)",
+};
+
+impl Directory {
+    /// `EmailTaken` if another account has the email, whatever its case.
+    pub async fn create_account(&self, new: &NewAccount) -> Result<Account, DirectoryError> {
+        let (id, email, name) = (new.id.as_str(), &new.email, &new.name);
+        self.query(&INSERT, &[&id, email, name, &new.password.as_str()]).await?;
+        self.account(&new.id).await?.ok_or(DirectoryError::EmailTaken)
+    }
+
+    pub async fn account(&self, id: &UserId) -> Result<Option<Account>, DirectoryError> {
+        let row = self.query_opt(&BY_ID, &[&id.as_str()]).await?;
+        row.map(|row| credentials(&row).map(|found| found.account)).transpose()
+    }
+
+    pub async fn credentials(&self, email: &str) -> Result<Option<Credentials>, DirectoryError> {
+        let row = self.query_opt(&BY_EMAIL, &[&email]).await?;
+        row.map(|row| credentials(&row)).transpose()
+    }
+}
+
+fn credentials(row: &Row) -> Result<Credentials, DirectoryError> {
+    let id = UserId::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "an account id" })?;
+    let account = Account {
+        id,
+        email: row.get(1),
+        name: row.get(2),
+        photo: row.get(3),
+        created_at: UnixMillis(row.get(4)),
+    };
+    Ok(Credentials { account, password: PasswordHash::new(row.get(5)) })
+}

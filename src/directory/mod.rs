@@ -1,0 +1,145 @@
+//! The directory: people, their refresh tokens, and the names of rooms.
+//!
+//! Owns the SQL of the schema `directory`. It is needed to sign in, to create a
+//! room and to resolve a slug that isn't cached; it is not on the data path, so
+//! rooms that are live outlast its outage. Every statement may be run twice with
+//! the effect of once, and is, when a connection is lost under it.
+//! Knows no tokens' text and no passwords, only digests and hashes.
+
+mod accounts;
+mod refresh_tokens;
+mod slugs;
+
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::db::{Class, DbError, Row, Sql, ToSql};
+use crate::ids::RoomId;
+use crate::protocol::{Code, Refusal};
+use crate::routing::Shard;
+
+pub use accounts::{Account, Credentials, NewAccount};
+
+/// Every statement, to be prepared when a connection is made.
+pub const STATEMENTS: &[&Sql] = &[
+    &accounts::INSERT,
+    &accounts::BY_ID,
+    &accounts::BY_EMAIL,
+    &refresh_tokens::INSERT,
+    &refresh_tokens::ROTATE,
+    &refresh_tokens::REVOKE_REUSED,
+    &refresh_tokens::REVOKE_FAMILY,
+    &refresh_tokens::REVOKE_ALL,
+    &slugs::RESERVE,
+    &slugs::ACTIVATE,
+    &slugs::RESOLVE,
+];
+
+/// How long a request waits for the directory's primary.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A statement that met a lost connection or a demoted server is run again.
+const TRIES: usize = 3;
+
+/// Slugs kept in memory, least recently used out first.
+const CACHED_SLUGS: u64 = 100_000;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    database: Shard,
+    /// Active slugs only. A slug never changes its room, so nothing expires.
+    slugs: moka::future::Cache<crate::ids::Slug, RoomId>,
+}
+
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    #[error("the directory has no writable primary")]
+    NoPrimary,
+    #[error("the directory failed: {0}")]
+    Database(#[from] DbError),
+    #[error("an account with this email exists")]
+    EmailTaken,
+    #[error("the slug is taken")]
+    SlugTaken,
+    #[error("the refresh token is unknown, spent or expired")]
+    RefreshTokenInvalid,
+    #[error("the directory holds {what} that can't be read")]
+    Corrupt { what: &'static str },
+}
+
+impl DirectoryError {
+    /// What the caller is told; the details are logged here, once.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::EmailTaken => Refusal::new(Code::EmailTaken, "an account with this email exists"),
+            Self::SlugTaken => Refusal::new(Code::SlugTaken, "another room has this slug"),
+            Self::RefreshTokenInvalid => Refusal::new(Code::Unauthenticated, "sign in again"),
+            Self::NoPrimary => unavailable(),
+            Self::Database(error) if error.class() != Class::BadInput => {
+                tracing::warn!(%error, "the directory failed");
+                unavailable()
+            }
+            Self::Database(_) | Self::Corrupt { .. } => {
+                tracing::error!(error = %self, "the directory failed");
+                Refusal::new(Code::Internal, "something is wrong here; the operators know")
+            }
+        }
+    }
+}
+
+fn unavailable() -> Refusal {
+    Refusal::new(Code::Unavailable, "the directory can't be reached; try again").retry_after_ms(2_000)
+}
+
+impl Directory {
+    /// `database`: the directory's cluster, watched like a shard.
+    pub fn new(database: Shard) -> Self {
+        Self { database, slugs: moka::future::Cache::new(CACHED_SLUGS) }
+    }
+
+    pub fn database(&self) -> &Shard {
+        &self.database
+    }
+
+    async fn query_opt(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, DirectoryError> {
+        Ok(self.query(sql, params).await?.into_iter().next())
+    }
+
+    /// On the primary, at most [`TRIES`] times within [`PATIENCE`].
+    async fn query(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DirectoryError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let primary = self.database.primary(deadline).await.map_err(|_| DirectoryError::NoPrimary)?;
+            let answer = match primary.pool().get().await {
+                Ok(lease) => lease.query(sql, params).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(rows) => return Ok(rows),
+                Err(error) if tries < TRIES && is_worth_another_try(error.class()) => {
+                    tracing::debug!(%error, "trying the directory again");
+                    if matches!(error.class(), Class::Connection | Class::ReadOnly) {
+                        self.database.suspect(&primary);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn is_worth_another_try(class: Class) -> bool {
+    matches!(class, Class::Connection | Class::ReadOnly | Class::Serialization | Class::Deadlock)
+}

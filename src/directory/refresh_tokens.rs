@@ -1,0 +1,100 @@
+//! Refresh tokens: each is good for one use and gives its successor. A spent
+//! one that is shown again was stolen or copied, so its whole family ends.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Directory, DirectoryError};
+use crate::db::Sql;
+use crate::digests::RefreshDigest;
+use crate::ids::UserId;
+
+pub(super) static INSERT: Sql = Sql {
+    name: "refresh_token_insert",
+    text: "INSERT INTO directory.refresh_token (digest, family, account_id, expires_at)
+           VALUES ($1, $2, $3, now() + $4 * interval '1 millisecond')
+           ON CONFLICT DO NOTHING",
+};
+
+// The last line answers a repeat of this very rotation, whose first answer was
+// lost: the successor is there already.
+pub(super) static ROTATE: Sql = Sql {
+    name: "refresh_token_rotate",
+    text: "WITH spent AS (
+               UPDATE directory.refresh_token SET spent = true
+                WHERE digest = $1 AND NOT spent AND expires_at > now()
+            RETURNING family, account_id),
+           made AS (
+               INSERT INTO directory.refresh_token (digest, family, account_id, expires_at)
+               SELECT $2, family, account_id, now() + $3 * interval '1 millisecond' FROM spent
+            RETURNING account_id)
+           SELECT account_id FROM made
+           UNION ALL
+           SELECT account_id FROM directory.refresh_token WHERE digest = $2",
+};
+
+pub(super) static REVOKE_REUSED: Sql = Sql {
+    name: "refresh_token_revoke_reused",
+    text: "DELETE FROM directory.refresh_token
+            WHERE family = (SELECT family FROM directory.refresh_token WHERE digest = $1 AND spent)
+           RETURNING account_id",
+};
+
+pub(super) static REVOKE_FAMILY: Sql = Sql {
+    name: "refresh_token_revoke_family",
+    text: "DELETE FROM directory.refresh_token
+            WHERE family = (SELECT family FROM directory.refresh_token WHERE digest = $1)",
+};
+
+pub(super) static REVOKE_ALL: Sql = Sql {
+    name: "refresh_token_revoke_all",
+    text: "DELETE FROM directory.refresh_token WHERE account_id = $1",
+};
+
+impl Directory {
+    /// Begins a family: somebody signed in.
+    pub async fn add_refresh_token(
+        &self,
+        digest: RefreshDigest,
+        account: &UserId,
+        lifetime: Duration,
+    ) -> Result<(), DirectoryError> {
+        let (bytes, family, lifetime) = (digest.0.as_slice(), Uuid::new_v4(), millis(lifetime));
+        self.query(&INSERT, &[&bytes, &family, &account.as_str(), &lifetime]).await.map(drop)
+    }
+
+    /// Spends `old` for `new` and says whose it is. Of two at once, one wins; the
+    /// other counts as reuse.
+    pub async fn rotate_refresh_token(
+        &self,
+        old: RefreshDigest,
+        new: RefreshDigest,
+        lifetime: Duration,
+    ) -> Result<UserId, DirectoryError> {
+        let (old, new, lifetime) = (old.0.as_slice(), new.0.as_slice(), millis(lifetime));
+        let Some(row) = self.query_opt(&ROTATE, &[&old, &new, &lifetime]).await? else {
+            let revoked = self.query(&REVOKE_REUSED, &[&old]).await?;
+            if let Some(row) = revoked.first() {
+                let account: &str = row.get(0);
+                tracing::warn!(account, "a spent refresh token was shown again; its family is revoked");
+            }
+            return Err(DirectoryError::RefreshTokenInvalid);
+        };
+        UserId::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "an account id" })
+    }
+
+    /// Signs out the device that holds this token. Unknown ones are no error.
+    pub async fn revoke_refresh_token(&self, digest: RefreshDigest) -> Result<(), DirectoryError> {
+        self.query(&REVOKE_FAMILY, &[&digest.0.as_slice()]).await.map(drop)
+    }
+
+    /// Signs out every device of an account.
+    pub async fn revoke_refresh_tokens_of(&self, account: &UserId) -> Result<(), DirectoryError> {
+        self.query(&REVOKE_ALL, &[&account.as_str()]).await.map(drop)
+    }
+}
+
+fn millis(lifetime: Duration) -> f64 {
+    lifetime.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,108 @@
+//! Rooms themselves: their row, their head, who is a member.
+//!
+//! Guarantees: a write takes the slot's shared lock, then checks in a second
+//! statement that the slot is owned here and the server is the claimed one; all
+//! writes may be repeated with the effect of one, so a lost COMMIT is tried
+//! again. A read carries the owner's state in its own snapshot.
+
+mod list;
+mod read;
+mod row;
+mod visits;
+mod write;
+
+use std::time::Instant;
+
+use thiserror::Error;
+
+use crate::db::{Class, DbError, Sql};
+use crate::placement::SlotMap;
+use crate::protocol::{Code, Refusal};
+use crate::routing::{NoPrimary, Shards, Unavailable};
+
+pub use list::RoomPage;
+pub use read::{Found, Wanted};
+pub use row::{Membership, NewRoom, RoomFacts};
+pub use visits::Visits;
+
+/// Every statement, to be prepared when a connection is made.
+pub static STATEMENTS: &[&Sql] = &[
+    &write::LOCK_SLOT,
+    &write::CHECK_OWNER,
+    &write::INSERT_ROOM,
+    &write::INSERT_HEAD,
+    &write::ADD_MEMBER,
+    &write::MEMBER_ROLE,
+    &read::FACTS,
+    &list::MINE,
+    &visits::LOCK_SLOTS,
+    &visits::BUMP,
+];
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    shards: Shards,
+    slots: SlotMap,
+}
+
+#[derive(Debug, Error)]
+pub enum RoomsError {
+    #[error("there is no such room")]
+    Unknown,
+    #[error("no shard that is known here owns the room's slot")]
+    NoOwner,
+    #[error("the server's timeline is not the one that is claimed for the shard")]
+    NotClaimed,
+    #[error(transparent)]
+    NoPrimary(#[from] NoPrimary),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error("the position is not in the log any more")]
+    PositionLost,
+    #[error("the position is beyond the end of the log")]
+    AheadOfLog,
+    #[error(transparent)]
+    Database(#[from] DbError),
+    #[error("the shard holds {what} that can't be read")]
+    Corrupt { what: &'static str },
+}
+
+impl Rooms {
+    pub fn new(shards: Shards, slots: SlotMap) -> Self {
+        Self { shards, slots }
+    }
+}
+
+impl RoomsError {
+    /// What the caller is told; details are logged here, once.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Unknown => Refusal::new(Code::RoomUnknown, "there is no such room"),
+            Self::PositionLost => {
+                Refusal::new(Code::PositionLost, "this position is not in the log any more; read anew")
+            }
+            Self::AheadOfLog => Refusal::new(Code::AheadOfLog, "this position is beyond the end of the log"),
+            Self::Unavailable(error) => error.into(),
+            Self::NoOwner | Self::NotClaimed | Self::NoPrimary(_) => {
+                tracing::warn!(error = %self, "a room can't be reached");
+                Refusal::new(Code::ShardUnavailable, "the room's shard can't be written now; try again")
+                    .retry_after_ms(1_000)
+            }
+            Self::Database(error) if error.class() != Class::BadInput => {
+                tracing::warn!(%error, "a room can't be reached");
+                Refusal::new(Code::ShardUnavailable, "the room's shard failed; try again")
+                    .retry_after_ms(1_000)
+            }
+            Self::Database(_) | Self::Corrupt { .. } => {
+                tracing::error!(error = %self, "a room's statement failed");
+                Refusal::new(Code::Internal, "something is wrong here; the operators know")
+            }
+        }
+    }
+}
+
+/// The limit on a read or write of one room, for those who have none.
+pub fn deadline_from_now() -> Instant {
+    Instant::now() + std::time::Duration::from_secs(10)
+}

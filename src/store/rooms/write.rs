@@ -1,0 +1,210 @@
+//! Writes to a room's rows, under the slot's lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{Membership, NewRoom, Rooms, RoomsError};
+use crate::db::{Class, Connection, DbError, Sql};
+use crate::ids::{RoomId, UserId};
+use crate::placement::slot_of;
+use crate::protocol::Role;
+use crate::routing::Endpoint;
+use crate::store::slots::SLOT_LOCKS;
+
+pub(super) static LOCK_SLOT: Sql =
+    Sql { name: "room_lock_slot", text: "SELECT pg_advisory_xact_lock_shared($1, $2)::text" };
+
+/// Begun after the lock was held, so that it sees what a mover committed.
+pub(super) static CHECK_OWNER: Sql = Sql {
+    name: "room_check_owner",
+    text: "SELECT coalesce((SELECT state FROM slot_owner WHERE slot = $1) = 'active', false),
+                  coalesce((SELECT timeline FROM shard_claim)
+                    = ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int, false)",
+};
+
+// A repeat changes nothing, but writes: so its COMMIT waits for the standby
+// that the first one may not have reached.
+pub(super) static INSERT_ROOM: Sql = Sql {
+    name: "room_insert",
+    text:
+        "INSERT INTO room (id, slot, slug, name, owner, access, default_role, schema, password_hash, metadata)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb)
+           ON CONFLICT (id) DO UPDATE SET slot = room.slot",
+};
+
+pub(super) static INSERT_HEAD: Sql = Sql {
+    name: "room_insert_head",
+    text: "INSERT INTO room_head (room_id) VALUES ($1) ON CONFLICT DO NOTHING",
+};
+
+/// Leaves an existing row as it is, whatever it says.
+pub(super) static ADD_MEMBER: Sql = Sql {
+    name: "room_add_member",
+    text: "WITH added AS (
+               INSERT INTO room_member (room_id, user_id, role)
+               SELECT room_id, $2, $3 FROM room_head WHERE room_id = $1
+                   ON CONFLICT DO NOTHING)
+           UPDATE room_head SET access_rev = access_rev + 1 WHERE room_id = $1",
+};
+
+pub(super) static MEMBER_ROLE: Sql = Sql {
+    name: "room_member_role",
+    text: "SELECT role FROM room_member WHERE room_id = $1 AND user_id = $2",
+};
+
+/// Between two tries when nobody owns the slot, or its lock is taken.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What happens under the slot's lock.
+enum Change<'a> {
+    Insert(&'a NewRoom),
+    AddMember(RoomId, &'a UserId, Role),
+}
+
+impl Rooms {
+    /// The room and its empty log. A room with this id stays as it is.
+    pub async fn insert(&self, new: &NewRoom, deadline: Instant) -> Result<(), RoomsError> {
+        self.change(&Change::Insert(new), deadline).await.map(drop)
+    }
+
+    /// Makes `user` a member if there is no row yet, and says what the row is.
+    pub async fn add_member(
+        &self,
+        room: RoomId,
+        user: &UserId,
+        role: Role,
+        deadline: Instant,
+    ) -> Result<Membership, RoomsError> {
+        let membership = self.change(&Change::AddMember(room, user, role), deadline).await?;
+        membership.ok_or(RoomsError::Unknown)
+    }
+
+    /// Until it is committed, or the deadline.
+    async fn change(&self, change: &Change<'_>, deadline: Instant) -> Result<Option<Membership>, RoomsError> {
+        loop {
+            let error = match self.primary_of(change.room(), deadline).await {
+                Ok(primary) => match attempt(&primary, change).await {
+                    Ok(done) => return Ok(done),
+                    Err(error) => {
+                        self.suspect(change.room(), &primary, &error);
+                        error
+                    }
+                },
+                Err(error) => error,
+            };
+            if !is_worth_another_try(&error) || Instant::now() + PAUSE >= deadline {
+                return Err(error);
+            }
+            sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+        }
+    }
+
+    async fn primary_of(&self, room: RoomId, deadline: Instant) -> Result<Arc<Endpoint>, RoomsError> {
+        let owner = self.slots.owner(room).ok_or(RoomsError::NoOwner)?;
+        let shard = self.shards.get(owner.shard).ok_or(RoomsError::NoOwner)?;
+        Ok(shard.primary(deadline).await?)
+    }
+
+    fn suspect(&self, room: RoomId, primary: &Arc<Endpoint>, error: &RoomsError) {
+        let RoomsError::Database(error) = error else { return };
+        let doubtful = matches!(error.class(), Class::Connection | Class::ReadOnly);
+        if let Some(owner) = self.slots.owner(room).filter(|_| doubtful)
+            && let Some(shard) = self.shards.get(owner.shard)
+        {
+            shard.suspect(primary);
+        }
+    }
+}
+
+impl Change<'_> {
+    fn room(&self) -> RoomId {
+        match self {
+            Self::Insert(new) => new.room,
+            Self::AddMember(room, ..) => *room,
+        }
+    }
+
+    async fn apply(&self, connection: &Connection) -> Result<Option<Membership>, RoomsError> {
+        match self {
+            Self::Insert(new) => insert(connection, new).await.map(|()| None).map_err(RoomsError::from),
+            Self::AddMember(room, user, role) => add_member(connection, *room, user, *role).await,
+        }
+    }
+}
+
+async fn attempt(primary: &Endpoint, change: &Change<'_>) -> Result<Option<Membership>, RoomsError> {
+    let connection = primary.pool().get().await?;
+    connection.begin().await?;
+    match locked(&connection, change).await {
+        Ok(done) => connection.commit().await.map(|()| done).map_err(RoomsError::from),
+        Err(error) => {
+            // A failed rollback leaves the connection marked as in a
+            // transaction, so it isn't used again.
+            if let Err(error) = connection.rollback().await {
+                tracing::debug!(%error, "rollback failed");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn locked(connection: &Connection, change: &Change<'_>) -> Result<Option<Membership>, RoomsError> {
+    let slot = i32::from(slot_of(change.room()).0);
+    connection.query_one(&LOCK_SLOT, &[&SLOT_LOCKS, &slot]).await?;
+    let owner = connection.query_one(&CHECK_OWNER, &[&slot]).await?;
+    if !owner.get::<_, bool>(1) {
+        return Err(RoomsError::NotClaimed);
+    }
+    if !owner.get::<_, bool>(0) {
+        return Err(RoomsError::NoOwner);
+    }
+    change.apply(connection).await
+}
+
+async fn insert(connection: &Connection, new: &NewRoom) -> Result<(), DbError> {
+    let slot = i32::from(slot_of(new.room).0);
+    let password = new.password.as_ref().map(|hash| hash.as_str());
+    connection
+        .execute(
+            &INSERT_ROOM,
+            &[
+                &new.room.as_i64(),
+                &slot,
+                &new.slug.as_str(),
+                &new.name,
+                &new.owner.as_str(),
+                &new.access.as_str(),
+                &new.default_role.as_str(),
+                &new.schema.as_str(),
+                &password,
+                &&*new.metadata,
+            ],
+        )
+        .await?;
+    connection.execute(&INSERT_HEAD, &[&new.room.as_i64()]).await.map(drop)
+}
+
+async fn add_member(
+    connection: &Connection,
+    room: RoomId,
+    user: &UserId,
+    role: Role,
+) -> Result<Option<Membership>, RoomsError> {
+    let room = room.as_i64();
+    connection.execute(&ADD_MEMBER, &[&room, &user.as_str(), &role.as_str()]).await?;
+    let row = connection.query_opt(&MEMBER_ROLE, &[&room, &user.as_str()]).await?;
+    row.map(|row| Membership::parse(row.get(0))).transpose()
+}
+
+/// All changes may be repeated, so a lost answer, even to COMMIT, is too.
+fn is_worth_another_try(error: &RoomsError) -> bool {
+    match error {
+        RoomsError::NoOwner | RoomsError::NotClaimed => true,
+        RoomsError::Database(error) => {
+            !matches!(error.class(), Class::BadInput | Class::Other | Class::Storage)
+        }
+        _ => false,
+    }
+}
