@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::future;
 
-use super::statements::{self, Head, Member, Ownership, RoomFacts, RoomRow, Wanted};
-use crate::db::{Class, Connection, DbError, Lease, Row, Sql, ToSql};
+use super::statements::{self, Head, Member, Ownership, Pairs, RoomFacts, RoomRow, Wanted};
+use crate::db::{Class, Connection, DbError, Lease, Row, Sql};
 use crate::ids::{RoomId, ShapeId, UserId};
 use crate::log::{Before, Event, RoomState, ShapeState, Submit};
 use crate::protocol::Role;
@@ -122,9 +122,9 @@ pub(super) async fn read(
         ),
         future::join4(
             connection.query(&statements::ROOMS, &[&wanted.rooms, &wanted.room_slots]),
-            unless_empty(connection, &statements::SHAPES, &wanted.shapes.ids, &wanted.shapes.rooms),
+            unless_empty(connection, &statements::SHAPES, &wanted.shapes),
             connection.query(&statements::OPS, &[&wanted.op_rooms, &wanted.op_users, &wanted.ops]),
-            unless_empty(connection, &statements::MEMBERS, &wanted.members.ids, &wanted.members.rooms),
+            unless_empty(connection, &statements::MEMBERS, &wanted.members),
         ),
     )
     .await;
@@ -144,17 +144,15 @@ pub(super) async fn read(
     Ok(Read { before, elsewhere, locked, proof: CommitProof(()) })
 }
 
-async fn unless_empty(
+async fn unless_empty<Id>(
     connection: &Connection,
     sql: &'static Sql,
-    ids: &Vec<&str>,
-    rooms: &Vec<i64>,
+    pairs: &Pairs<'_, Id>,
 ) -> Result<Vec<Row>, DbError> {
-    if ids.is_empty() {
+    if pairs.ids.is_empty() {
         return Ok(Vec::new());
     }
-    let params: [&(dyn ToSql + Sync); 2] = [rooms, ids];
-    connection.query(sql, &params).await
+    connection.query(sql, &[&pairs.rooms, &pairs.ids]).await
 }
 
 /// The same in every row.
