@@ -73,6 +73,9 @@ const WAITS: [u32; 3] = [10, 30, 60];
 pub struct Target {
     read: InFlight,
     pub fallback: Option<Reason>,
+    /// It has everything that was committed before this instant, if that is
+    /// known.
+    pub as_of: Option<Instant>,
     role: Role,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -246,7 +249,8 @@ impl Route {
             return None;
         }
         let read = InFlight::start(endpoint.clone());
-        Some(Target { read, fallback: None, role: Role::Replica, _place: None })
+        let as_of = self.shard.known().facts.get(index).and_then(|facts| facts.fresh_at);
+        Some(Target { read, fallback: None, as_of, role: Role::Replica, _place: None })
     }
 
     /// A moment's wait; what may have changed is then looked at again.
@@ -284,7 +288,8 @@ impl Route {
         let primary = primary.ok_or_else(|| unavailable(Reason::Down))?;
         self.primary_tries += 1;
         let read = InFlight::start(primary);
-        Ok(Target { read, fallback: reason, role: Role::Primary, _place: Some(place) })
+        let as_of = Some(Instant::now());
+        Ok(Target { read, fallback: reason, as_of, role: Role::Primary, _place: Some(place) })
     }
 
     /// Waits for a primary, as long as a poll may take; a read that proves

@@ -3,5 +3,7 @@
 //! transaction; every read checks owner and position in the snapshot of its rows.
 
 pub mod append;
+pub mod history;
 pub mod rooms;
 pub mod slots;
+pub mod topology;

@@ -1,0 +1,303 @@
+//! The reads of a room: pages of its log, its state, its head.
+//!
+//! Owns their SQL. Guarantees: one statement, one snapshot each, with the owner
+//! of the slot, the head and the asked positions in it; an answer that isn't
+//! new enough or not of this log is never given. What a replica refuses is
+//! asked of the primary before anyone is told.
+
+mod judge;
+mod pages;
+mod read;
+mod statements;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use crate::routing::{Freshness, Reason, ServedBy};
+pub use statements::{STATEMENTS, Unreadable};
+
+use crate::db::DbError;
+use crate::ids::{RoomId, UserId};
+use crate::log::Event;
+use crate::placement::{ShardIndex, slot_of};
+use crate::position::{Epoch, Position, Seq};
+use crate::protocol::server::ResyncReason;
+use crate::protocol::{Code, Json, Refusal};
+use crate::routing::{Shards, Unavailable};
+use crate::store::topology::Topology;
+use pages::Pages;
+use read::{Asked, Reader};
+
+/// Events of one page: aligned, so that all readers share the same ones.
+pub const PAGE_EVENTS: u64 = 500;
+/// How many events a filtered read looks through for its answer.
+const FILTER_WINDOW: u64 = 10_000;
+/// Rooms in one statement of [`History::heads`].
+const HEADS_CHUNK: usize = 1000;
+
+/// An answer and where it came from.
+#[derive(Debug, Clone)]
+pub struct Read<T> {
+    pub value: T,
+    /// The room's head in the snapshot that was read.
+    pub head: Position,
+    pub served_by: ServedBy,
+    pub fallback: Option<Reason>,
+}
+
+/// A room's head and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub position: Position,
+    /// The slot's epoch: what new events carry.
+    pub slot_epoch: Epoch,
+    /// Rises with every change of a role, and when the room is archived.
+    pub access_rev: i64,
+}
+
+/// One of many heads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomHead {
+    pub room: RoomId,
+    pub position: Position,
+    pub access_rev: i64,
+    pub slot_epoch: Epoch,
+}
+
+/// An entry of the log, encoded as an `event` message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEvent {
+    pub position: Position,
+    pub json: Json,
+}
+
+/// What follows a position.
+#[derive(Debug, Clone)]
+pub enum PageOutcome {
+    Events(EventPage),
+    /// The position isn't in the log.
+    Lost(ResyncReason),
+}
+
+/// Events in seq order without a hole, from right after the asked position. If
+/// the last one is not the head, there are more.
+#[derive(Debug, Clone)]
+pub struct EventPage {
+    pub events: Vec<LogEvent>,
+    pub head: Position,
+}
+
+/// A room's shapes at its head.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub position: Position,
+    /// In order of their ids' bytes.
+    pub shapes: Vec<SnapshotShape>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotShape {
+    pub id: String,
+    pub shape_type: Option<String>,
+    /// `{"version":…,"shape":{…}}`.
+    pub json: String,
+}
+
+impl AsRef<str> for SnapshotShape {
+    fn as_ref(&self) -> &str {
+        &self.json
+    }
+}
+
+/// Which events of a room are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    pub after: Seq,
+    pub limit: usize,
+    pub user: Option<UserId>,
+    pub since_ms: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Events {
+    pub events: Vec<LogEvent>,
+    /// Where to go on; `None`: the head was reached.
+    pub next: Option<Seq>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    #[error("there is no room {0}")]
+    RoomUnknown(RoomId),
+    /// The position that the answer was to contain isn't in the log.
+    #[error("the position is not in the room's log ({})", .0.as_str())]
+    Lost(ResyncReason),
+    #[error("no shard says that it owns the slot of room {0}")]
+    NoOwner(RoomId),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error("the read failed: {0}")]
+    Database(Arc<DbError>),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error("room {room}: the log has a hole after {after}")]
+    Hole { room: RoomId, after: Seq },
+}
+
+impl ReadError {
+    /// Trying again in a while makes sense.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::NoOwner(_) | Self::Database(_))
+    }
+
+    pub fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::RoomUnknown(_) => Code::RoomUnknown,
+            Self::Lost(ResyncReason::PositionLost) => Code::PositionLost,
+            Self::Lost(ResyncReason::AheadOfLog) => Code::AheadOfLog,
+            Self::Lost(ResyncReason::BelowRetention) => Code::BelowRetention,
+            Self::Unavailable(unavailable) => return unavailable.clone().into(),
+            Self::NoOwner(_) | Self::Database(_) => {
+                let message = "the room can't be read just now";
+                return Refusal::new(Code::Unavailable, message).retry_after_ms(1000);
+            }
+            Self::Unreadable(_) | Self::Hole { .. } => {
+                return Refusal::new(Code::Internal, "the room's log can't be read");
+            }
+        };
+        Refusal::new(code, self.to_string())
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        error.refusal()
+    }
+}
+
+/// A cheap handle to all reads of rooms.
+#[derive(Clone)]
+pub struct History {
+    reader: Reader,
+    pages: Pages,
+}
+
+impl History {
+    /// `page_cache_bytes` bounds the pages of logs that are kept, over all rooms.
+    pub fn new(shards: Shards, topology: Topology, page_cache_bytes: u64) -> Self {
+        Self { reader: Reader::new(shards, topology), pages: Pages::new(page_cache_bytes) }
+    }
+
+    /// The events right after `after`, up to the end of their aligned page.
+    /// Callers share readings; `Freshness::Primary` makes one of its own.
+    pub async fn page(
+        &self,
+        room: RoomId,
+        after: Position,
+        freshness: Freshness,
+    ) -> Result<Read<PageOutcome>, ReadError> {
+        self.pages.read(&self.reader, room, after, freshness).await
+    }
+
+    pub async fn head(&self, room: RoomId, freshness: Freshness) -> Result<Read<Head>, ReadError> {
+        let asked = Asked::new(room, freshness);
+        let read = self.reader.read(&asked, &statements::HEAD, &[], |_| {}).await?;
+        Ok(read.map(|facts, head, slot_epoch| Head {
+            position: head,
+            slot_epoch,
+            access_rev: facts.access_rev,
+        }))
+    }
+
+    /// All live shapes, encoded as they arrive.
+    pub async fn snapshot(&self, room: RoomId, freshness: Freshness) -> Result<Read<Snapshot>, ReadError> {
+        let asked = Asked::new(room, freshness);
+        let mut shapes = Vec::new();
+        let read = self
+            .reader
+            .read(&asked, &statements::SNAPSHOT, &[], |rows| {
+                shapes = rows.iter().filter_map(statements::shape).collect();
+            })
+            .await?;
+        shapes.sort_unstable_by(|a: &SnapshotShape, b| a.id.cmp(&b.id));
+        Ok(read.map(|_, position, _| Snapshot { position, shapes }))
+    }
+
+    /// Events by filter, for lists. Looks through a bounded part of the log, so
+    /// a page may be empty though there are more.
+    pub async fn events(
+        &self,
+        room: RoomId,
+        query: &EventQuery,
+        freshness: Freshness,
+    ) -> Result<Read<Events>, ReadError> {
+        let asked = Asked::new(room, freshness);
+        let user = query.user.as_ref().map(UserId::as_str);
+        let (from, limit) = (query.after.as_i64(), i64::try_from(query.limit).unwrap_or(i64::MAX));
+        let filtered = user.is_some() || query.since_ms.is_some();
+        let span = if filtered { FILTER_WINDOW } else { query.limit as u64 };
+        let to = from.saturating_add(i64::try_from(span).unwrap_or(i64::MAX));
+        let mut found = Vec::new();
+        let read = self
+            .reader
+            .read(&asked, &statements::EVENTS, &[&from, &to, &user, &query.since_ms, &limit], |rows| {
+                found = rows.iter().filter_map(|row| statements::event(row, room)).collect();
+            })
+            .await?;
+        if !read.facts.keeps_all_after(query.after) {
+            return Err(ReadError::Lost(ResyncReason::BelowRetention));
+        }
+        let found: Vec<Event> = found.into_iter().collect::<Result<_, _>>()?;
+        let looked_to = match found.last() {
+            Some(last) if found.len() == query.limit => last.position.seq,
+            _ => Seq::from_i64(to),
+        };
+        Ok(read.map(|_, head, _| Events {
+            events: found.iter().map(statements::log_event).collect(),
+            next: (looked_to < head.seq).then_some(looked_to),
+        }))
+    }
+
+    /// The log itself, for folding: at most a page of events after `after`.
+    pub async fn log(
+        &self,
+        room: RoomId,
+        after: Seq,
+        freshness: Freshness,
+    ) -> Result<Read<Vec<Event>>, ReadError> {
+        let (read, events) = self.reader.events(room, after, PAGE_EVENTS, None, freshness).await?;
+        Ok(read.map(|_, _, _| events))
+    }
+
+    /// The heads of those of `rooms` that `shard` owns, for the check that
+    /// nothing stays unnoticed. From one endpoint, each chunk one snapshot.
+    pub async fn heads(
+        &self,
+        shard: ShardIndex,
+        rooms: &[RoomId],
+        max_stale: Duration,
+    ) -> Result<Vec<RoomHead>, ReadError> {
+        let mut heads = Vec::with_capacity(rooms.len());
+        for chunk in rooms.chunks(HEADS_CHUNK) {
+            let ids: Vec<i64> = chunk.iter().map(|room| room.as_i64()).collect();
+            let slots: Vec<i32> = chunk.iter().map(|room| i32::from(slot_of(*room).0)).collect();
+            let freshness = Freshness::MaxStale(max_stale);
+            let rows = self.reader.query(shard, freshness, &statements::HEADS, &[&ids, &slots]).await?;
+            heads.extend(rows.iter().filter_map(statements::head));
+        }
+        Ok(heads)
+    }
+
+    /// Which shard this node believes to own `room`.
+    pub fn shard_of(&self, room: RoomId) -> Option<ShardIndex> {
+        self.reader.shard_of(room)
+    }
+}
+
+/// How long a read may take, waiting and retries included.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}

@@ -1,0 +1,202 @@
+//! Pages of logs, read once for all who want them.
+//!
+//! A page is aligned: events `500k + 1 … 500k + 500`. Those who want the same
+//! page at the same time share one reading; a full page never changes, so it is
+//! kept, bounded by bytes. What is kept belongs to one timeline: after a
+//! failover, which may have cut the log, it is read anew.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use moka::future::Cache;
+
+use super::read::Reader;
+use super::{EventPage, LogEvent, PAGE_EVENTS, PageOutcome, Read, ReadError, statements};
+use crate::ids::RoomId;
+use crate::placement::ShardIndex;
+use crate::position::{Epoch, Position, Seq};
+use crate::routing::{Freshness, ServedBy, Timeline};
+
+/// How often a shared reading that turned out to be too old is made anew, before
+/// one is made that is shared with nobody.
+const SHARED_TRIES: u32 = 2;
+
+#[derive(Clone)]
+pub(super) struct Pages {
+    cache: Cache<Key, Arc<Page>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    room: RoomId,
+    page: u64,
+    shard: ShardIndex,
+    timeline: Timeline,
+}
+
+impl Key {
+    /// The seq before the page's first event.
+    fn start(self) -> Seq {
+        Seq(self.page * PAGE_EVENTS)
+    }
+}
+
+#[derive(Debug)]
+struct Page {
+    start: Seq,
+    /// Of the event before the first.
+    epoch_at_start: Option<Epoch>,
+    events: Vec<LogEvent>,
+    /// Everything committed before this instant is in it, or on a later page.
+    as_of: Option<Instant>,
+    read: Read<()>,
+}
+
+impl Pages {
+    pub fn new(bytes: u64) -> Self {
+        let weigh = |_: &Key, page: &Arc<Page>| {
+            let bytes: usize = page.events.iter().map(|event| event.json.len() + 96).sum();
+            u32::try_from(bytes + 256).unwrap_or(u32::MAX)
+        };
+        Self { cache: Cache::builder().weigher(weigh).max_capacity(bytes).build() }
+    }
+
+    pub async fn read(
+        &self,
+        reader: &Reader,
+        room: RoomId,
+        after: Position,
+        freshness: Freshness,
+    ) -> Result<Read<PageOutcome>, ReadError> {
+        if let Some(read) = self.shared(reader, room, after, freshness).await? {
+            return Ok(read);
+        }
+        let left = PAGE_EVENTS - after.seq.0 % PAGE_EVENTS;
+        match reader.events(room, after.seq, left, Some(after), freshness).await {
+            Ok((accepted, events)) => {
+                let events = events.iter().map(statements::log_event).collect();
+                Ok(accepted.map(|_, head, _| PageOutcome::Events(EventPage { events, head })))
+            }
+            Err(ReadError::Lost(reason)) => Ok(Read {
+                value: PageOutcome::Lost(reason),
+                head: Position::BEGINNING,
+                served_by: ServedBy::Primary,
+                fallback: None,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// From a page that is kept or being read. `None`: that can't answer, so
+    /// the caller must read for itself, as must whoever needs to hear why not.
+    async fn shared(
+        &self,
+        reader: &Reader,
+        room: RoomId,
+        after: Position,
+        freshness: Freshness,
+    ) -> Result<Option<Read<PageOutcome>>, ReadError> {
+        if freshness == Freshness::Primary {
+            return Ok(None);
+        }
+        for _ in 0..SHARED_TRIES {
+            let asked_at = Instant::now();
+            let Some(key) = key(reader, room, after.seq) else { return Ok(None) };
+            let page = match self.cache.try_get_with(key, load(reader, key, freshness)).await {
+                Ok(page) => page,
+                Err(error) => match &*error {
+                    // About another reader's position, or about the page's start.
+                    ReadError::Lost(_) => return Ok(None),
+                    other => return Err(other.clone()),
+                },
+            };
+            if !page.is_full() {
+                self.cache.invalidate(&key).await;
+            }
+            match page.answer(after, freshness, asked_at) {
+                Answer::Page(read) => return Ok(Some(read)),
+                Answer::TooOld => self.cache.invalidate(&key).await,
+                Answer::OtherLog => {
+                    self.cache.invalidate(&key).await;
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn key(reader: &Reader, room: RoomId, after: Seq) -> Option<Key> {
+    let shard = reader.shard_of(room)?;
+    let timeline = reader.shard(shard)?.known().timeline;
+    Some(Key { room, page: after.0 / PAGE_EVENTS, shard, timeline })
+}
+
+async fn load(reader: &Reader, key: Key, freshness: Freshness) -> Result<Arc<Page>, ReadError> {
+    let start = key.start();
+    let (accepted, events) = reader.events(key.room, start, PAGE_EVENTS, None, freshness).await?;
+    Ok(Arc::new(Page {
+        start,
+        epoch_at_start: accepted.facts.peeked,
+        events: events.iter().map(statements::log_event).collect(),
+        as_of: accepted.as_of,
+        read: accepted.read,
+    }))
+}
+
+enum Answer {
+    Page(Read<PageOutcome>),
+    TooOld,
+    /// It has something else at the reader's positions, or nothing to compare.
+    OtherLog,
+}
+
+impl Page {
+    fn is_full(&self) -> bool {
+        self.events.len() as u64 == PAGE_EVENTS
+    }
+
+    fn answer(&self, after: Position, freshness: Freshness, asked_at: Instant) -> Answer {
+        let at_least = match freshness {
+            Freshness::AtLeast(position) => position,
+            Freshness::MaxStale(bound) => {
+                if !self.is_full() && self.as_of.is_none_or(|as_of| as_of + bound < asked_at) {
+                    return Answer::TooOld;
+                }
+                after
+            }
+            Freshness::Primary => return Answer::OtherLog,
+        };
+        let known_to = Seq(self.start.0 + self.events.len() as u64);
+        if !self.is_full() && known_to < at_least.seq.max(after.seq) {
+            return Answer::TooOld;
+        }
+        // What lies beyond a full page is checked when it is read.
+        if !self.has(after) || (at_least.seq <= known_to && !self.has(at_least)) {
+            return Answer::OtherLog;
+        }
+        let skip = usize::try_from(after.seq.0 - self.start.0).unwrap_or(usize::MAX);
+        let events = self.events.get(skip..).unwrap_or_default().to_vec();
+        let head = if at_least.seq > self.read.head.seq { at_least } else { self.read.head };
+        let Read { served_by, fallback, .. } = self.read.clone();
+        Answer::Page(Read {
+            value: PageOutcome::Events(EventPage { events, head }),
+            head,
+            served_by,
+            fallback,
+        })
+    }
+
+    /// Whether the log has this position, as far as this page can tell.
+    fn has(&self, position: Position) -> bool {
+        if position.seq == Seq::ZERO {
+            return true;
+        }
+        if position.seq == self.start {
+            return self.epoch_at_start == Some(position.epoch);
+        }
+        let index = position.seq.0.checked_sub(self.start.0 + 1);
+        let event = index.and_then(|index| self.events.get(usize::try_from(index).ok()?));
+        event.is_some_and(|event| event.position == position)
+    }
+}

@@ -1,0 +1,284 @@
+//! The way of a read: to the shard that owns the room, to an endpoint that is
+//! fresh enough, and on to the next one if its answer won't do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{timeout, timeout_at};
+
+use super::judge::{Facts, Unfit};
+use super::{Read, ReadError, deadline, statements};
+use crate::db::{Class, DbError, Row, Sql, ToSql};
+use crate::ids::RoomId;
+use crate::log::Event;
+use crate::metrics::Role;
+use crate::placement::{ShardIndex, slot_of};
+use crate::position::{Epoch, Position, Seq};
+use crate::protocol::server::ResyncReason;
+use crate::routing::{Freshness, Reason, Route, Shard, Shards, Target};
+use crate::store::topology::Topology;
+
+/// A replica that takes longer is given up, and the next one asked.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What every reading of a room names.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub room: RoomId,
+    pub freshness: Freshness,
+    /// A position that must be in the log besides the freshness' own.
+    pub check: Option<Position>,
+    /// Without a position to check: a seq whose epoch is only to be told.
+    pub peek: Option<Seq>,
+}
+
+impl Asked {
+    pub fn new(room: RoomId, freshness: Freshness) -> Self {
+        Self { room, freshness, check: None, peek: None }
+    }
+
+    fn positions(&self) -> [Option<Position>; 2] {
+        let need = match self.freshness {
+            Freshness::AtLeast(position) => Some(position),
+            Freshness::MaxStale(_) | Freshness::Primary => None,
+        };
+        [need, self.check]
+    }
+}
+
+/// A reading that was accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Accepted {
+    pub facts: Facts,
+    pub head: Position,
+    pub slot_epoch: Epoch,
+    /// Everything that was committed before this instant was visible.
+    pub as_of: Option<Instant>,
+    pub read: Read<()>,
+}
+
+impl Accepted {
+    pub fn map<T>(self, value: impl FnOnce(&Facts, Position, Epoch) -> T) -> Read<T> {
+        let value = value(&self.facts, self.head, self.slot_epoch);
+        let Read { head, served_by, fallback, .. } = self.read;
+        Read { value, head, served_by, fallback }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Reader {
+    shards: Shards,
+    topology: Topology,
+}
+
+/// One endpoint's answer to a read.
+enum Attempt {
+    Accepted(Box<Accepted>),
+    /// The primary says that the slot is elsewhere.
+    NotOwned,
+}
+
+impl Reader {
+    pub fn new(shards: Shards, topology: Topology) -> Self {
+        Self { shards, topology }
+    }
+
+    pub fn shard_of(&self, room: RoomId) -> Option<ShardIndex> {
+        self.topology.map().owner(room).map(|owner| owner.shard)
+    }
+
+    pub fn shard(&self, index: ShardIndex) -> Option<&Shard> {
+        self.shards.get(index)
+    }
+
+    /// Runs a statement that begins with the facts; `more` are its parameters
+    /// from $5 on. `take` sees the rows of the answer that is accepted.
+    pub async fn read(
+        &self,
+        asked: &Asked,
+        sql: &'static Sql,
+        more: &[&(dyn ToSql + Sync)],
+        mut take: impl FnMut(&[Row]),
+    ) -> Result<Accepted, ReadError> {
+        let deadline = deadline();
+        let room = asked.room;
+        for retry in [false, true] {
+            let shard = self.owner(room, retry).await?;
+            match self.read_shard(&shard, asked, sql, more, &mut take, deadline).await? {
+                Attempt::Accepted(accepted) => return Ok(*accepted),
+                Attempt::NotOwned => {}
+            }
+        }
+        Err(ReadError::NoOwner(room))
+    }
+
+    /// The events after `after` until `after + span`, verified to be without a
+    /// hole.
+    pub async fn events(
+        &self,
+        room: RoomId,
+        after: Seq,
+        span: u64,
+        check: Option<Position>,
+        freshness: Freshness,
+    ) -> Result<(Accepted, Vec<Event>), ReadError> {
+        let asked = Asked { check, peek: Some(after), ..Asked::new(room, freshness) };
+        let to = Seq(after.0.saturating_add(span));
+        let mut found = Vec::new();
+        let accepted = self
+            .read(&asked, &statements::PAGE, &[&after.as_i64(), &to.as_i64()], |rows| {
+                found = rows.iter().filter_map(|row| statements::event(row, room)).collect();
+            })
+            .await?;
+        let mut events: Vec<Event> = found.into_iter().collect::<Result<_, _>>()?;
+        events.sort_unstable_by_key(|event| event.position.seq);
+        if !accepted.facts.keeps_all_after(after) {
+            return Err(ReadError::Lost(ResyncReason::BelowRetention));
+        }
+        let mut last = after;
+        for event in &events {
+            if event.position.seq != last.next() {
+                return Err(ReadError::Hole { room, after: last });
+            }
+            last = event.position.seq;
+        }
+        if last < to.min(accepted.head.seq) {
+            return Err(ReadError::Hole { room, after: last });
+        }
+        Ok((accepted, events))
+    }
+
+    /// Runs a statement on a shard that needs no facts.
+    pub async fn query(
+        &self,
+        shard: ShardIndex,
+        freshness: Freshness,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, ReadError> {
+        let Some(shard) = self.shards.get(shard) else { return Ok(Vec::new()) };
+        let deadline = deadline();
+        let mut route = shard.read(freshness, deadline);
+        loop {
+            let target = route.target().await?;
+            match run(shard, &target, sql, params, deadline).await {
+                Ok(rows) => {
+                    route.used(&target);
+                    return Ok(rows);
+                }
+                Err(error) => failed(&mut route, target, error)?,
+            }
+        }
+    }
+
+    async fn owner(&self, room: RoomId, refresh: bool) -> Result<Shard, ReadError> {
+        let known = self.topology.map().owner(room);
+        let owner = match known {
+            Some(owner) if !refresh => Some(owner),
+            _ => {
+                self.topology.refresh().await;
+                self.topology.map().owner(room)
+            }
+        };
+        let shard = owner.and_then(|owner| self.shards.get(owner.shard));
+        shard.cloned().ok_or(ReadError::NoOwner(room))
+    }
+
+    async fn read_shard(
+        &self,
+        shard: &Shard,
+        asked: &Asked,
+        sql: &'static Sql,
+        more: &[&(dyn ToSql + Sync)],
+        take: &mut impl FnMut(&[Row]),
+        deadline: Instant,
+    ) -> Result<Attempt, ReadError> {
+        let positions = asked.positions();
+        let (room, slot) = (asked.room.as_i64(), i32::from(slot_of(asked.room).0));
+        let [need, check] = positions.map(|position| position.map(|position| position.seq.as_i64()));
+        let check = check.or(asked.peek.map(Seq::as_i64));
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&room, &slot, &need, &check];
+        params.extend_from_slice(more);
+        let mut route = shard.read(asked.freshness, deadline);
+        loop {
+            let target = route.target().await?;
+            let rows = match run(shard, &target, sql, &params, deadline).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    failed(&mut route, target, error)?;
+                    continue;
+                }
+            };
+            let facts = rows.first().map(|row| statements::facts(row, positions));
+            let Some(facts) = facts else { return Err(ReadError::RoomUnknown(asked.room)) };
+            match facts.judge() {
+                Ok((head, slot_epoch)) => {
+                    route.used(&target);
+                    take(&rows);
+                    let (served_by, fallback) = (target.served_by(), target.fallback);
+                    let read = Read { value: (), head, served_by, fallback };
+                    let as_of = target.as_of;
+                    return Ok(Attempt::Accepted(Box::new(Accepted {
+                        facts,
+                        head,
+                        slot_epoch,
+                        as_of,
+                        read,
+                    })));
+                }
+                // It may just be late: someone else must say so too.
+                Err(unfit) if !target.is_primary() => route.refuse(target, unfit.reason()),
+                Err(unfit) => {
+                    route.used(&target);
+                    return match unfit {
+                        Unfit::NotOwned => Ok(Attempt::NotOwned),
+                        Unfit::RoomUnknown => Err(ReadError::RoomUnknown(asked.room)),
+                        Unfit::Position(reason) => Err(ReadError::Lost(reason)),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Unfit {
+    /// Why a replica's answer was not used.
+    fn reason(self) -> Reason {
+        match self {
+            Self::NotOwned | Self::RoomUnknown | Self::Position(ResyncReason::AheadOfLog) => Reason::Behind,
+            Self::Position(ResyncReason::PositionLost | ResyncReason::BelowRetention) => Reason::Epoch,
+        }
+    }
+}
+
+/// Goes on to the next target, or ends with the error.
+fn failed(route: &mut Route, target: Target, error: DbError) -> Result<(), ReadError> {
+    if route.failed(target, &error) { Ok(()) } else { Err(ReadError::Database(Arc::new(error))) }
+}
+
+async fn run(
+    shard: &Shard,
+    target: &Target,
+    sql: &'static Sql,
+    params: &[&(dyn ToSql + Sync)],
+    deadline: Instant,
+) -> Result<Vec<Row>, DbError> {
+    let started = Instant::now();
+    let late = |_| DbError::new(Class::Connection, sql.name, "no answer in time");
+    let statement = async {
+        let connection = target.endpoint().pool().get().await?;
+        connection.query(sql, params).await
+    };
+    let (role, result) = if target.is_primary() {
+        (Role::Primary, timeout_at(deadline.into(), statement).await)
+    } else {
+        let left = deadline.saturating_duration_since(started);
+        (Role::Replica, timeout(REPLICA_PATIENCE.min(left), statement).await)
+    };
+    let result = result.map_err(late).flatten();
+    shard.metrics().query_done(role, sql.name, started.elapsed());
+    if let Err(error) = &result {
+        shard.metrics().error(error.class().as_str());
+    }
+    result
+}

@@ -1,0 +1,163 @@
+//! The SQL of reads. Each is one statement and so one snapshot: who owns the
+//! slot, where the head is, what the log says at the positions that matter, and
+//! the rows.
+
+use super::judge::{At, Facts};
+use super::{LogEvent, RoomHead, SnapshotShape};
+use crate::clock::UnixMillis;
+use crate::db::{Row, Sql};
+use crate::ids::{OpId, RoomId, UserId};
+use crate::log::{Digest, Event};
+use crate::position::{Epoch, Position, Seq};
+use crate::protocol::{Kind, Version, server};
+
+/// To be prepared on every connection that is read from.
+pub const STATEMENTS: &[&Sql] = &[&HEAD, &PAGE, &EVENTS, &SNAPSHOT, &HEADS];
+
+/// $1 room, $2 slot, $3 a seq whose epoch is asked, $4 another. One row at
+/// least, whatever there is.
+macro_rules! facts {
+    ($more:literal, $from:literal) => {
+        concat!(
+            "SELECT owner.state = 'active', owner.epoch, head.head_seq, head.head_epoch, head.access_rev,
+       (SELECT seq FROM room_event WHERE room_id = $1 ORDER BY seq LIMIT 1),
+       (SELECT epoch FROM room_event WHERE room_id = $1 AND seq = $3),
+       (SELECT epoch FROM room_event WHERE room_id = $1 AND seq = $4)",
+            $more,
+            "
+  FROM (VALUES (0)) AS always (here)
+  LEFT JOIN slot_owner AS owner ON owner.slot = $2
+  LEFT JOIN room_head AS head ON head.room_id = $1",
+            $from
+        )
+    };
+}
+
+pub(super) static HEAD: Sql = Sql { name: "read_head", text: facts!("", "") };
+
+/// The events after $5 up to and including $6.
+pub(super) static PAGE: Sql = Sql {
+    name: "read_page",
+    text: facts!(
+        ", event.seq, event.epoch, event.op_id, event.user_id, event.kind, event.body::text, event.digest,
+       event.version, event.cleared, event.at",
+        "
+  LEFT JOIN LATERAL (
+       SELECT seq, epoch, op_id, user_id, kind, body, digest, version, cleared,
+              (extract(epoch FROM created_at) * 1000)::bigint AS at
+         FROM room_event WHERE room_id = $1 AND seq > $5 AND seq <= $6 ORDER BY seq) AS event ON true"
+    ),
+};
+
+/// Of the events after $5 up to and including $6: those of user $7 since $8,
+/// the first $9.
+pub(super) static EVENTS: Sql = Sql {
+    name: "read_events",
+    text: facts!(
+        ", event.seq, event.epoch, event.op_id, event.user_id, event.kind, event.body::text, event.digest,
+       event.version, event.cleared, event.at",
+        "
+  LEFT JOIN LATERAL (
+       SELECT seq, epoch, op_id, user_id, kind, body, digest, version, cleared,
+              (extract(epoch FROM created_at) * 1000)::bigint AS at
+         FROM room_event
+        WHERE room_id = $1 AND seq > $5 AND seq <= $6
+          AND ($7::text IS NULL OR user_id = $7)
+          AND ($8::bigint IS NULL OR created_at >= to_timestamp($8::bigint / 1000.0))
+        ORDER BY seq LIMIT $9) AS event ON true"
+    ),
+};
+
+/// All live shapes. A tombstone has no data; a shape that a clear has passed
+/// reads as deleted.
+pub(super) static SNAPSHOT: Sql = Sql {
+    name: "read_snapshot",
+    text: facts!(
+        ", shape.shape_id, shape.version, shape.type, shape.data::text",
+        "
+  LEFT JOIN shape ON shape.room_id = $1 AND NOT shape.deleted AND shape.last_seq > head.cleared_seq"
+    ),
+};
+
+/// The heads of many rooms; rooms that aren't there have no row.
+pub(super) static HEADS: Sql = Sql {
+    name: "read_heads",
+    text: "SELECT head.room_id, head.head_seq, head.head_epoch, head.access_rev, owner.epoch
+  FROM unnest($1::bigint[], $2::int[]) AS wanted (room_id, slot)
+  JOIN room_head AS head ON head.room_id = wanted.room_id
+  JOIN slot_owner AS owner ON owner.slot = wanted.slot AND owner.state = 'active'",
+};
+
+/// How many columns come before a statement's own.
+const OWN: usize = 8;
+
+/// `asked` are the positions that went in as $3 and $4.
+pub(super) fn facts(row: &Row, asked: [Option<Position>; 2]) -> Facts {
+    let at = |index: usize| {
+        let position = asked[index]?;
+        let epoch: Option<i64> = row.get(6 + index);
+        Some(At { position, epoch: epoch.map(Epoch::from_i64) })
+    };
+    let head: Option<i64> = row.get(2);
+    Facts {
+        slot_epoch: row
+            .get::<_, Option<bool>>(0)
+            .unwrap_or_default()
+            .then(|| Epoch::from_i64(row.get::<_, Option<i64>>(1).unwrap_or_default())),
+        head: head.map(|seq| Position::new(Epoch::from_i64(row.get(3)), Seq::from_i64(seq))),
+        access_rev: row.get::<_, Option<i64>>(4).unwrap_or_default(),
+        first: row.get::<_, Option<i64>>(5).map(Seq::from_i64),
+        asked: [at(0), at(1)],
+        peeked: row.get::<_, Option<i64>>(7).map(Epoch::from_i64),
+    }
+}
+
+/// `None`: there is no event on this row.
+pub(super) fn event(row: &Row, room: RoomId) -> Option<Result<Event, Unreadable>> {
+    let seq = Seq::from_i64(row.get::<_, Option<i64>>(OWN)?);
+    Some(read_event(row, room, seq).ok_or(Unreadable { room, seq }))
+}
+
+/// A row that this version can't have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("room {room}: event {seq} can't be read")]
+pub struct Unreadable {
+    pub room: RoomId,
+    pub seq: Seq,
+}
+
+fn read_event(row: &Row, room: RoomId, seq: Seq) -> Option<Event> {
+    Some(Event {
+        room,
+        position: Position::new(Epoch::from_i64(row.get(OWN + 1)), seq),
+        op: OpId::new(row.get(OWN + 2)).ok()?,
+        user: UserId::new(row.get(OWN + 3)).ok()?,
+        kind: Kind::parse(row.get(OWN + 4))?,
+        body: row.get::<_, &str>(OWN + 5).into(),
+        digest: Digest(row.get::<_, &[u8]>(OWN + 6).try_into().ok()?),
+        version: row.get::<_, Option<i64>>(OWN + 7).map(Version::from_i64),
+        cleared: row.get::<_, Option<i64>>(OWN + 8).map(i64::unsigned_abs),
+        at: UnixMillis(row.get(OWN + 9)),
+    })
+}
+
+pub(super) fn log_event(event: &Event) -> LogEvent {
+    LogEvent { position: event.position, json: event.to_json() }
+}
+
+/// `None`: there is no shape on this row.
+pub(super) fn shape(row: &Row) -> Option<SnapshotShape> {
+    let id: String = row.get::<_, Option<String>>(OWN)?;
+    let version = Version::from_i64(row.get(OWN + 1));
+    let json = server::shape_item(version, row.get::<_, Option<&str>>(OWN + 3)?);
+    Some(SnapshotShape { id, shape_type: row.get(OWN + 2), json })
+}
+
+pub(super) fn head(row: &Row) -> Option<RoomHead> {
+    Some(RoomHead {
+        room: RoomId::from_i64(row.get(0)).ok()?,
+        position: Position::new(Epoch::from_i64(row.get(2)), Seq::from_i64(row.get(1))),
+        access_rev: row.get(3),
+        slot_epoch: Epoch::from_i64(row.get(4)),
+    })
+}

@@ -1,0 +1,379 @@
+//! Which shard owns which slot, and which primary of a shard may be written to:
+//! read from the shards, decided in the directory.
+//!
+//! Guarantees: slots are handed out once, when there is no topology yet; of two
+//! primaries of a shard the directory's claim admits one, never one of a lower
+//! timeline; and an admitted primary has new epochs before its first append,
+//! because appends compare its claim with its timeline.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, sleep_until, timeout_at};
+
+use crate::clock::UnixMillis;
+use crate::db::{Class, DbError, Lease, Row, Sql};
+use crate::ids::{ShardName, Slot};
+use crate::placement::{Owner, ShardIndex, SlotMap, SlotTable, Weighted, propose};
+use crate::position::Epoch;
+use crate::routing::{Claim, Endpoint, NoPrimary, Shard, Shards, SystemId, Timeline};
+use crate::tasks::{Stop, Tasks};
+
+/// Readings of the slot owners follow each other no faster.
+const REFRESH_GAP: Duration = Duration::from_millis(20);
+/// How long a reading waits for a shard that doesn't answer; what was known of
+/// it stays.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(2);
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
+const CLAIM_RETRY: Duration = Duration::from_millis(500);
+/// First key of the advisory lock under which a topology is begun ("topo").
+const TOPOLOGY_LOCK: i32 = 0x746f_706f;
+
+/// Prepared on every connection of a shard that may be asked.
+pub const STATEMENTS: &[&Sql] = &[&OWNED, &MENTIONED, &ASSIGN, &CLAIM, &SERVER];
+
+static OWNED: Sql = Sql {
+    name: "slots_owned",
+    text: "SELECT epoch, array_agg(slot) FROM slot_owner WHERE state = 'active' GROUP BY epoch",
+};
+
+static MENTIONED: Sql = Sql { name: "slots_mentioned", text: "SELECT slot FROM slot_owner" };
+
+static ASSIGN: Sql = Sql {
+    name: "slots_assign",
+    text:
+        "INSERT INTO slot_owner (slot, epoch, state) SELECT slot, $2, 'active' FROM unnest($1::int[]) AS slot
+           ON CONFLICT DO NOTHING",
+};
+
+/// $1 shard, $2 timeline, $3 system id, $4 unix milliseconds. Only on a server
+/// that truly is on that timeline, and only if its claim is older. In the same
+/// transaction the slots' epochs rise, so that they never repeat, even on
+/// histories that have diverged.
+static CLAIM: Sql = Sql {
+    name: "shard_claim",
+    text: "WITH claimed AS (
+             INSERT INTO shard_claim (shard, timeline, system_id)
+             SELECT $1, $2, $3
+              WHERE $2 = ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+             ON CONFLICT (only_row) DO UPDATE
+                SET timeline = excluded.timeline, system_id = excluded.system_id, claimed_at = now()
+              WHERE shard_claim.timeline < excluded.timeline AND shard_claim.shard = excluded.shard
+             RETURNING true)
+           UPDATE slot_owner SET epoch = greatest(epoch + 1, $4)
+            WHERE state = 'active' AND EXISTS (SELECT FROM claimed)",
+};
+
+/// What the server says of itself and of its claim, $1 being the shard.
+static SERVER: Sql = Sql {
+    name: "shard_server",
+    text: "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int,
+                  (SELECT system_identifier FROM pg_control_system()),
+                  (SELECT timeline FROM shard_claim WHERE shard = $1),
+                  (SELECT shard FROM shard_claim)",
+};
+
+static LOCK: Sql = Sql { name: "topology_lock", text: "SELECT pg_advisory_xact_lock($1, 0)::text" };
+
+static BEGUN: Sql = Sql {
+    name: "topology_begun",
+    text: "SELECT EXISTS (SELECT FROM directory.shard WHERE claimed_at IS NOT NULL)",
+};
+
+static DECIDED: Sql = Sql {
+    name: "claim_decided",
+    text: "SELECT timeline, system_id, endpoint FROM directory.shard WHERE name = $1 AND claimed_at IS NOT NULL",
+};
+
+/// $1 shard, $2 weight, $3 timeline, $4 system id, $5 endpoint. The first to
+/// name a higher timeline wins.
+static DECIDE: Sql = Sql {
+    name: "claim_decide",
+    text: "INSERT INTO directory.shard AS shard (name, weight, timeline, system_id, endpoint, claimed_at)
+           VALUES ($1, $2, $3, $4, $5, now())
+           ON CONFLICT (name) DO UPDATE
+              SET timeline = excluded.timeline, system_id = excluded.system_id,
+                  endpoint = excluded.endpoint, claimed_at = now()
+            WHERE shard.claimed_at IS NULL
+               OR (shard.timeline < excluded.timeline AND shard.system_id = excluded.system_id)",
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    #[error(transparent)]
+    NoPrimary(#[from] NoPrimary),
+    #[error(transparent)]
+    Database(#[from] DbError),
+    #[error("no shard has a weight, so no slot can be handed out")]
+    NoWeight,
+    #[error(
+        "{endpoint} stands on timeline {timeline}, but shard {shard} is claimed on {claimed}: it stays fenced off"
+    )]
+    OldTimeline { shard: ShardName, endpoint: String, timeline: Timeline, claimed: Timeline },
+    #[error("{endpoint} is not the primary that is claimed for shard {shard}: it stays fenced off")]
+    NotClaimed { shard: ShardName, endpoint: String },
+    #[error("the database at {endpoint} belongs to shard {found}, not to {shard}")]
+    OtherShard { shard: ShardName, endpoint: String, found: String },
+}
+
+/// A cheap handle to the slot map and to what keeps it true.
+#[derive(Clone)]
+pub struct Topology {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shards: Shards,
+    /// In the order of the shards.
+    weights: Vec<Weighted>,
+    directory: Shard,
+    map: SlotMap,
+    /// When the last reading began; held while one is made.
+    refreshed: tokio::sync::Mutex<Option<Instant>>,
+    /// The last reading of each shard.
+    readings: Mutex<Vec<Vec<(Slot, Epoch)>>>,
+}
+
+impl Topology {
+    /// `weights` are the shards', in their order.
+    pub fn new(shards: Shards, weights: &[u32], directory: Shard) -> Self {
+        let weights = shards
+            .iter()
+            .zip(weights)
+            .map(|((_, shard), weight)| Weighted { shard: shard.name().clone(), weight: *weight });
+        Self {
+            inner: Arc::new(Inner {
+                weights: weights.collect(),
+                readings: Mutex::new(vec![Vec::new(); shards.len()]),
+                shards,
+                directory,
+                map: SlotMap::default(),
+                refreshed: tokio::sync::Mutex::new(None),
+            }),
+        }
+    }
+
+    pub fn map(&self) -> &SlotMap {
+        &self.inner.map
+    }
+
+    pub fn shards(&self) -> &Shards {
+        &self.inner.shards
+    }
+
+    /// Reads the owners anew. Callers that come while a reading is made wait for
+    /// the next one, all for the same. A shard that doesn't answer keeps what
+    /// was known of it.
+    pub async fn refresh(&self) {
+        let asked = Instant::now();
+        let mut refreshed = self.inner.refreshed.lock().await;
+        if refreshed.is_some_and(|began| began >= asked) {
+            return;
+        }
+        if let Some(began) = *refreshed {
+            sleep_until((began + REFRESH_GAP).into()).await;
+        }
+        *refreshed = Some(Instant::now());
+        let readings = join_all(self.inner.shards.iter().map(|(_, shard)| owned(shard))).await;
+        let mut known = self.inner.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = SlotTable::default();
+        for (index, reading) in readings.into_iter().enumerate() {
+            match reading {
+                Ok(slots) => known[index] = slots,
+                Err(error) => tracing::warn!(%error, "can't read the slot owners of a shard"),
+            }
+            let shard = ShardIndex(index as u16);
+            known[index].iter().for_each(|(slot, epoch)| table.claim(*slot, Owner { shard, epoch: *epoch }));
+        }
+        self.inner.map.replace(table);
+    }
+
+    /// Begins the topology if there is none: claims every shard's primary and
+    /// hands out the slots as the ring proposes. All shards must answer for
+    /// that; once it is done this only reads what is, and a shard that is away
+    /// is no error.
+    pub async fn open(&self, deadline: Instant) -> Result<(), TopologyError> {
+        let directory = self.lock(deadline).await?;
+        let begun: bool = directory.query_one(&BEGUN, &[]).await?.get(0);
+        if !begun {
+            self.begin(&directory, deadline).await?;
+        }
+        directory.commit().await?;
+        drop(directory);
+        if begun {
+            let claims = self.inner.shards.iter().map(|(index, _)| self.claim(index));
+            for error in join_all(claims).await.into_iter().filter_map(Result::err) {
+                tracing::warn!(%error, "a shard's claim can't be read or made yet");
+            }
+        }
+        self.refresh().await;
+        Ok(())
+    }
+
+    /// A transaction on the directory that holds the topology's lock. Another
+    /// node that begins may hold it for longer than `lock_timeout`.
+    async fn lock(&self, deadline: Instant) -> Result<Lease, TopologyError> {
+        loop {
+            let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
+            directory.begin().await?;
+            match directory.query_one(&LOCK, &[&TOPOLOGY_LOCK]).await {
+                Ok(_) => return Ok(directory),
+                Err(error) if error.class() == Class::LockTimeout && Instant::now() < deadline => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Keeps the claims true, in the background: a promoted primary is claimed,
+    /// and what another node claimed is heard of.
+    pub fn keep_claims(&self, tasks: &Tasks) {
+        for (index, shard) in self.inner.shards.iter() {
+            let keeper = self.clone().keep_claim(index, shard.clone(), tasks.stop_signal());
+            tasks.spawn("shard-claim", keeper);
+        }
+    }
+
+    async fn keep_claim(self, index: ShardIndex, shard: Shard, mut stop: Stop) {
+        let mut known = shard.watch_known();
+        loop {
+            if shard.claim().is_none() || shard.unclaimed().is_some() {
+                match self.claim(index).await {
+                    Ok(()) => self.refresh().await,
+                    Err(error) => {
+                        tracing::warn!(shard = %shard.name(), %error, "no primary can be claimed");
+                        tokio::select! {
+                            () = stop.wait() => return,
+                            () = sleep(CLAIM_RETRY) => {}
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.wait() => return,
+                changed = known.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Admits the shard's primary, if it is the one: decided in the directory
+    /// first, then written on the server itself.
+    async fn claim(&self, index: ShardIndex) -> Result<(), TopologyError> {
+        let Some(shard) = self.inner.shards.get(index) else { return Ok(()) };
+        let deadline = Instant::now() + CLAIM_PATIENCE;
+        let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
+        if let Some(decided) = decided(&directory, shard).await? {
+            shard.accept_claim(decided);
+        }
+        let candidate = match shard.unclaimed() {
+            Some(promoted) => promoted,
+            None => shard.primary(deadline).await?,
+        };
+        self.admit(&directory, index, shard, &candidate).await
+    }
+
+    async fn admit(
+        &self,
+        directory: &Lease,
+        index: ShardIndex,
+        shard: &Shard,
+        candidate: &Arc<Endpoint>,
+    ) -> Result<(), TopologyError> {
+        let (name, endpoint) = (shard.name().as_str(), candidate.name());
+        let server = candidate.pool().get().await?;
+        let row = server.query_one(&SERVER, &[&name]).await?;
+        let (timeline, system_id): (i32, i64) = (row.get(0), row.get(1));
+        if let Some(found) = row.get::<_, Option<String>>(3).filter(|found| found != name) {
+            let (shard, endpoint) = (shard.name().clone(), endpoint.to_owned());
+            return Err(TopologyError::OtherShard { shard, endpoint, found });
+        }
+        let weight = self.inner.weights.get(usize::from(index.0)).map_or(100, |weighted| weighted.weight);
+        let weight = i32::try_from(weight).unwrap_or(i32::MAX);
+        directory.execute(&DECIDE, &[&name, &weight, &timeline, &system_id, &endpoint]).await?;
+        let Some(claim) = decided(directory, shard).await? else {
+            return Err(DbError::new(Class::Other, DECIDED.name, "the claim just made is not there").into());
+        };
+        shard.accept_claim(claim.clone());
+        let timeline = Timeline(timeline.unsigned_abs());
+        if timeline < claim.timeline {
+            let (shard, endpoint) = (shard.name().clone(), endpoint.to_owned());
+            return Err(TopologyError::OldTimeline { shard, endpoint, timeline, claimed: claim.timeline });
+        }
+        if claim.endpoint.as_deref().is_some_and(|claimed| claimed != endpoint)
+            || claim.system_id != SystemId(system_id)
+        {
+            return Err(TopologyError::NotClaimed {
+                shard: shard.name().clone(),
+                endpoint: endpoint.to_owned(),
+            });
+        }
+        let raised =
+            server.execute(&CLAIM, &[&name, &(timeline.0 as i32), &system_id, &UnixMillis::now().0]).await?;
+        if raised > 0 {
+            tracing::warn!(shard = name, endpoint, %timeline, slots = raised, "claimed a new primary: epochs raised");
+        }
+        Ok(())
+    }
+
+    /// The first claims and the first owners. The directory's commit comes last:
+    /// whoever finds a beginning half done does it again, to the same effect.
+    async fn begin(&self, directory: &Lease, deadline: Instant) -> Result<(), TopologyError> {
+        let proposal = propose(&self.inner.weights).ok_or(TopologyError::NoWeight)?;
+        let mut servers = Vec::new();
+        let mut mentioned = vec![false; proposal.len()];
+        for (index, shard) in self.inner.shards.iter() {
+            let primary = shard.primary(deadline).await?;
+            self.admit(directory, index, shard, &primary).await?;
+            let server = primary.pool().get().await?;
+            for row in server.query(&MENTIONED, &[]).await? {
+                if let Some(slot) =
+                    usize::try_from(row.get::<_, i32>(0)).ok().and_then(|s| mentioned.get_mut(s))
+                {
+                    *slot = true;
+                }
+            }
+            servers.push(server);
+        }
+        let epoch = UnixMillis::now().0;
+        for (index, server) in servers.iter().enumerate() {
+            let slots =
+                proposal.iter().enumerate().filter(|(slot, owner)| **owner == index && !mentioned[*slot]);
+            let slots: Vec<i32> = slots.map(|(slot, _)| slot as i32).collect();
+            server.execute(&ASSIGN, &[&slots, &epoch]).await?;
+            tracing::info!(shard = %self.inner.weights[index].shard, slots = slots.len(), "slots handed out");
+        }
+        Ok(())
+    }
+}
+
+/// The claim that the directory holds. An endpoint that is not configured any
+/// more can't decide between those that are.
+async fn decided(directory: &Lease, shard: &Shard) -> Result<Option<Claim>, DbError> {
+    let row = directory.query_opt(&DECIDED, &[&shard.name().as_str()]).await?;
+    let claim = |row: Row| {
+        let endpoint: String = row.get(2);
+        let configured = shard.endpoints().iter().any(|known| known.name() == endpoint);
+        Claim {
+            timeline: Timeline(row.get::<_, i32>(0).unsigned_abs()),
+            system_id: SystemId(row.get(1)),
+            endpoint: configured.then_some(endpoint),
+        }
+    };
+    Ok(row.map(claim))
+}
+
+/// The slots that the shard's primary says it owns.
+async fn owned(shard: &Shard) -> Result<Vec<(Slot, Epoch)>, TopologyError> {
+    let deadline = Instant::now() + REFRESH_PATIENCE;
+    let primary = shard.primary(deadline).await?;
+    let read = async { primary.pool().get().await?.query(&OWNED, &[]).await };
+    let late = |_| DbError::new(Class::Connection, OWNED.name, "no answer in time");
+    let rows = timeout_at(deadline.into(), read).await.map_err(late).flatten()?;
+    let mut slots = Vec::new();
+    for row in rows {
+        let epoch = Epoch::from_i64(row.get(0));
+        let of_epoch: Vec<i32> = row.get(1);
+        slots.extend(of_epoch.into_iter().filter_map(|slot| Some((Slot(u16::try_from(slot).ok()?), epoch))));
+    }
+    Ok(slots)
+}
