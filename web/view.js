@@ -6,6 +6,8 @@ import { boxAround, boxAroundAll, draw, overlap, shapeAt, sorted } from './shape
 
 const LEAST_SCALE = 0.05;
 const MOST_SCALE = 8;
+/** A shape larger or further away than this doesn't decide what "everything" is. */
+const SANE = 50_000;
 
 export class View {
   camera = { x: 0, y: 0, scale: 1 };
@@ -88,7 +90,7 @@ export class View {
 
   /** Brings all shapes into view, never larger than life. */
   fit() {
-    const box = boxAroundAll(this.shapes());
+    const box = this.#everything();
     if (!box) return this.home();
     const { width, height } = this.size;
     const [marginX, marginY] = [Math.min(60, width / 10), Math.min(110, height / 6)];
@@ -98,7 +100,7 @@ export class View {
 
   /** Whether every shape is on the screen now. */
   showsAll() {
-    const box = boxAroundAll(this.shapes());
+    const box = this.#everything();
     const from = this.toRoom(0, 0);
     const to = this.toRoom(this.size.width, this.size.height);
     return !box || (box.x >= from.x && box.y >= from.y && box.x + box.width <= to.x && box.y + box.height <= to.y);
@@ -112,6 +114,11 @@ export class View {
     const found = shapeAt(this.#ink, this.#order, x, y, tolerancePx / this.camera.scale);
     this.#ink.restore();
     return found;
+  }
+
+  #everything() {
+    const sane = ({ x, y, width, height }) => Math.max(Math.abs(x), Math.abs(y), width, height) < SANE;
+    return boxAroundAll(this.shapes().filter((shape) => sane(boxAround(shape))));
   }
 
   #look(camera) {

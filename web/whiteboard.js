@@ -234,6 +234,7 @@ function showFacts() {
 
 function showPeople() {
   $('count').textContent = Math.max(1, room.count);
+  $('open-people').setAttribute('aria-label', `Who is here: ${Math.max(1, room.count)}`);
   if (client.welcome) listPeople($('people-list'), room, client.welcome);
 }
 

@@ -1,0 +1,263 @@
+/**
+ * The world of the browser tests: a cluster of one's own, people with browsers,
+ * and faults. Everything waits for what it waits for; nothing sleeps.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+const BINARY = resolve(process.env.ROOMGATE_BIN ?? join(HERE, '../../target/debug/roomgate'));
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+export const OUT = join(HERE, 'out');
+const START_MS = 180_000;
+export const PATIENCE_MS = 60_000;
+
+const CHROMIUM_FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+/** `roomgate dev` in a folder of its own. */
+export class Cluster {
+  #process;
+  #folder;
+  #log = [];
+  #frozen = new Set();
+  #exited;
+
+  static async start() {
+    mkdirSync(OUT, { recursive: true });
+    const cluster = new Cluster();
+    try {
+      await cluster.#launch();
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+    return cluster;
+  }
+
+  async #launch() {
+    this.#folder = mkdtempSync(join(tmpdir(), 'roomgate-browser-'));
+    const args = ['dev', '--data', join(this.#folder, 'data'), '--port', '0', '--json', '--restart'];
+    // Every test brings new guests, from one address.
+    const env = { ...process.env, ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE: '0', ROOMGATE__LIMITS__SIGNINS_PER_MINUTE: '0' };
+    this.#process = spawn(BINARY, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    createInterface({ input: this.#process.stderr }).on('line', (line) => this.#log.push(line));
+    this.#exited = new Promise((ended) => {
+      this.#process.once('exit', ended);
+      this.#process.once('error', (error) => { this.#log.push(String(error)); ended(); });
+    });
+    const ready = new Promise((isReady) => {
+      createInterface({ input: this.#process.stdout }).on('line', (line) => line === '}' && isReady(true));
+    });
+    const inTime = AbortSignal.timeout(START_MS);
+    const late = new Promise((is) => inTime.addEventListener('abort', () => is(false)));
+    if (!(await Promise.race([ready, this.#exited.then(() => false), late]))) {
+      throw new Error(`roomgate dev did not come up:\n${this.#log.slice(-60).join('\n')}`);
+    }
+  }
+
+  /** The content of dev.json now; pids change when something is restarted. */
+  get facts() {
+    return JSON.parse(readFileSync(join(this.#folder, 'data/dev.json'), 'utf8'));
+  }
+
+  /** What the cluster said last; for failing tests. */
+  get log() {
+    return this.#log.slice(-80).join('\n');
+  }
+
+  url(node) {
+    return this.facts.nodes[node].url;
+  }
+
+  /** A new room, made by the demo user. @returns {Promise<{room: number, slug: string}>} */
+  async room(more = {}) {
+    const { lb, demo } = this.facts;
+    const { token } = await post(`${lb}/v1/signin`, { email: demo.email, password: demo.password });
+    const slug = `test-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 8)}`;
+    return post(`${lb}/v1/rooms`, { slug, name: slug, ...more }, token);
+  }
+
+  /** Submits to a room as the demo user. */
+  async submit(room, items) {
+    const { lb, demo } = this.facts;
+    const { token } = await post(`${lb}/v1/signin`, { email: demo.email, password: demo.password });
+    return post(`${lb}/v1/rooms/${room}/events`, { items }, token);
+  }
+
+  /** Stops the primary of the room's shard in its tracks, with all its children. */
+  freezePrimaryOf(room) {
+    const primaries = this.facts.shards.map(({ endpoints }) => endpoints.find(({ role }) => role === 'primary'));
+    const holds = ({ admin_dsn: dsn }) => execFileSync('psql', [dsn, '-Atc', `SELECT count(*) FROM room WHERE id = ${Number(room)}`], { encoding: 'utf8' }).trim() === '1';
+    const { pid } = primaries.find(holds);
+    process.kill(pid, 'SIGSTOP'); // first, so that it forks no more
+    for (const child of childrenOf(pid)) process.kill(child, 'SIGSTOP');
+    this.#frozen.add(pid);
+  }
+
+  thaw() {
+    for (const pid of this.#frozen) {
+      for (const child of childrenOf(pid)) process.kill(child, 'SIGCONT');
+      process.kill(pid, 'SIGCONT');
+    }
+    this.#frozen.clear();
+  }
+
+  /** SIGKILL. It comes back by itself, since the cluster runs with --restart. */
+  killNode(name) {
+    process.kill(this.facts.nodes.find((node) => node.name === name).pid, 'SIGKILL');
+  }
+
+  /** Resolves when every node answers again. */
+  async whole() {
+    const until = Date.now() + PATIENCE_MS;
+    for (const { admin_url: url } of this.facts.nodes) {
+      while (!(await fetch(`${url}/health/ready`).then(({ ok }) => ok, () => false))) {
+        assert.ok(Date.now() < until, `a node did not come back:\n${this.log}`);
+        await new Promise((again) => setTimeout(again, 100));
+      }
+    }
+  }
+
+  async stop() {
+    this.thaw();
+    if (this.#process?.exitCode === null && this.#process.signalCode === null) {
+      this.#process.kill('SIGTERM');
+      const hard = setTimeout(() => this.#process.kill('SIGKILL'), 30_000);
+      await this.#exited;
+      clearTimeout(hard);
+    }
+    if (this.#folder) rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
+
+function childrenOf(pid) {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+}
+
+async function post(url, body, token) {
+  const headers = { 'content-type': 'application/json', ...(token && { authorization: `Bearer ${token}` }) };
+  const answer = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) });
+  assert.ok(answer.ok, `${url}: ${answer.status} ${await answer.clone().text()}`);
+  return answer.json();
+}
+
+/** One Chromium, with an empty profile. */
+export function openBrowser() {
+  return chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
+}
+
+/** Somebody with a browser window of their own. */
+export class Person {
+  /** What went wrong in the page; must stay empty. */
+  complaints = [];
+
+  /** Opens the room at a node (or the balancer) and starts drawing as a guest. */
+  static async enters(browser, url, slug, name, options = {}) {
+    const person = new Person();
+    person.context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
+    person.page = await person.context.newPage();
+    person.page.setDefaultTimeout(PATIENCE_MS);
+    person.page.on('pageerror', (error) => person.complaints.push(error.stack));
+    person.page.on('dialog', (dialog) => dialog.accept());
+    await person.page.goto(`${url}/?room=${slug}`);
+    await person.page.getByLabel('Your name').fill(name);
+    await person.page.getByRole('button', { name: 'Start drawing' }).click();
+    if (!options.outside) await person.isLive();
+    return person;
+  }
+
+  async isLive() {
+    await this.page.waitForFunction(() => globalThis.whiteboard?.room.state === 'live');
+  }
+
+  /** Presses, moves along the points and lets go. */
+  async drags(points) {
+    const { mouse } = this.page;
+    await mouse.move(...points[0]);
+    await mouse.down();
+    for (const point of points.slice(1)) await mouse.move(...point);
+    await mouse.up();
+  }
+
+  /** Draws with a tool, and returns the new shape's id. */
+  async draws(tool, ...points) {
+    await this.page.locator(`button[data-tool="${tool}"]`).click();
+    const before = await this.ids();
+    await this.drags(points);
+    return (await this.ids()).find((id) => !before.includes(id));
+  }
+
+  async writes(text, at) {
+    await this.page.getByRole('button', { name: 'Text', exact: true }).click();
+    await this.page.mouse.click(...at);
+    await this.page.locator('.writing:focus').waitFor();
+    await this.page.keyboard.insertText(text);
+    await this.page.keyboard.press('Escape');
+  }
+
+  /** What the page shows, by id. */
+  shapes() {
+    return this.page.evaluate(() => Object.fromEntries(whiteboard.room.shapes().map((shape) => [shape.id, shape])));
+  }
+
+  ids() {
+    return this.page.evaluate(() => whiteboard.room.shapes().map(({ id }) => id).sort());
+  }
+
+  seq() {
+    return this.page.evaluate(() => whiteboard.room.position.seq);
+  }
+
+  node() {
+    return this.page.evaluate(() => whiteboard.client.welcome.node);
+  }
+
+  /** Waits until the log is folded up to there. */
+  async reaches(seq) {
+    await this.page.waitForFunction((wanted) => whiteboard.room.position.seq >= wanted, seq);
+  }
+
+  /** Waits until the mark says so, to the reader. */
+  async mark(text) {
+    await this.page.locator('#saved', { hasText: new RegExp(`^${text}`) }).waitFor();
+  }
+
+  /** The paper as pixels, once everything known is painted. */
+  async pixels() {
+    await this.page.evaluate(() => new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted))));
+    return this.page.evaluate(() => document.getElementById('scene').toDataURL());
+  }
+
+  /** How many pixels of the paper carry ink. */
+  async inked() {
+    await this.pixels();
+    return this.page.evaluate(() => {
+      const { width, height } = document.getElementById('scene');
+      const { data } = document.getElementById('scene').getContext('2d').getImageData(0, 0, width, height);
+      let count = 0;
+      for (let i = 3; i < data.length; i += 4) if (data[i] > 0) count += 1;
+      return count;
+    });
+  }
+
+  async picture(name) {
+    await this.page.screenshot({ path: join(OUT, `${name}.png`) });
+  }
+
+  /** The log was followed without a hole or repeat, and nothing threw. */
+  async isSound() {
+    assert.deepEqual(await this.page.evaluate(() => whiteboard.room.errors), { gaps: 0, repeats: 0, misplaced: 0 });
+    assert.deepEqual(this.complaints, []);
+  }
+
+  async leaves() {
+    await this.context.close();
+  }
+}
