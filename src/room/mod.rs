@@ -4,6 +4,7 @@
 //! Knows no SQL, no Redis and no sockets: it reads through `store`, announces
 //! through `bus`, and feeds outboxes.
 
+pub mod access;
 mod announcement;
 mod deliver;
 mod outbox;

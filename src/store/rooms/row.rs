@@ -60,8 +60,8 @@ impl RoomFacts {
     /// What the person may do without showing anything; `None`: nothing yet.
     pub fn role_of(&self, user: &UserId, membership: Option<Membership>) -> Option<Role> {
         match membership {
-            Some(Membership::Removed) => None,
             _ if self.owner == *user => Some(Role::Owner),
+            Some(Membership::Removed) => None,
             Some(Membership::Member(role)) => Some(role),
             None if self.access == Access::Public => Some(self.default_role),
             None => None,

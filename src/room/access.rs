@@ -1,0 +1,311 @@
+//! Who may enter a room, and as what.
+//!
+//! A room without a password is open to every signed-in user as its
+//! `default_role`. A right password makes a member, so coming back needs none.
+//! Whoever was removed stays out. A "yes" may rest on a replica's answer that is
+//! `max_stale` old; a "no" is said only by the primary, because it may be about a
+//! room or membership that was made a moment ago.
+
+use std::time::{Duration, Instant};
+
+use crate::auth::Passwords;
+use crate::config::Secret;
+use crate::digests::PasswordHash;
+use crate::directory::Directory;
+use crate::ids::{RoomId, Slug, UserId};
+use crate::limits::Limits;
+use crate::protocol::{Access as Openness, Code, Refusal, Role, RoomRef};
+use crate::routing::{Freshness, ServedBy};
+use crate::store::rooms::{Found, Membership, RoomFacts, Rooms, RoomsError, Visits, Wanted};
+
+/// How long an entry may take, passwords included.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Access {
+    rooms: Rooms,
+    directory: Directory,
+    passwords: Passwords,
+    limits: Limits,
+    visits: Visits,
+    max_stale: Duration,
+}
+
+/// What an [`Access`] is built on.
+pub struct Parts {
+    pub rooms: Rooms,
+    pub directory: Directory,
+    pub passwords: Passwords,
+    pub limits: Limits,
+    pub visits: Visits,
+    pub max_stale: Duration,
+}
+
+/// The person may be in the room.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    pub room: RoomId,
+    pub slug: Slug,
+    pub role: Role,
+    pub facts: RoomFacts,
+}
+
+/// What a person shows at the door.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shown<'a> {
+    password: Option<&'a str>,
+    invite: Option<&'a str>,
+}
+
+/// What the rows alone say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Enter(Role),
+    Removed,
+    Archived,
+    AskPassword(Option<PasswordHash>),
+    AskInvite,
+}
+
+impl Access {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { rooms, directory, passwords, limits, visits, max_stale } = parts;
+        Self { rooms, directory, passwords, limits, visits, max_stale }
+    }
+
+    /// The way in for a session: counts as a visit. Refused with `room_unknown`,
+    /// `forbidden`, `room_archived`, `password_required`, `bad_password`, or
+    /// what keeps the gateway from knowing.
+    pub async fn enter(
+        &self,
+        user: &UserId,
+        room: &RoomRef,
+        password: Option<&str>,
+        invite: Option<&str>,
+    ) -> Result<Admission, Refusal> {
+        let admission = self.admit(user, room, Shown { password, invite }).await?;
+        self.visits.add(admission.room);
+        Ok(admission)
+    }
+
+    /// The same for a single request: no visit, nothing shown.
+    pub async fn check(&self, user: &UserId, room: &RoomRef) -> Result<Admission, Refusal> {
+        self.admit(user, room, Shown::default()).await
+    }
+
+    /// Like [`Access::enter`], and a member row even where none is needed.
+    pub async fn become_member(
+        &self,
+        user: &UserId,
+        room: &RoomRef,
+        password: Option<&str>,
+        invite: Option<&str>,
+    ) -> Result<Admission, Refusal> {
+        let admission = self.admit(user, room, Shown { password, invite }).await?;
+        if admission.facts.owner == *user {
+            return Ok(admission);
+        }
+        self.make_member(user, admission.facts, admission.role, Instant::now() + PATIENCE).await
+    }
+
+    /// What may be known of a room before entering it: all of it, but of a room
+    /// by invite only to its members, and not to who was removed.
+    pub async fn look(
+        &self,
+        user: &UserId,
+        room: &RoomRef,
+        freshness: Option<Freshness>,
+    ) -> Result<Found, Refusal> {
+        let id = self.resolve(room).await?;
+        let deadline = Instant::now() + PATIENCE;
+        let (found, verdict) = self.judged(id, user, freshness, deadline).await?;
+        match verdict {
+            Verdict::Removed => Err(removed()),
+            Verdict::AskInvite => Err(invite_needed()),
+            Verdict::Enter(_) | Verdict::Archived | Verdict::AskPassword(_) => Ok(found),
+        }
+    }
+
+    /// The id behind a name.
+    pub async fn resolve(&self, room: &RoomRef) -> Result<RoomId, Refusal> {
+        match room {
+            RoomRef::Id(id) => Ok(*id),
+            RoomRef::Slug(slug) => {
+                let id = self.directory.room_by_slug(slug).await.map_err(|error| error.refusal())?;
+                id.ok_or_else(|| RoomsError::Unknown.refusal())
+            }
+        }
+    }
+
+    async fn admit(&self, user: &UserId, room: &RoomRef, shown: Shown<'_>) -> Result<Admission, Refusal> {
+        let id = self.resolve(room).await?;
+        let deadline = Instant::now() + PATIENCE;
+        let (found, verdict) = self.judged(id, user, None, deadline).await?;
+        match verdict {
+            Verdict::Enter(role) => Ok(Admission::new(found.facts, role)),
+            Verdict::Removed => Err(removed()),
+            Verdict::Archived => Err(Refusal::new(Code::RoomArchived, "the room is archived")),
+            Verdict::AskInvite if shown.invite.is_some() => {
+                Err(Refusal::new(Code::Forbidden, "this invite is not valid"))
+            }
+            Verdict::AskInvite => Err(invite_needed()),
+            Verdict::AskPassword(hash) => {
+                self.check_password(user, id, shown.password, hash).await?;
+                let role = found.facts.default_role;
+                self.make_member(user, found.facts, role, deadline).await
+            }
+        }
+    }
+
+    /// The room and what it says to `user`; if that is no, by the primary.
+    async fn judged(
+        &self,
+        room: RoomId,
+        user: &UserId,
+        freshness: Option<Freshness>,
+        deadline: Instant,
+    ) -> Result<(Found, Verdict), Refusal> {
+        let default = Freshness::MaxStale(self.max_stale);
+        let mut wanted = Wanted { room, user: Some(user), freshness: freshness.unwrap_or(default), deadline };
+        loop {
+            let found = self.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+            let verdict = judge(&found.facts, found.membership, user);
+            let sure = matches!(verdict, Verdict::Enter(_)) || found.served_by == ServedBy::Primary;
+            if sure || wanted.freshness == Freshness::Primary {
+                return Ok((found, verdict));
+            }
+            wanted.freshness = Freshness::Primary;
+        }
+    }
+
+    async fn check_password(
+        &self,
+        user: &UserId,
+        room: RoomId,
+        shown: Option<&str>,
+        hash: Option<PasswordHash>,
+    ) -> Result<(), Refusal> {
+        let Some(shown) = shown else {
+            return Err(Refusal::new(Code::PasswordRequired, "this room needs its password"));
+        };
+        self.limits.room_password(user, room)?;
+        let password = Secret::new(shown);
+        let plausible = crate::auth::check_password_rules(&password).is_ok();
+        if plausible && self.passwords.verify(password, hash).await? {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::BadPassword, "this is not the room's password"))
+    }
+
+    async fn make_member(
+        &self,
+        user: &UserId,
+        facts: RoomFacts,
+        role: Role,
+        deadline: Instant,
+    ) -> Result<Admission, Refusal> {
+        let made = self.rooms.add_member(facts.room, user, role, deadline).await;
+        match made.map_err(RoomsError::refusal)? {
+            Membership::Member(role) => Ok(Admission::new(facts, role)),
+            // Somebody removed them just now.
+            Membership::Removed => Err(removed()),
+        }
+    }
+}
+
+impl Admission {
+    fn new(facts: RoomFacts, role: Role) -> Self {
+        Self { room: facts.room, slug: facts.slug.clone(), role, facts }
+    }
+}
+
+fn judge(facts: &RoomFacts, membership: Option<Membership>, user: &UserId) -> Verdict {
+    if membership == Some(Membership::Removed) && facts.owner != *user {
+        return Verdict::Removed;
+    }
+    if facts.archived_at.is_some() {
+        return Verdict::Archived;
+    }
+    match (facts.role_of(user, membership), facts.access) {
+        (Some(role), _) => Verdict::Enter(role),
+        (None, Openness::Password) => Verdict::AskPassword(facts.password.clone()),
+        (None, Openness::Invite | Openness::Public) => Verdict::AskInvite,
+    }
+}
+
+fn removed() -> Refusal {
+    Refusal::new(Code::Forbidden, "you were removed from this room")
+}
+
+fn invite_needed() -> Refusal {
+    Refusal::new(Code::Forbidden, "this room is open to invited people only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::position::Position;
+    use crate::protocol::Schema;
+
+    fn room(access: Openness) -> RoomFacts {
+        RoomFacts {
+            room: RoomId::new(1).unwrap(),
+            slug: Slug::new("room").unwrap(),
+            name: "Room".into(),
+            owner: user("owner"),
+            access,
+            default_role: Role::Viewer,
+            schema: Schema::Drawing,
+            password: (access == Openness::Password).then(|| PasswordHash::new("$argon2id$".to_owned())),
+            metadata: "{}".into(),
+            head: Position::BEGINNING,
+            access_rev: 1,
+            visits: 0,
+            created_at: UnixMillis(0),
+            updated_at: UnixMillis(0),
+            archived_at: None,
+        }
+    }
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn alice_at(facts: &RoomFacts, membership: Option<Membership>) -> Verdict {
+        judge(facts, membership, &user("alice"))
+    }
+
+    #[test]
+    fn a_public_room_is_open_as_its_default_role() {
+        assert_eq!(alice_at(&room(Openness::Public), None), Verdict::Enter(Role::Viewer));
+        let editor = Some(Membership::Member(Role::Editor));
+        assert_eq!(alice_at(&room(Openness::Public), editor), Verdict::Enter(Role::Editor));
+    }
+
+    #[test]
+    fn members_need_neither_password_nor_invite() {
+        let member = Some(Membership::Member(Role::Viewer));
+        for access in [Openness::Password, Openness::Invite] {
+            assert_eq!(alice_at(&room(access), member), Verdict::Enter(Role::Viewer));
+            assert_eq!(judge(&room(access), None, &user("owner")), Verdict::Enter(Role::Owner));
+        }
+        assert!(matches!(alice_at(&room(Openness::Password), None), Verdict::AskPassword(Some(_))));
+        assert_eq!(alice_at(&room(Openness::Invite), None), Verdict::AskInvite);
+    }
+
+    #[test]
+    fn who_was_removed_stays_out_of_every_room() {
+        for access in [Openness::Public, Openness::Password, Openness::Invite] {
+            assert_eq!(alice_at(&room(access), Some(Membership::Removed)), Verdict::Removed);
+        }
+    }
+
+    #[test]
+    fn an_archived_room_is_closed_to_everybody() {
+        let archived = RoomFacts { archived_at: Some(UnixMillis(1)), ..room(Openness::Public) };
+        assert_eq!(alice_at(&archived, None), Verdict::Archived);
+        assert_eq!(judge(&archived, None, &user("owner")), Verdict::Archived);
+    }
+}
