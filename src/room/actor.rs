@@ -18,7 +18,7 @@ use super::announcement::Announcement;
 use crate::bus::NodeId;
 use super::catch_up::{self, Feed};
 use super::context::Context;
-use super::deliver::{Delivery, LogEvent, Need};
+use super::deliver::{Delivery, Need};
 use super::outbox::Outbox;
 use super::presence::{Change, LISTED_MAX, Presence};
 use crate::clock::UnixMillis;
@@ -27,7 +27,7 @@ use crate::metrics::gateway::{self, GapCause};
 use crate::position::Position;
 use crate::protocol::server::{self, Member, PresenceChange, ResyncReason};
 use crate::protocol::{Code, Json, Refusal};
-use crate::store::history::{Freshness, Head, PageOutcome, ReadError};
+use crate::store::history::{Freshness, Head, LogEvent, PageOutcome, ReadError};
 
 /// How long presence changes wait to be told together.
 const PRESENCE_TICK: Duration = Duration::from_millis(250);
@@ -58,6 +58,10 @@ pub enum Command {
     Head { head: Position },
     /// Announcements may have been lost.
     Missed,
+    /// The bus came back, perhaps empty.
+    BusLost,
+    /// Who is here on other nodes may have changed unheard.
+    Recall,
     Repaired { outcome: Result<PageOutcome, ReadError>, from_primary: bool },
     Restarted { head: Result<Head, ReadError>, reason: ResyncReason },
     /// Would a session at this position be fed without reading the log?
@@ -282,11 +286,18 @@ impl Room {
             }
             Command::Head { head } => self.compare(head),
             Command::Missed => self.repair(self.doubt(GapCause::Bus)),
+            Command::BusLost => {
+                self.repair(self.doubt(GapCause::Bus));
+                self.presence.here().for_each(|member| self.store_member(member));
+                self.recall_members();
+            }
+            Command::Recall => self.recall_members(),
             Command::Repaired { outcome, from_primary } => self.repaired(outcome, from_primary),
             Command::Restarted { head, reason } => self.restarted(head, reason),
             Command::Covers { position, reply } => {
                 let ahead = position.seq > self.delivery.delivered().seq;
-                drop(reply.send(ahead || self.delivery.since(position).is_some()));
+                let covered = ahead || self.delivery.since(position).is_some();
+                if reply.send(covered).is_err() {}
             }
             Command::Who { reply } => {
                 drop(reply.send((self.presence.count(), self.presence.listed())));
@@ -319,7 +330,7 @@ impl Room {
         self.timers.linger = None;
         if self.presence.enter(member.clone()) {
             self.announce_presence(Change { joined: vec![member.clone()], left: vec![] });
-            self.context.bus.presence_enter(self.id, &member.session, member_json(&member));
+            self.store_member(&member);
             self.tell_presence_soon();
         }
         let count = self.presence.count();
@@ -381,6 +392,12 @@ impl Room {
             let announcement = Announcement::Signal { session: from.clone(), message: message.clone() };
             self.context.announce(self.id, &announcement);
         }
+    }
+
+    /// For those who come later.
+    fn store_member(&self, member: &Member) {
+        let stored = serde_json::to_string(member).expect("strings always serialize");
+        self.context.bus.presence_enter(self.id, &member.session, stored);
     }
 
     fn announce_presence(&self, change: Change) {
@@ -560,6 +577,11 @@ impl Room {
                 self.repair_again = Some(self.doubt(GapCause::Epoch));
             }
             Ok(PageOutcome::Lost(reason)) => return self.restart(reason),
+            // What was announced isn't in the log. Is what was delivered?
+            Err(ReadError::Lost(_)) => {
+                self.delivery.drop_held();
+                self.repair_again = Some(self.doubt(GapCause::Epoch));
+            }
             Err(error) => {
                 tracing::warn!(room = %self.id, %error, "can't read the log to repair a room");
                 self.repair_later();
@@ -617,10 +639,6 @@ impl Room {
             }
         }
     }
-}
-
-fn member_json(member: &Member) -> String {
-    serde_json::to_string(member).expect("strings always serialize")
 }
 
 /// The room can't be opened: everybody who waits for it hears why.

@@ -7,12 +7,12 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::deliver::LogEvent;
 use crate::bus::NodeId;
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::Json;
+use crate::store::history::LogEvent;
 
 const VERSION: u8 = 1;
 const EVENTS: u8 = 1;

@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 
 use super::actor::{Command, FeedId, Next, RoomHandle};
 use super::context::Context;
-use super::deliver::LogEvent;
 use super::outbox::{Closed, Outbox};
 use super::snapshot::SnapshotPages;
 use crate::ids::{RoomId, SessionId};
@@ -21,7 +20,7 @@ use crate::metrics::gateway;
 use crate::position::Position;
 use crate::protocol::server::{self, EventsPage, ResyncReason};
 use crate::protocol::{CloseCode, Json};
-use crate::store::history::{Freshness, PageOutcome, ReadError};
+use crate::store::history::{Freshness, LogEvent, PageOutcome, ReadError};
 
 /// How large one message to the client grows.
 const MESSAGE_BYTES: usize = 256 * 1024;
@@ -123,22 +122,28 @@ impl Feed {
         loop {
             let to = events.last().map_or(self.position, |event| event.position);
             let complete = to.seq >= head.seq;
-            let mut chunks = chunks(&events).peekable();
-            if chunks.peek().is_none() {
-                self.page(&[], head, complete).await?;
-            }
-            while let Some(chunk) = chunks.next() {
-                let last = complete && chunks.peek().is_none();
-                self.page(chunk, head, last).await?;
-            }
+            self.pages(&events, head, complete).await?;
             if complete {
                 return Ok(());
             }
             match self.read(context, head).await? {
-                PageOutcome::Events(page) => (events, head) = (page.events.clone(), page.head),
+                PageOutcome::Events(page) => (events, head) = (page.events, page.head),
                 PageOutcome::Lost(reason) => return self.start_over(context, reason).await,
             }
         }
+    }
+
+    /// At least one page, also when there is nothing to tell.
+    async fn pages(&mut self, events: &[LogEvent], head: Position, complete: bool) -> Result<(), Ended> {
+        if events.is_empty() {
+            return self.page(&[], head, complete).await;
+        }
+        let mut chunks = chunks(events).peekable();
+        while let Some(chunk) = chunks.next() {
+            let last = complete && chunks.peek().is_none();
+            self.page(chunk, head, last).await?;
+        }
+        Ok(())
     }
 
     async fn page(&mut self, events: &[LogEvent], head: Position, last: bool) -> Result<(), Ended> {
@@ -194,9 +199,16 @@ impl Feed {
         self.snapshot(&snapshot).await
     }
 
+    /// What follows, from an endpoint that has all that the room delivered. If
+    /// that isn't in the log, the room finds out by itself; then the primary
+    /// says what is left of this session's own position.
     async fn read(&self, context: &Context, head: Position) -> Result<PageOutcome, Ended> {
-        let read = || context.history.page(self.room, self.position, Freshness::AtLeast(head));
-        retried(read).await.map(|read| read.value).map_err(Ended::Unreadable)
+        let page = |freshness| context.history.page(self.room, self.position, freshness);
+        let read = match retried(|| page(Freshness::AtLeast(head))).await {
+            Err(ReadError::Lost(_)) => retried(|| page(Freshness::Primary)).await,
+            read => read,
+        };
+        read.map(|read| read.value).map_err(Ended::Unreadable)
     }
 }
 

@@ -7,14 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::position::{Epoch, Position, Seq};
-use crate::protocol::Json;
-
-/// An entry of the log, encoded as an `event` message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEvent {
-    pub position: Position,
-    pub json: Json,
-}
+use crate::store::history::LogEvent;
 
 /// What the room must do next to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::Json;
 
     fn event(epoch: u64, seq: u64) -> LogEvent {
         let json = Json::one(format!("{{\"seq\":{seq}}}"));

@@ -9,16 +9,16 @@ use super::actor::{self, Admitted, Command, RoomHandle};
 use super::announcement::Announcement;
 use super::catch_up::{self, Feed, Start};
 use super::context::Context;
-use super::deliver::LogEvent;
 use super::outbox::Outbox;
-use crate::bus::BusEvent;
+use super::presence::Change;
+use crate::bus::{BusEvent, NodeId};
 use crate::ids::{RoomId, SessionId, Slug, UserId};
 use crate::metrics::gateway::{self, Resume};
 use crate::position::{Position, Seq};
 use crate::protocol::server::{self, JoinMode, Joined, Member, ResyncReason};
-use crate::protocol::{Code, Json, MessageId, Refusal};
-use crate::store::append::{Announce, Committed};
-use crate::store::history::{Freshness, PageOutcome};
+use crate::protocol::{MessageId, Refusal};
+use crate::store::append::{Announce, Committed, CommittedEvent};
+use crate::store::history::{Freshness, LogEvent, PageOutcome};
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -121,6 +121,15 @@ impl Hub {
         (count, members.into_iter().map(|(_, member)| member).take(super::presence::LISTED_MAX).collect())
     }
 
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Every room asks anew who is in it on other nodes.
+    pub(super) fn recall_members(&self) {
+        self.rooms().values().for_each(|handle| handle.announce(Command::Recall));
+    }
+
     /// The rooms that are live here.
     pub fn live(&self) -> Vec<RoomId> {
         self.rooms().keys().copied().collect()
@@ -143,20 +152,15 @@ impl Hub {
                 };
                 // Its own were delivered when they were committed.
                 if origin != self.context.node
+                    && let Some(command) = heard(origin, announcement)
                     && let Some(handle) = self.rooms().get(&room)
                 {
-                    handle.announce(match announcement {
-                        Announcement::Events { committed_at, events } => Command::Events { events, committed_at },
-                        Announcement::Signal { session, message } => {
-                            Command::Signal { from: session, message, local: false }
-                        }
-                        Announcement::Presence { change } => Command::Presence { origin, change },
-                    });
+                    handle.announce(command);
                 }
             }
             BusEvent::Lost => {
                 for handle in self.rooms().values() {
-                    handle.announce(Command::Missed);
+                    handle.announce(Command::BusLost);
                 }
             }
         }
@@ -195,7 +199,8 @@ impl Hub {
             gateway::resume_done(Resume::Resumed);
             return Ok((Start::Resume { events: events.clone(), head: admitted.delivered }, from, None));
         }
-        let page = self.context.history.page(join.room, from, Freshness::AtLeast(from)).await;
+        let bound = Freshness::MaxStale(self.context.max_stale);
+        let page = self.context.history.page(join.room, from, bound).await;
         match page.map_err(|error| error.refusal())?.value {
             PageOutcome::Events(page) => {
                 gateway::resume_done(Resume::Resumed);
@@ -235,7 +240,8 @@ impl Hub {
 /// After COMMIT: to the sessions of this node at once, to the others by the bus.
 impl Announce for Hub {
     fn announce(&self, committed: Committed) {
-        let events: Vec<LogEvent> = committed.events().to_vec();
+        let event = |event: &CommittedEvent| LogEvent { position: event.position(), json: event.json().clone() };
+        let events: Vec<LogEvent> = committed.events().iter().map(event).collect();
         let committed_at = committed.committed_at();
         let room = committed.room();
         if let Some(handle) = self.rooms().get(&room) {
@@ -243,6 +249,16 @@ impl Announce for Hub {
         }
         self.context.announce(room, &Announcement::Events { committed_at, events });
     }
+}
+
+fn heard(origin: NodeId, announcement: Announcement) -> Option<Command> {
+    Some(match announcement {
+        Announcement::Events { committed_at, events } => Command::Events { events, committed_at },
+        Announcement::Signal { session, message } => Command::Signal { from: session, message, local: false },
+        Announcement::Presence { change } => {
+            Command::Presence { origin, change: Change::from_bytes(&change)? }
+        }
+    })
 }
 
 /// Seq 0 is the beginning in every epoch.

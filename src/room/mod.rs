@@ -5,9 +5,17 @@
 //! through `bus`, and feeds outboxes.
 
 pub mod access;
+mod actor;
 mod announcement;
+mod catch_up;
+mod context;
 mod deliver;
+mod hub;
 mod outbox;
 mod presence;
+mod snapshot;
+pub mod watch;
 
+pub use context::Context;
+pub use hub::{Hub, Join};
 pub use outbox::{Batch, Closed, Full, Outbox};

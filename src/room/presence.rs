@@ -101,6 +101,11 @@ impl Presence {
         }
     }
 
+    /// The sessions of this node.
+    pub fn here(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|(node, _)| *node == self.here).map(|(_, member)| member)
+    }
+
     pub fn count(&self) -> usize {
         self.members.len()
     }

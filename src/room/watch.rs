@@ -1,7 +1,7 @@
 //! What a node does for all its rooms together: hears the bus, and compares
 //! their heads with the log so that nothing stays unnoticed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,6 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::hub::Hub;
 use crate::bus::BusEvent;
+use crate::ids::RoomId;
+use crate::placement::ShardIndex;
 
 /// How often it is looked who else is alive.
 const ALIVE_CHECK: Duration = Duration::from_secs(5);
@@ -44,14 +46,23 @@ async fn check_heads(hub: Hub) {
             _ = ticks.tick() => {}
             () = stop.wait() => return,
         }
-        let rooms = hub.live();
-        if rooms.is_empty() {
-            continue;
+        let mut by_shard: HashMap<_, Vec<_>> = HashMap::new();
+        for room in hub.live() {
+            // A room whose slot nobody owns now is asked for at the next tick.
+            if let Some(shard) = hub.context().history.shard_of(room) {
+                by_shard.entry(shard).or_default().push(room);
+            }
         }
-        // Shards that can't be read now are asked again at the next tick.
-        for (room, head) in hub.context().history.heads(&rooms).await {
-            hub.head(room, head);
-        }
+        let checks = by_shard.iter().map(|(shard, rooms)| check_shard(&hub, *shard, rooms));
+        futures_util::future::join_all(checks).await;
+    }
+}
+
+async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: &[RoomId]) {
+    match hub.context().history.heads(shard, rooms, hub.context().max_stale).await {
+        Ok(heads) => heads.into_iter().for_each(|head| hub.head(head.room, head.position)),
+        // Asked again at the next tick; joins and submits say it to people.
+        Err(error) => tracing::debug!(%error, "can't compare rooms with their logs"),
     }
 }
 
