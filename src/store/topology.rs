@@ -1,42 +1,32 @@
-//! Which shard owns which slot, and which primary of a shard may be written to:
-//! read from the shards, decided in the directory.
+//! Who is handed which slots at the beginning, and which primary of a shard may
+//! be written to: decided in the directory, then written on the shard.
 //!
 //! Guarantees: slots are handed out once, when there is no topology yet; of two
 //! primaries of a shard the directory's claim admits one, never one of a lower
 //! timeline; and an admitted primary has new epochs before its first append,
 //! because appends compare its claim with its timeline.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio::time::sleep;
 
 use crate::clock::UnixMillis;
 use crate::db::{Class, DbError, Lease, Row, Sql};
-use crate::ids::{ShardName, Slot};
-use crate::placement::{Owner, ShardIndex, SlotMap, SlotTable, Weighted, propose};
-use crate::position::Epoch;
+use crate::ids::ShardName;
+use crate::placement::{ShardIndex, Weighted, propose};
 use crate::routing::{Claim, Endpoint, NoPrimary, Shard, Shards, SystemId, Timeline};
+use crate::store::slots::Slots;
 use crate::tasks::{Stop, Tasks};
 
-/// Readings of the slot owners follow each other no faster.
-const REFRESH_GAP: Duration = Duration::from_millis(20);
-/// How long a reading waits for a shard that doesn't answer; what was known of
-/// it stays.
-const REFRESH_PATIENCE: Duration = Duration::from_secs(2);
 const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 const CLAIM_RETRY: Duration = Duration::from_millis(500);
 /// First key of the advisory lock under which a topology is begun ("topo").
 const TOPOLOGY_LOCK: i32 = 0x746f_706f;
 
 /// Prepared on every connection of a shard that may be asked.
-pub const STATEMENTS: &[&Sql] = &[&OWNED, &MENTIONED, &ASSIGN, &CLAIM, &SERVER];
-
-static OWNED: Sql = Sql {
-    name: "slots_owned",
-    text: "SELECT epoch, array_agg(slot) FROM slot_owner WHERE state = 'active' GROUP BY epoch",
-};
+pub const STATEMENTS: &[&Sql] = &[&MENTIONED, &ASSIGN, &CLAIM, &SERVER];
 
 static MENTIONED: Sql = Sql { name: "slots_mentioned", text: "SELECT slot FROM slot_owner" };
 
@@ -117,7 +107,7 @@ pub enum TopologyError {
     OtherShard { shard: ShardName, endpoint: String, found: String },
 }
 
-/// A cheap handle to the slot map and to what keeps it true.
+/// A cheap handle to the claims of all shards.
 #[derive(Clone)]
 pub struct Topology {
     inner: Arc<Inner>,
@@ -128,65 +118,18 @@ struct Inner {
     /// In the order of the shards.
     weights: Vec<Weighted>,
     directory: Shard,
-    map: SlotMap,
-    /// When the last reading began; held while one is made.
-    refreshed: tokio::sync::Mutex<Option<Instant>>,
-    /// The last reading of each shard.
-    readings: Mutex<Vec<Vec<(Slot, Epoch)>>>,
+    slots: Slots,
 }
 
 impl Topology {
-    /// `weights` are the shards', in their order.
-    pub fn new(shards: Shards, weights: &[u32], directory: Shard) -> Self {
+    /// `weights` are the shards', in their order. `slots` is read anew after
+    /// every change.
+    pub fn new(shards: Shards, weights: &[u32], directory: Shard, slots: Slots) -> Self {
         let weights = shards
             .iter()
             .zip(weights)
             .map(|((_, shard), weight)| Weighted { shard: shard.name().clone(), weight: *weight });
-        Self {
-            inner: Arc::new(Inner {
-                weights: weights.collect(),
-                readings: Mutex::new(vec![Vec::new(); shards.len()]),
-                shards,
-                directory,
-                map: SlotMap::default(),
-                refreshed: tokio::sync::Mutex::new(None),
-            }),
-        }
-    }
-
-    pub fn map(&self) -> &SlotMap {
-        &self.inner.map
-    }
-
-    pub fn shards(&self) -> &Shards {
-        &self.inner.shards
-    }
-
-    /// Reads the owners anew. Callers that come while a reading is made wait for
-    /// the next one, all for the same. A shard that doesn't answer keeps what
-    /// was known of it.
-    pub async fn refresh(&self) {
-        let asked = Instant::now();
-        let mut refreshed = self.inner.refreshed.lock().await;
-        if refreshed.is_some_and(|began| began >= asked) {
-            return;
-        }
-        if let Some(began) = *refreshed {
-            sleep_until((began + REFRESH_GAP).into()).await;
-        }
-        *refreshed = Some(Instant::now());
-        let readings = join_all(self.inner.shards.iter().map(|(_, shard)| owned(shard))).await;
-        let mut known = self.inner.readings.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut table = SlotTable::default();
-        for (index, reading) in readings.into_iter().enumerate() {
-            match reading {
-                Ok(slots) => known[index] = slots,
-                Err(error) => tracing::warn!(%error, "can't read the slot owners of a shard"),
-            }
-            let shard = ShardIndex(index as u16);
-            known[index].iter().for_each(|(slot, epoch)| table.claim(*slot, Owner { shard, epoch: *epoch }));
-        }
-        self.inner.map.replace(table);
+        Self { inner: Arc::new(Inner { weights: weights.collect(), shards, directory, slots }) }
     }
 
     /// Begins the topology if there is none: claims every shard's primary and
@@ -207,7 +150,7 @@ impl Topology {
                 tracing::warn!(%error, "a shard's claim can't be read or made yet");
             }
         }
-        self.refresh().await;
+        self.inner.slots.refresh().await;
         Ok(())
     }
 
@@ -239,7 +182,7 @@ impl Topology {
         loop {
             if shard.claim().is_none() || shard.unclaimed().is_some() {
                 match self.claim(index).await {
-                    Ok(()) => self.refresh().await,
+                    Ok(()) => self.inner.slots.refresh().await,
                     Err(error) => {
                         tracing::warn!(shard = %shard.name(), %error, "no primary can be claimed");
                         tokio::select! {
@@ -360,20 +303,4 @@ async fn decided(directory: &Lease, shard: &Shard) -> Result<Option<Claim>, DbEr
         }
     };
     Ok(row.map(claim))
-}
-
-/// The slots that the shard's primary says it owns.
-async fn owned(shard: &Shard) -> Result<Vec<(Slot, Epoch)>, TopologyError> {
-    let deadline = Instant::now() + REFRESH_PATIENCE;
-    let primary = shard.primary(deadline).await?;
-    let read = async { primary.pool().get().await?.query(&OWNED, &[]).await };
-    let late = |_| DbError::new(Class::Connection, OWNED.name, "no answer in time");
-    let rows = timeout_at(deadline.into(), read).await.map_err(late).flatten()?;
-    let mut slots = Vec::new();
-    for row in rows {
-        let epoch = Epoch::from_i64(row.get(0));
-        let of_epoch: Vec<i32> = row.get(1);
-        slots.extend(of_epoch.into_iter().filter_map(|slot| Some((Slot(u16::try_from(slot).ok()?), epoch))));
-    }
-    Ok(slots)
 }

@@ -24,7 +24,7 @@ use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::protocol::{Code, Json, Refusal};
 use crate::routing::{Shards, Unavailable};
-use crate::store::topology::Topology;
+use crate::store::slots::Slots;
 use pages::Pages;
 use read::{Asked, Reader};
 
@@ -185,8 +185,8 @@ pub struct History {
 
 impl History {
     /// `page_cache_bytes` bounds the pages of logs that are kept, over all rooms.
-    pub fn new(shards: Shards, topology: Topology, page_cache_bytes: u64) -> Self {
-        Self { reader: Reader::new(shards, topology), pages: Pages::new(page_cache_bytes) }
+    pub fn new(shards: Shards, slots: Slots, page_cache_bytes: u64) -> Self {
+        Self { reader: Reader::new(shards, slots), pages: Pages::new(page_cache_bytes) }
     }
 
     /// The events right after `after`, up to the end of their aligned page.

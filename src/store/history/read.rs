@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::judge::{Facts, Unfit};
 use super::{Read, ReadError, deadline, statements};
@@ -16,10 +16,13 @@ use crate::placement::{ShardIndex, slot_of};
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::routing::{Freshness, Reason, Route, Shard, Shards, Target};
-use crate::store::topology::Topology;
+use crate::store::slots::Slots;
 
 /// A replica that takes longer is given up, and the next one asked.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
+/// Before each new look at who owns a room; a slot that moves has no owner for
+/// a moment.
+const REFRESH_PAUSES_MS: [u64; 5] = [0, 30, 60, 200, 500];
 
 /// What every reading of a room names.
 #[derive(Debug, Clone)]
@@ -68,7 +71,7 @@ impl Accepted {
 #[derive(Clone)]
 pub(super) struct Reader {
     shards: Shards,
-    topology: Topology,
+    slots: Slots,
 }
 
 /// One endpoint's answer to a read.
@@ -79,12 +82,12 @@ enum Attempt {
 }
 
 impl Reader {
-    pub fn new(shards: Shards, topology: Topology) -> Self {
-        Self { shards, topology }
+    pub fn new(shards: Shards, slots: Slots) -> Self {
+        Self { shards, slots }
     }
 
     pub fn shard_of(&self, room: RoomId) -> Option<ShardIndex> {
-        self.topology.map().owner(room).map(|owner| owner.shard)
+        self.slots.owner(room)
     }
 
     pub fn shard(&self, index: ShardIndex) -> Option<&Shard> {
@@ -102,12 +105,18 @@ impl Reader {
     ) -> Result<Accepted, ReadError> {
         let deadline = deadline();
         let room = asked.room;
-        for retry in [false, true] {
-            let shard = self.owner(room, retry).await?;
-            match self.read_shard(&shard, asked, sql, more, &mut take, deadline).await? {
-                Attempt::Accepted(accepted) => return Ok(*accepted),
-                Attempt::NotOwned => {}
+        let mut shard = self.shard_of(room);
+        for pause in REFRESH_PAUSES_MS.map(Duration::from_millis) {
+            if let Some(shard) = shard.and_then(|index| self.shards.get(index))
+                && let Attempt::Accepted(accepted) =
+                    self.read_shard(shard, asked, sql, more, &mut take, deadline).await?
+            {
+                return Ok(*accepted);
             }
+            // It moved, or is just moving.
+            sleep_until((Instant::now() + pause).min(deadline).into()).await;
+            self.slots.refresh().await;
+            shard = self.shard_of(room);
         }
         Err(ReadError::NoOwner(room))
     }
@@ -169,19 +178,6 @@ impl Reader {
                 Err(error) => failed(&mut route, target, error)?,
             }
         }
-    }
-
-    async fn owner(&self, room: RoomId, refresh: bool) -> Result<Shard, ReadError> {
-        let known = self.topology.map().owner(room);
-        let owner = match known {
-            Some(owner) if !refresh => Some(owner),
-            _ => {
-                self.topology.refresh().await;
-                self.topology.map().owner(room)
-            }
-        };
-        let shard = owner.and_then(|owner| self.shards.get(owner.shard));
-        shard.cloned().ok_or(ReadError::NoOwner(room))
     }
 
     async fn read_shard(
