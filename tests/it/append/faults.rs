@@ -1,0 +1,142 @@
+//! Connections that break in the middle, and what is then true.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use roomgate::config::Writes;
+use roomgate::protocol::Code;
+
+use super::proxy::Proxy;
+use super::world::{Node, World, message, put};
+
+#[tokio::test]
+async fn commit_cut_has_exactly_one_effect() {
+    let world = World::start().await;
+    let proxy = Proxy::start(world.server.port(), 42).await;
+    let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
+    let node = Node::start(&[endpoint], Writes { lanes: 2, ..Writes::default() }).await;
+    let rooms = world.rooms(6).await;
+    proxy.cut(40);
+    let mut seq_of: HashMap<String, u64> = HashMap::new();
+    let mut sent = 0;
+    while proxy.cuts() < 200 {
+        let pending: Vec<_> = (0..12)
+            .map(|_| {
+                sent += 1;
+                let op = format!("op{sent}");
+                let submit = put(rooms[sent % rooms.len()], &op, &format!("s{}", sent % 5), sent as u64);
+                (op, node.submit(submit))
+            })
+            .collect();
+        for (op, pending) in pending {
+            let ack = pending.ack().await;
+            assert!(!ack.duplicate, "{op} was sent once");
+            seq_of.insert(op, ack.position.seq.0);
+        }
+    }
+    let mut logged = 0;
+    for room in &rooms {
+        let log = world.log(*room).await;
+        logged += log.len();
+        for (at, (_, op)) in log.iter().enumerate() {
+            assert_eq!(seq_of[op], at as u64 + 1, "{op} is where its ack says");
+        }
+        let expected: BTreeMap<u64, String> =
+            log.into_iter().enumerate().map(|(at, (_, op))| (at as u64 + 1, op)).collect();
+        assert_eq!(node.heard.log_of(*room), expected, "everything is announced");
+        let announced: Vec<u64> = node.heard.by_room()[room].iter().map(|(seq, _)| *seq).collect();
+        assert!(announced.is_sorted(), "in order");
+        assert_eq!(announced.len(), expected.len(), "once");
+    }
+    assert_eq!(logged, sent, "one effect each");
+}
+
+#[tokio::test]
+async fn a_commit_that_stays_unknown_is_not_answered_as_refused() {
+    let world = World::start().await;
+    let proxy = Proxy::start(world.server.port(), 1).await;
+    let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
+    let node = Node::start(&[endpoint], Writes::default()).await;
+    let room = world.room().await;
+    // Every COMMIT is cut, so the deadline comes first.
+    proxy.cut(100);
+    for n in 0..5 {
+        let op = format!("op{n}");
+        let limit = Duration::from_millis(300);
+        match node.submit_within(put(room, &op, "s", n), limit).answer().await {
+            Err(_) => {}
+            // Resolved between two cuts: then it must be true.
+            Ok(outcome) => {
+                let accepted = matches!(outcome, roomgate::log::Outcome::Accepted(_));
+                let logged = world.log(room).await.iter().any(|(_, logged)| *logged == op);
+                assert_eq!(accepted, logged, "{op}: {outcome:?}");
+            }
+        }
+    }
+    proxy.cut(0);
+    for n in 0..5 {
+        node.submit(put(room, &format!("op{n}"), "s", n)).ack().await;
+    }
+    assert_eq!(world.log(room).await.len(), 5, "resubmitting gives one effect each");
+}
+
+#[tokio::test]
+async fn killed_backends_cost_nothing_but_time() {
+    let world = World::start().await;
+    let (node, rooms) = (world.node().await, world.rooms(4).await);
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE usename = 'roomgate' AND state <> 'idle' AND pid <> pg_backend_pid()";
+    let mut killed = 0;
+    let mut pending = Vec::new();
+    for n in 0..2000 {
+        pending.push(node.submit(message(rooms[n % 4], &format!("op{n}"), "x")));
+        if n % 20 == 0 {
+            killed += world.admin.query_one(kill, &[]).await.unwrap().get::<_, i64>(0);
+        }
+    }
+    for pending in pending {
+        assert!(!pending.ack().await.duplicate);
+    }
+    assert!(killed > 0, "no transaction was hit: the test is void");
+    for room in rooms {
+        let ops: Vec<_> = world.log(room).await;
+        assert_eq!(ops.len(), 500);
+    }
+}
+
+#[tokio::test]
+async fn writes_wait_for_a_server_that_comes_back() {
+    let world = World::start().await;
+    let (node, room) = (world.node().await, world.room().await);
+    node.submit(message(room, "before", "x")).ack().await;
+    // As `kill -9` of the postmaster.
+    world.server.service().kill().await;
+    let pending: Vec<_> = (0..50).map(|n| node.submit(message(room, &format!("op{n}"), "x"))).collect();
+    world.server.service().restart().await.unwrap();
+    for (n, pending) in pending.into_iter().enumerate() {
+        assert_eq!(pending.ack().await.position.seq.0, n as u64 + 2);
+    }
+}
+
+#[tokio::test]
+async fn without_a_primary_submits_are_refused_after_the_wait() {
+    let world = World::start().await;
+    let writes = Writes { failover_wait: Duration::from_millis(500), ..Writes::default() };
+    let (node, room) = (world.node_with(writes).await, world.room().await);
+    world.server.service().kill().await;
+    let rejection = node.submit(message(room, "a", "x")).rejection().await;
+    assert_eq!(rejection.refusal.code, Code::ShardUnavailable);
+    assert!(rejection.refusal.retry_after_ms.is_some());
+}
+
+#[tokio::test]
+async fn a_server_on_an_unclaimed_timeline_is_read_only() {
+    let world = World::start().await;
+    let writes = Writes { failover_wait: Duration::from_millis(500), ..Writes::default() };
+    let (node, room) = (world.node_with(writes).await, world.room().await);
+    world.sql("UPDATE shard_claim SET timeline = 2").await;
+    let rejection = node.submit(message(room, "a", "x")).rejection().await;
+    assert!(matches!(rejection.refusal.code, Code::ReadOnly | Code::ShardUnavailable), "{rejection:?}");
+    assert_eq!(world.count("room_event").await, 0);
+    world.sql("UPDATE shard_claim SET timeline = 1").await;
+}
