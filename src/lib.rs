@@ -34,4 +34,6 @@ pub mod bus;
 
 pub mod room;
 
+pub mod session;
+
 pub mod dev;

@@ -23,6 +23,7 @@ use crate::protocol::{Kind, Operation, Refusal, Version};
 pub use crate::protocol::{Role, Schema};
 pub use decide::decide;
 pub use fold::{Fold, Unreadable};
+pub use merge::merge_patch;
 
 /// 128 bits over kind and body as JSON values, to tell a retry from a reused op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

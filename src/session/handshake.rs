@@ -1,0 +1,212 @@
+//! From an HTTP request to a session: what is checked before the upgrade.
+
+use std::net::IpAddr;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::conversation::{self, Arrival};
+use super::dialect::Dialect;
+use super::{Sessions, Shared};
+use crate::protocol::{Code, Refusal};
+
+const SUBPROTOCOL: &str = "roomgate.v1";
+const BEARER: &str = "bearer.";
+
+/// An upgrade that was refused, before any WebSocket exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandshakeRefusal {
+    pub status: StatusCode,
+    pub refusal: Refusal,
+}
+
+/// What the client chose.
+struct Offer {
+    accept_key: String,
+    dialect: Dialect,
+    /// Out of the subprotocol, or the URL of the first protocol. Checked once
+    /// the socket is there: a browser can't see why an upgrade was refused.
+    token: Option<String>,
+}
+
+impl Sessions {
+    /// Whether the request asks for a WebSocket at all.
+    pub fn is_upgrade(headers: &HeaderMap) -> bool {
+        has_token(headers, header::UPGRADE, "websocket")
+    }
+
+    /// Checks the handshake and answers 101; the session starts when hyper has
+    /// sent that. The connection must be a plain `TokioIo<TcpStream>`.
+    pub fn upgrade<B>(
+        &self,
+        request: &mut Request<B>,
+        from: IpAddr,
+    ) -> Result<Response<()>, HandshakeRefusal> {
+        let offer = self.shared.check(request, from)?;
+        let switched = hyper::upgrade::on(request);
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        let accept = HeaderValue::from_str(&offer.accept_key).expect("base64 is a header value");
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        if matches!(offer.dialect, Dialect::V1) {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        }
+        let shared = self.shared.clone();
+        self.shared.parts.tasks.spawn("session", async move {
+            if let Some(arrival) = arrive(switched, offer).await {
+                conversation::run(&shared, arrival).await;
+            }
+        });
+        Ok(response)
+    }
+}
+
+async fn arrive(switched: OnUpgrade, offer: Offer) -> Option<Arrival> {
+    let upgraded: Upgraded = match switched.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "client left during the upgrade");
+            return None;
+        }
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => Some(Arrival {
+            tcp: parts.io.into_inner(),
+            read: parts.read_buf,
+            dialect: offer.dialect,
+            token: offer.token,
+        }),
+        Err(_) => {
+            tracing::error!("the HTTP server gave something else than a TCP stream");
+            None
+        }
+    }
+}
+
+impl Shared {
+    fn check<B>(&self, request: &Request<B>, from: IpAddr) -> Result<Offer, HandshakeRefusal> {
+        let headers = request.headers();
+        let accept_key = check_websocket(request)?;
+        let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
+        let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+        // Two of them could be read differently by somebody on the way.
+        if headers.get_all(header::ORIGIN).iter().count() > 1 || !self.parts.origins.allow(origin, host) {
+            return Err(refused(
+                StatusCode::FORBIDDEN,
+                Code::Forbidden,
+                "this page's origin may not connect",
+            ));
+        }
+        if self.registry.is_draining() {
+            let message = "this gateway is being stopped; connect again";
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message));
+        }
+        let offered = protocols(headers)?;
+        let (dialect, token) = self.choose(request, &offered)?;
+        self.parts
+            .limits
+            .handshake(from)
+            .map_err(|refusal| HandshakeRefusal { status: StatusCode::TOO_MANY_REQUESTS, refusal })?;
+        Ok(Offer { accept_key, dialect, token })
+    }
+
+    fn choose<B>(
+        &self,
+        request: &Request<B>,
+        offered: &[String],
+    ) -> Result<(Dialect, Option<String>), HandshakeRefusal> {
+        let url_token = query_value(request.uri().query(), "token");
+        if offered.iter().any(|protocol| protocol == SUBPROTOCOL) {
+            if url_token.is_some() || query_value(request.uri().query(), "access_token").is_some() {
+                return Err(bad("a token in the URL ends up in logs: send it in hello or as a subprotocol"));
+            }
+            let bearer = offered.iter().find_map(|protocol| protocol.strip_prefix(BEARER));
+            return Ok((Dialect::V1, bearer.map(str::to_owned)));
+        }
+        let is_legacy_path = matches!(request.uri().path(), "/" | "/ws");
+        if !is_legacy_path || !self.parts.legacy_protocol {
+            return Err(bad("offer the subprotocol roomgate.v1"));
+        }
+        match url_token {
+            Some(token) => Ok((Dialect::legacy(), Some(token.to_owned()))),
+            None => Err(refused(
+                StatusCode::UNAUTHORIZED,
+                Code::Unauthenticated,
+                "connect with ?token=, or offer the subprotocol roomgate.v1",
+            )),
+        }
+    }
+}
+
+/// RFC 6455, 4.2.1. Returns the accept key.
+fn check_websocket<B>(request: &Request<B>) -> Result<String, HandshakeRefusal> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(refused(StatusCode::METHOD_NOT_ALLOWED, Code::BadMessage, "a WebSocket begins with GET"));
+    }
+    if request.version() < Version::HTTP_11 {
+        return Err(bad("a WebSocket needs HTTP/1.1"));
+    }
+    if !Sessions::is_upgrade(headers) || !has_token(headers, header::CONNECTION, "upgrade") {
+        return Err(bad("the headers Connection: upgrade and Upgrade: websocket are needed"));
+    }
+    if single(headers, header::SEC_WEBSOCKET_VERSION) != Some(b"13") {
+        let message = "Sec-WebSocket-Version must be 13";
+        return Err(refused(StatusCode::UPGRADE_REQUIRED, Code::BadMessage, message));
+    }
+    match single(headers, header::SEC_WEBSOCKET_KEY) {
+        Some(key) if is_key(key) => Ok(derive_accept_key(key)),
+        _ => Err(bad("Sec-WebSocket-Key must be 16 bytes in base64")),
+    }
+}
+
+/// 16 bytes in base64: 22 characters and two of padding.
+fn is_key(key: &[u8]) -> bool {
+    key.len() == 24
+        && key.ends_with(b"==")
+        && key[..22].iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+}
+
+fn protocols(headers: &HeaderMap) -> Result<Vec<String>, HandshakeRefusal> {
+    let mut offered = Vec::new();
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        let value = value.to_str().map_err(|_| bad("Sec-WebSocket-Protocol is not text"))?;
+        offered.extend(value.split(',').map(|protocol| protocol.trim().to_owned()));
+    }
+    Ok(offered)
+}
+
+/// The header's value if it came once.
+fn single(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// Tokens are made of characters that need no escape, so none is undone.
+fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
+}
+
+fn bad(message: &'static str) -> HandshakeRefusal {
+    refused(StatusCode::BAD_REQUEST, Code::BadMessage, message)
+}
+
+fn refused(status: StatusCode, code: Code, message: &'static str) -> HandshakeRefusal {
+    HandshakeRefusal { status, refusal: Refusal::new(code, message) }
+}

@@ -1,0 +1,149 @@
+//! The drawing app's first protocol, translated to and from `roomgate.v1`.
+//!
+//! Pure: text in, messages out. Its clients know whole shapes only, and neither
+//! versions nor sequence numbers, so the translator keeps what the client sees
+//! of each joined room (a [`Picture`]) and tells it every change as `chat` and
+//! `delete_shape`.
+
+mod incoming;
+mod picture;
+mod said;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use picture::{Change, Picture};
+use said::Said;
+
+use crate::ids::{OpId, RoomId, ShapeId};
+use crate::protocol::{Code, Json, ObjectWriter, push_string};
+
+/// One client's side of the translation.
+#[derive(Default)]
+pub struct Translator {
+    rooms: HashMap<RoomId, Room>,
+    /// Rooms that were named but not joined, for the answer's `roomId`.
+    named: HashMap<RoomId, RoomName>,
+    /// Deletions under way: a refusal because the shape is deleted is none.
+    deletes: HashMap<OpId, ShapeId>,
+}
+
+/// `roomId` as the client wrote it: a JSON number or string.
+type RoomName = Arc<str>;
+
+struct Room {
+    name: RoomName,
+    picture: Picture,
+}
+
+/// Names kept of rooms that aren't joined.
+const NAMED_MAX: usize = 128;
+
+impl Translator {
+    /// Adds to `out` what the client is told of `json`, one or more messages.
+    pub fn outgoing(&mut self, json: &Json, out: &mut VecDeque<Json>) {
+        for said in said::read(json) {
+            self.tell(&said, out);
+        }
+    }
+
+    fn tell(&mut self, said: &Said<'_>, out: &mut VecDeque<Json>) {
+        match said.message_type.as_ref() {
+            "joined" => self.joined(said),
+            "left" => self.left(said),
+            "snapshot" => self.with_room(said, out, |picture, tell| picture.snapshot(said, tell)),
+            "events" => self.with_room(said, out, |picture, tell| {
+                said.events.iter().for_each(|event| picture.event(event, tell));
+            }),
+            "event" => self.with_room(said, out, |picture, tell| picture.event(said, tell)),
+            "ack" => drop(self.answered(said)),
+            "reject" => self.rejected(said, out),
+            "error" => out.push_back(self.error(said)),
+            // Presence, signals, tokens: nothing that this protocol has words for.
+            _ => {}
+        }
+    }
+
+    fn joined(&mut self, said: &Said<'_>) {
+        let Some(id) = said.room else { return };
+        let name = self.name_of(id);
+        self.rooms.entry(id).or_insert_with(|| Room { name, picture: Picture::default() });
+    }
+
+    fn left(&mut self, said: &Said<'_>) {
+        if let Some(room) = said.room {
+            self.rooms.remove(&room);
+        }
+    }
+
+    fn with_room(
+        &mut self,
+        said: &Said<'_>,
+        out: &mut VecDeque<Json>,
+        update: impl FnOnce(&mut Picture, &mut dyn FnMut(Change<'_>)),
+    ) {
+        let Some(room) = said.room.and_then(|id| self.rooms.get_mut(&id)) else { return };
+        let name = room.name.clone();
+        update(&mut room.picture, &mut |change| out.push_back(encode(&name, change)));
+    }
+
+    fn answered(&mut self, said: &Said<'_>) -> Option<ShapeId> {
+        said.op.as_ref().and_then(|op| self.deletes.remove(op))
+    }
+
+    fn rejected(&mut self, said: &Said<'_>, out: &mut VecDeque<Json>) {
+        let deleted = self.answered(said);
+        match (deleted, said.room) {
+            (Some(shape), Some(room)) if said.code.as_deref() == Some(Code::ShapeDeleted.as_str()) => {
+                out.push_back(encode(&self.name_of(room), Change::Deleted(shape.as_str())));
+            }
+            _ => out.push_back(self.error(said)),
+        }
+    }
+
+    fn error(&self, said: &Said<'_>) -> Json {
+        ObjectWriter::message("error", 160)
+            .string("code", said.code.as_deref().unwrap_or(Code::Internal.as_str()))
+            .string("message", said.message.as_deref().unwrap_or_default())
+            .raw("roomId", &said.room.map_or_else(|| "null".into(), |room| self.name_of(room)))
+            .json()
+    }
+
+    fn name_of(&self, room: RoomId) -> RoomName {
+        let joined = self.rooms.get(&room).map(|room| &room.name);
+        joined.or_else(|| self.named.get(&room)).cloned().unwrap_or_else(|| room.to_string().into())
+    }
+
+    /// Remembers how the client writes this room.
+    fn name(&mut self, room: RoomId, name: &str) {
+        if let Some(room) = self.rooms.get_mut(&room) {
+            if &*room.name != name {
+                room.name = name.into();
+            }
+            return;
+        }
+        if self.named.len() >= NAMED_MAX {
+            self.named.clear();
+        }
+        self.named.insert(room, name.into());
+    }
+}
+
+fn encode(room: &str, change: Change<'_>) -> Json {
+    match change {
+        Change::Drawn(shape) => chat(room, &ObjectWriter::object(shape.len() + 16).raw("shape", shape).end()),
+        Change::Said(text) => chat(room, text),
+        Change::Deleted(shape_id) => {
+            ObjectWriter::message("delete_shape", 128).string("shapeId", shape_id).raw("roomId", room).json()
+        }
+    }
+}
+
+/// `message` is a text that holds JSON, by the protocol's old custom.
+fn chat(room: &str, message: &str) -> Json {
+    let mut quoted = String::with_capacity(message.len() + message.len() / 8 + 2);
+    push_string(&mut quoted, message);
+    ObjectWriter::message("chat", quoted.len() + 64).raw("message", &quoted).raw("roomId", room).json()
+}

@@ -1,0 +1,351 @@
+//! What a client says, in order, to what is done about it.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use super::abuse::Abuse;
+use super::asked::Asked;
+use super::conversation::Session;
+use super::ending::End;
+use super::socket::{Decoder, Incoming, ReadError};
+use super::submits::Receipt;
+use crate::auth::Claims;
+use crate::clock::UnixMillis;
+use crate::ids::{OpId, RoomId};
+use crate::limits::SessionLimits;
+use crate::log::Submit;
+use crate::metrics::gateway;
+use crate::protocol::server::{self, Member, Welcome};
+use crate::protocol::{ClientMessage, CloseCode, Code, Join, MessageId, Operation, Refusal};
+use crate::room;
+
+pub struct Reader<'a> {
+    session: &'a Session,
+    decoder: Decoder,
+    /// `None` before `welcome`.
+    user: Option<SignedIn>,
+    /// A `hello` was answered; there is no second one.
+    greeted: bool,
+    rooms: Rooms<'a>,
+    abuse: Abuse,
+}
+
+struct SignedIn {
+    claims: Claims,
+    limits: SessionLimits,
+}
+
+/// A refused message, and whether the session ends with it.
+struct No {
+    refusal: Refusal,
+    close: Option<CloseCode>,
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, close: None }
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(session: &'a Session, decoder: Decoder) -> Self {
+        let rooms = Rooms { session, joined: BTreeSet::new() };
+        Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new() }
+    }
+
+    /// Reads until the session ends. `token` was shown in the handshake.
+    pub async fn run(&mut self, token: Option<String>) -> End {
+        if let Some(token) = token {
+            let said = self.sign_in(None, &token);
+            if let Err(code) = self.settle(&Asked::by_handshake(), said) {
+                return End::Close(code);
+            }
+        }
+        loop {
+            let incoming = self.decoder.next(&self.session.socket).await;
+            self.session.vitals.heard();
+            let handled = match incoming {
+                Ok(Incoming::Text(text)) => self.frame(&text).await,
+                Ok(Incoming::Alive) => self.abuse.note(Instant::now(), CloseCode::RateAbuse),
+                Ok(Incoming::Close) => return End::Left,
+                Err(ReadError::Gone) => return End::Gone,
+                Err(ReadError::Violation(code)) => Err(code),
+            };
+            if let Err(code) = handled {
+                return End::Close(code);
+            }
+            // A client that always has more to say lets others have their turn.
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    /// Leaves every room. To be called once, at the end.
+    pub async fn leave_all(&mut self) {
+        self.rooms.leave_all().await;
+    }
+
+    async fn frame(&mut self, text: &str) -> Result<(), CloseCode> {
+        self.wait_for_room_in_outbox().await;
+        for inbound in self.session.dialect.incoming(text, self.session.shared.frame_limits())? {
+            let asked = Asked::by(&inbound);
+            gateway::message_received(asked.metric());
+            let said = match inbound.message {
+                Ok(message) => self.dispatch(&asked, message).await,
+                Err(refused) => Err(refused.refusal.into()),
+            };
+            self.settle(&asked, said)?;
+        }
+        Ok(())
+    }
+
+    /// A client that asks without reading the answers is not read either.
+    async fn wait_for_room_in_outbox(&self) {
+        let session = self.session;
+        if session.outbox.waiting_bytes() > session.shared.parts.config.outbox_bytes {
+            // Closed means that the writer ends the session.
+            session.vitals.while_busy(session.outbox.drained()).await.unwrap_or_default();
+        }
+    }
+
+    async fn dispatch(&mut self, asked: &Asked, message: ClientMessage) -> Result<(), No> {
+        let id = asked.id.as_ref();
+        match message {
+            ClientMessage::Hello { token, .. } => self.hello(id, token.as_deref()),
+            ClientMessage::Ping { t } => {
+                self.session.outbox.answer(server::pong(id, t.as_deref(), UnixMillis::now()));
+                Ok(())
+            }
+            _ if self.user.is_none() => Err(say_hello_first().into()),
+            // Boxed: joins are rare and large, sessions are many and idle.
+            ClientMessage::Join(join) => Ok(Box::pin(self.join(id, join)).await?),
+            ClientMessage::Leave { room } => {
+                self.rooms.leave(room).await;
+                self.session.outbox.answer(server::left(id, room));
+                Ok(())
+            }
+            ClientMessage::Submit { room, op, operation } => {
+                let received = Instant::now();
+                let submitted = self.submit(id, room, op, operation, received).await;
+                if submitted.is_err() {
+                    gateway::submit_done(gateway::Submit::Refused, received.elapsed());
+                }
+                Ok(submitted?)
+            }
+            ClientMessage::Signal { room, data } => Ok(self.signal(room, &data)?),
+            ClientMessage::Refresh { token } => Ok(self.refresh(id, &token)?),
+        }
+    }
+
+    fn hello(&mut self, id: Option<&MessageId>, token: Option<&str>) -> Result<(), No> {
+        match (token, &self.user) {
+            _ if self.greeted => Err(Refusal::new(Code::BadMessage, "hello was said already").into()),
+            (None, Some(_)) => {
+                self.greeted = true;
+                self.welcome(id);
+                Ok(())
+            }
+            (Some(_), Some(_)) => {
+                Err(Refusal::new(Code::BadMessage, "the handshake brought a token already").into())
+            }
+            (Some(token), None) => {
+                self.greeted = true;
+                self.sign_in(id, token)
+            }
+            (None, None) => Err(No {
+                refusal: Refusal::new(Code::Unauthenticated, "hello needs a token"),
+                close: Some(CloseCode::Unauthenticated),
+            }),
+        }
+    }
+
+    fn sign_in(&mut self, id: Option<&MessageId>, token: &str) -> Result<(), No> {
+        let parts = &self.session.shared.parts;
+        let claims = parts.verifier.verify(token).map_err(|refusal| {
+            let code = match refusal.code {
+                Code::TokenExpired => CloseCode::TokenExpired,
+                _ => CloseCode::Unauthenticated,
+            };
+            No { refusal, close: Some(code) }
+        })?;
+        let limits = parts
+            .limits
+            .open_session(&claims.user)
+            .map_err(|refusal| No { refusal, close: Some(CloseCode::Overload) })?;
+        self.session.vitals.token_until(claims.expires_at);
+        self.user = Some(SignedIn { claims, limits });
+        self.welcome(id);
+        Ok(())
+    }
+
+    fn welcome(&self, id: Option<&MessageId>) {
+        let Some(SignedIn { claims, .. }) = &self.user else { return };
+        let shared = &self.session.shared;
+        let heartbeat = shared.parts.config.heartbeat.as_millis();
+        self.session.outbox.answer(server::welcome(
+            id,
+            &Welcome {
+                session: &self.session.id,
+                node: &shared.parts.node,
+                user: &claims.user,
+                name: &claims.name,
+                heartbeat_ms: u64::try_from(heartbeat).unwrap_or(u64::MAX),
+                limits: &shared.announced_limits(),
+            },
+        ));
+    }
+
+    async fn join(&mut self, id: Option<&MessageId>, join: Join) -> Result<(), Refusal> {
+        let Session { shared, vitals, outbox, id: session, .. } = self.session;
+        let SignedIn { claims, .. } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        let (password, invite) = (join.password.as_deref(), join.invite.as_deref());
+        let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
+        let admission = vitals.while_busy(entering).await?;
+        let room = admission.room;
+        self.rooms.check_limit(room, shared.parts.limits.configured().rooms_per_session)?;
+        let joining = Box::pin(shared.parts.hub.join(room::Join {
+            id: id.cloned(),
+            room,
+            slug: admission.slug,
+            member: Member {
+                session: session.clone(),
+                user: claims.user.clone(),
+                name: claims.name.to_string(),
+                role: admission.role,
+            },
+            from: join.from,
+            outbox: outbox.clone(),
+        }));
+        // Before the answer: if the session ends in between, it leaves.
+        self.rooms.joined.insert(room);
+        let joined = vitals.while_busy(joining).await;
+        if joined.is_err() {
+            self.rooms.joined.remove(&room);
+        }
+        joined
+    }
+
+    async fn submit(
+        &self,
+        id: Option<&MessageId>,
+        room: RoomId,
+        op: OpId,
+        operation: Operation,
+        received: Instant,
+    ) -> Result<(), Refusal> {
+        let Session { shared, vitals, outbox, in_flight, .. } = self.session;
+        let SignedIn { claims, limits } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        limits.submit()?;
+        shared.parts.limits.user_submits(&claims.user, NonZeroU32::MIN)?;
+        self.rooms.check_joined(room)?;
+        let place = match in_flight.try_enter() {
+            Some(place) => place,
+            None => vitals.while_busy(in_flight.enter()).await,
+        };
+        let receipt = Receipt { id: id.cloned(), room, op: op.clone(), outbox: outbox.clone(), place };
+        let submit = Submit::new(room, claims.user.clone(), claims.authority, op, operation);
+        let deadline = received + shared.parts.submit_timeout;
+        shared.parts.appender.append(submit, deadline, Box::new(move |outcome| receipt.settle(outcome)))
+    }
+
+    fn signal(&self, room: RoomId, data: &str) -> Result<(), Refusal> {
+        let SignedIn { claims, limits } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        limits.signal()?;
+        self.rooms.check_joined(room)?;
+        self.session.shared.parts.hub.signal(room, &self.session.id, &claims.user, data);
+        Ok(())
+    }
+
+    fn refresh(&mut self, id: Option<&MessageId>, token: &str) -> Result<(), Refusal> {
+        let SignedIn { claims, .. } = self.user.as_mut().ok_or_else(say_hello_first)?;
+        let fresh = self.session.shared.parts.verifier.verify(token)?;
+        if fresh.user != claims.user {
+            return Err(Refusal::new(
+                Code::Forbidden,
+                "the token is another user's; the old one stays in force",
+            ));
+        }
+        *claims = fresh;
+        self.session.vitals.token_until(claims.expires_at);
+        self.session.outbox.answer(server::refreshed(id, claims.expires_at));
+        Ok(())
+    }
+
+    /// Tells the client of a refusal; `Err` when the session ends with it.
+    fn settle(&mut self, asked: &Asked, said: Result<(), No>) -> Result<(), CloseCode> {
+        let Err(No { refusal, close }) = said else { return Ok(()) };
+        gateway::rejected(refusal.code);
+        let abuse = match refusal.code {
+            Code::RateLimited => {
+                gateway::rate_limited(asked.metric());
+                Some(CloseCode::RateAbuse)
+            }
+            Code::BadJson | Code::BadMessage | Code::TooLarge | Code::TooDeep | Code::UnknownType => {
+                Some(CloseCode::ProtocolViolation)
+            }
+            _ => None,
+        };
+        self.session.outbox.answer(asked.refusal(&refusal));
+        match (close, abuse) {
+            (Some(code), _) => Err(code),
+            (None, Some(code)) => self.abuse.note(Instant::now(), code),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The rooms that a session is in. It leaves them even if its task panics.
+struct Rooms<'a> {
+    session: &'a Session,
+    joined: BTreeSet<RoomId>,
+}
+
+impl Rooms<'_> {
+    fn check_joined(&self, room: RoomId) -> Result<(), Refusal> {
+        if self.joined.contains(&room) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::NotJoined, "join the room first"))
+    }
+
+    /// `most` = 0: as many as they like.
+    fn check_limit(&self, room: RoomId, most: u32) -> Result<(), Refusal> {
+        let is_new = !self.joined.contains(&room);
+        if most > 0 && is_new && self.joined.len() >= most as usize {
+            return Err(Refusal::new(Code::RateLimited, format!("at most {most} rooms a session")));
+        }
+        Ok(())
+    }
+
+    async fn leave(&mut self, room: RoomId) {
+        if self.joined.remove(&room) {
+            self.session.shared.parts.hub.leave(room, &self.session.id).await;
+        }
+    }
+
+    async fn leave_all(&mut self) {
+        while let Some(room) = self.joined.pop_first() {
+            self.session.shared.parts.hub.leave(room, &self.session.id).await;
+        }
+    }
+}
+
+impl Drop for Rooms<'_> {
+    fn drop(&mut self) {
+        if self.joined.is_empty() {
+            return;
+        }
+        self.session.outbox.shut();
+        let (joined, session) = (std::mem::take(&mut self.joined), self.session.id.clone());
+        let hub = self.session.shared.parts.hub.clone();
+        self.session.shared.parts.tasks.spawn("session-leaves", async move {
+            for room in joined {
+                hub.leave(room, &session).await;
+            }
+        });
+    }
+}
+
+fn say_hello_first() -> Refusal {
+    Refusal::new(Code::Unauthenticated, "say hello first")
+}
