@@ -11,14 +11,12 @@ mod row;
 mod visits;
 mod write;
 
-use std::time::Instant;
-
 use thiserror::Error;
 
 use crate::db::{Class, DbError, Sql};
-use crate::placement::SlotMap;
 use crate::protocol::{Code, Refusal};
 use crate::routing::{NoPrimary, Shards, Unavailable};
+use crate::store::slots::Slots;
 
 pub use list::RoomPage;
 pub use read::{Found, Wanted};
@@ -43,7 +41,7 @@ pub static STATEMENTS: &[&Sql] = &[
 #[derive(Clone)]
 pub struct Rooms {
     shards: Shards,
-    slots: SlotMap,
+    slots: Slots,
 }
 
 #[derive(Debug, Error)]
@@ -69,7 +67,7 @@ pub enum RoomsError {
 }
 
 impl Rooms {
-    pub fn new(shards: Shards, slots: SlotMap) -> Self {
+    pub fn new(shards: Shards, slots: Slots) -> Self {
         Self { shards, slots }
     }
 }
@@ -100,9 +98,4 @@ impl RoomsError {
             }
         }
     }
-}
-
-/// The limit on a read or write of one room, for those who have none.
-pub fn deadline_from_now() -> Instant {
-    Instant::now() + std::time::Duration::from_secs(10)
 }

@@ -55,11 +55,20 @@ enum Answer {
 
 impl Rooms {
     /// What a replica denies (no such room, position not reached) is asked of
-    /// the primary before it is said.
+    /// the primary before it is said; of a slot that has moved, its new shard.
     pub async fn find(&self, wanted: Wanted<'_>) -> Result<Found, RoomsError> {
+        match self.find_here(wanted).await {
+            Err(RoomsError::NoOwner) => {
+                self.slots.refresh().await;
+                self.find_here(wanted).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn find_here(&self, wanted: Wanted<'_>) -> Result<Found, RoomsError> {
         let slot = slot_of(wanted.room);
-        let owner = self.slots.owner(wanted.room).ok_or(RoomsError::NoOwner)?;
-        let shard = self.shards.get(owner.shard).ok_or(RoomsError::NoOwner)?;
+        let shard = self.shard_of(wanted.room)?;
         let asked = match wanted.freshness {
             Freshness::AtLeast(position) => Some(position),
             _ => None,

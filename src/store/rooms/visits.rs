@@ -78,7 +78,7 @@ impl Visits {
         let mut by_shard: HashMap<ShardIndex, Vec<(RoomId, u64)>> = HashMap::new();
         for (room, visits) in counted {
             match self.rooms.slots.owner(room) {
-                Some(owner) => by_shard.entry(owner.shard).or_default().push((room, visits)),
+                Some(shard) => by_shard.entry(shard).or_default().push((room, visits)),
                 None => self.add_all([(room, visits)]),
             }
         }

@@ -10,7 +10,7 @@ use crate::db::{Class, Connection, DbError, Sql};
 use crate::ids::{RoomId, UserId};
 use crate::placement::slot_of;
 use crate::protocol::Role;
-use crate::routing::Endpoint;
+use crate::routing::{Endpoint, Shard};
 use crate::store::slots::SLOT_LOCKS;
 
 pub(super) static LOCK_SLOT: Sql =
@@ -98,21 +98,25 @@ impl Rooms {
                 return Err(error);
             }
             sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+            if matches!(error, RoomsError::NoOwner) {
+                self.slots.refresh().await;
+            }
         }
     }
 
     async fn primary_of(&self, room: RoomId, deadline: Instant) -> Result<Arc<Endpoint>, RoomsError> {
-        let owner = self.slots.owner(room).ok_or(RoomsError::NoOwner)?;
-        let shard = self.shards.get(owner.shard).ok_or(RoomsError::NoOwner)?;
-        Ok(shard.primary(deadline).await?)
+        Ok(self.shard_of(room)?.primary(deadline).await?)
+    }
+
+    pub(super) fn shard_of(&self, room: RoomId) -> Result<&Shard, RoomsError> {
+        let index = self.slots.owner(room).ok_or(RoomsError::NoOwner)?;
+        self.shards.get(index).ok_or(RoomsError::NoOwner)
     }
 
     fn suspect(&self, room: RoomId, primary: &Arc<Endpoint>, error: &RoomsError) {
         let RoomsError::Database(error) = error else { return };
         let doubtful = matches!(error.class(), Class::Connection | Class::ReadOnly);
-        if let Some(owner) = self.slots.owner(room).filter(|_| doubtful)
-            && let Some(shard) = self.shards.get(owner.shard)
-        {
+        if doubtful && let Ok(shard) = self.shard_of(room) {
             shard.suspect(primary);
         }
     }
