@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::map::Entry;
 use serde_json::value::RawValue;
 
 use super::code::{Code, Refusal};
@@ -173,11 +174,13 @@ impl<'de> Visitor<'de> for Reader<'_> {
         let mut object = Object::new();
         while let Some(key) = entries.next_key::<String>()? {
             let key = self.text(key)?;
-            if object.contains_key(&key) {
-                return Err(self.notes.fail(Code::BadJson, duplicate_key(&key)));
-            }
             let value = entries.next_value_seed(inner)?;
-            object.insert(key, value);
+            match object.entry(key) {
+                Entry::Vacant(free) => free.insert(value),
+                Entry::Occupied(known) => {
+                    return Err(self.notes.fail(Code::BadJson, duplicate_key(known.key())));
+                }
+            };
         }
         Ok(Value::Object(object))
     }

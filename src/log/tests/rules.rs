@@ -100,6 +100,13 @@ fn op_reused_compares_kind_and_body_with_base_as_json_values() {
 }
 
 #[test]
+fn the_same_body_under_another_kind_is_another_submit() {
+    let mut tables = Tables::new();
+    tables.accepts("1", "shape.put", a(0));
+    assert_eq!(tables.rejects("1", "shape.add", a(0)).0, Code::OpReused);
+}
+
+#[test]
 fn an_op_belongs_to_its_user_and_room() {
     let mut tables = Tables::new();
     tables.accepts("o", "shape.add", a(0));
