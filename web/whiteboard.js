@@ -286,7 +286,7 @@ const KEYS = {
 function watchKeys() {
   const busyElsewhere = (target) => target.closest?.('input, textarea, dialog[open]') || document.querySelector('dialog[open]');
   addEventListener('keydown', (event) => {
-    if (busyElsewhere(event.target)) return;
+    if (busyElsewhere(event.target) || alongToolbar(event)) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (event.ctrlKey || event.metaKey) {
       if (key !== 'z' || event.shiftKey) return;
@@ -301,6 +301,15 @@ function watchKeys() {
   });
   addEventListener('keyup', (event) => event.key === ' ' && (spaceHeld = false));
   addEventListener('blur', () => { spaceHeld = false; });
+}
+
+/** In the toolbar the arrow keys go from button to button. */
+function alongToolbar({ key, target }) {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+  if (!step || !target.closest?.('#toolbar')) return false;
+  const buttons = [...$('toolbar').querySelectorAll('button:not(:disabled)')];
+  buttons.at((buttons.indexOf(target) + step) % buttons.length).focus();
+  return true;
 }
 
 // --------------------------------------------------------------- the buttons
