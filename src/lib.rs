@@ -37,3 +37,5 @@ pub mod room;
 pub mod session;
 
 pub mod dev;
+
+pub mod cli;

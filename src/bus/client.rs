@@ -22,6 +22,7 @@ const UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// How often both connections are asked, so that a frozen Redis or a black hole
 /// is noticed although nobody speaks.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What may wait inside the client between Redis and us. Beyond it the client
 /// drops, and says so, which counts as lost.
 const BROADCAST_CAPACITY: usize = 16 * 1024;
@@ -53,6 +54,23 @@ pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
         .build()
         .map_err(|error| Away(error.to_string()))
+}
+
+/// Whether Redis answers, once, for a check of the configuration.
+pub async fn probe(redis: &config::Redis) -> Result<(), Away> {
+    let client = build(redis)?;
+    drop(client.connect());
+    let asked = async {
+        client.wait_for_connect().await?;
+        client.ping::<()>(None).await
+    };
+    let answer = timeout(PROBE_TIMEOUT, asked).await;
+    // Ends the client's tasks; that it failed to say goodbye is no matter.
+    drop(timeout(COMMAND_TIMEOUT, client.quit()).await);
+    match answer {
+        Ok(answer) => answer.map_err(|error| Away(error.to_string())),
+        Err(_) => Err(Away(format!("no answer from {} within {PROBE_TIMEOUT:?}", redis.url))),
+    }
 }
 
 fn password(redis: &config::Redis) -> Result<Option<String>, Away> {

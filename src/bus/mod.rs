@@ -24,6 +24,7 @@ use crate::ids::{RoomId, SessionId};
 use crate::metrics::bus as metrics;
 use crate::tasks::Tasks;
 
+pub use client::probe;
 pub use presence::NodeId;
 
 /// Messages that may wait to be published. More are dropped and counted.

@@ -9,6 +9,7 @@ mod error;
 mod json_text;
 pub mod migrate;
 mod pool;
+mod probe;
 
 pub use bb8_postgres::tokio_postgres::Row;
 pub use bb8_postgres::tokio_postgres::types::{FromSql, Json, ToSql};
@@ -17,3 +18,4 @@ pub use connection::{Connection, Sql};
 pub use error::{Class, DbError};
 pub use json_text::JsonText;
 pub use pool::{Lease, Pool, PoolState};
+pub use probe::{ServerFacts, connections_needed};

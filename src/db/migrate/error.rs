@@ -7,7 +7,7 @@ use crate::db::DbError;
 #[derive(Debug, Error)]
 pub enum MigrateError {
     #[error("{target}: {error}")]
-    Database { target: String, error: DbError },
+    Database { target: String, error: Box<DbError> },
     #[error("{target}: none of its endpoints is a primary that answers ({tried})")]
     NoPrimary { target: String, tried: String },
     #[error("{target}: two primaries answer, {first} and {second}; take the wrong one away first")]
@@ -20,7 +20,7 @@ pub enum MigrateError {
     )]
     Changed { target: String, version: i64, name: String },
     #[error("{target}: migration {version:04} fails and changed nothing: {error}")]
-    Failed { target: String, version: i64, error: DbError },
+    Failed { target: String, version: i64, error: Box<DbError> },
     #[error(
         "{target}: migration {version:04} is newer than this program; undo it with the one that applied it"
     )]

@@ -31,7 +31,7 @@ pub async fn require(connection: &Connection, schema: Schema, name: &str) -> Res
         Ok(row) => row.get::<_, i64>(0),
         // No such table: never migrated.
         Err(error) if error.sqlstate() == Some("42P01") => 0,
-        Err(error) => return Err(MigrateError::Database { target: name.to_owned(), error }),
+        Err(error) => return Err(MigrateError::Database { target: name.to_owned(), error: error.into() }),
     };
     if found < needed {
         return Err(MigrateError::TooOld { target: name.to_owned(), found, needed });

@@ -210,7 +210,7 @@ impl<'a> Work<'a> {
             };
             if error.class() != Class::LockTimeout || Instant::now() > give_up {
                 let (target, version) = (self.target.name.clone(), migration.version);
-                return Err(MigrateError::Failed { target, version, error });
+                return Err(MigrateError::Failed { target, version, error: error.into() });
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -254,6 +254,6 @@ impl<'a> Work<'a> {
     }
 
     fn database(&self, error: DbError) -> MigrateError {
-        MigrateError::Database { target: self.target.name.clone(), error }
+        MigrateError::Database { target: self.target.name.clone(), error: error.into() }
     }
 }
