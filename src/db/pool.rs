@@ -41,7 +41,7 @@ impl Pool {
         endpoint: &config::Endpoint,
         limits: &config::Pool,
         settings: SessionSettings,
-        statements: &'static [&'static Sql],
+        statements: &'static [&'static [&'static Sql]],
         tasks: &Tasks,
     ) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
@@ -108,7 +108,7 @@ impl Deref for Lease {
 struct Manager {
     endpoint: config::Endpoint,
     settings: SessionSettings,
-    statements: &'static [&'static Sql],
+    statements: &'static [&'static [&'static Sql]],
     generation: Arc<AtomicU64>,
     tasks: Tasks,
 }
@@ -128,7 +128,8 @@ impl bb8::ManageConnection for Manager {
         let started = Instant::now();
         let connection = connect(&self.endpoint, &self.settings, &self.tasks).await?;
         let left = self.settings.connect_timeout.saturating_sub(started.elapsed());
-        tokio::time::timeout(left, connection.prepare(self.statements)).await.map_err(|_| {
+        let statements = self.statements.concat();
+        tokio::time::timeout(left, connection.prepare(&statements)).await.map_err(|_| {
             DbError::new(Class::Connection, "connect", format!("{} is slow to prepare", self.endpoint.name))
         })??;
         Ok(Managed { connection, generation })

@@ -29,7 +29,7 @@ pub struct Setup<'a> {
     /// `directory` for the directory's tables, else the server's default.
     pub search_path: Option<&'static str>,
     /// Prepared on every pooled connection when it is made.
-    pub statements: &'static [&'static Sql],
+    pub statements: &'static [&'static [&'static Sql]],
 }
 
 /// All shards, in the order of the configuration. Cheap to clone.

@@ -7,3 +7,9 @@ pub mod history;
 pub mod rooms;
 pub mod slots;
 pub mod topology;
+
+use crate::db::Sql;
+
+/// Prepared on every connection to a shard when it is made.
+pub const STATEMENTS: &[&[&Sql]] =
+    &[append::STATEMENTS, history::STATEMENTS, rooms::STATEMENTS, topology::STATEMENTS];

@@ -10,7 +10,7 @@ use crate::position::{Epoch, Position, Seq};
 use crate::protocol::{Role, Schema, Version};
 
 /// Prepared on every connection that may append.
-pub static STATEMENTS: &[&Sql] = &[
+pub const STATEMENTS: &[&Sql] = &[
     &LOCK_SLOTS,
     &TRY_LOCK_SLOTS,
     &LOCK_HEADS,

@@ -24,7 +24,7 @@ pub use row::{Membership, NewRoom, RoomFacts};
 pub use visits::Visits;
 
 /// Every statement, to be prepared when a connection is made.
-pub static STATEMENTS: &[&Sql] = &[
+pub const STATEMENTS: &[&Sql] = &[
     &write::LOCK_SLOT,
     &write::CHECK_OWNER,
     &write::INSERT_ROOM,

@@ -150,7 +150,7 @@ impl Node {
             reads: &config::Reads::default(),
             lock_timeout: writes.lock_timeout,
             search_path: None,
-            statements: STATEMENTS,
+            statements: &[STATEMENTS],
         };
         let shards = Shards::start(&shards, setup, &tasks);
         for (_, shard) in shards.iter() {

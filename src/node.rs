@@ -1,0 +1,267 @@
+//! The composition root: builds a node from its configuration, serves, drains.
+//!
+//! Everything is made here, once, and handed down; nothing else knows how the
+//! pieces fit. Servers that are away when a node starts are waited for only
+//! where nothing can be done without them: the directory, once, to learn who
+//! owns what.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::auth::{KeyError, Origins, Passwords, Verifier};
+use crate::bus::{Away, Bus, NodeId};
+use crate::config::Config;
+use crate::db::migrate::{self, MigrateError, Schema};
+use crate::directory::{self, Directory};
+use crate::http;
+use crate::ids::ShardName;
+use crate::limits::Limits;
+use crate::metrics;
+use crate::placement::SlotMap;
+use crate::room::access::{self, Access};
+use crate::room::{Context, Hub, watch};
+use crate::routing::{NoPrimary, Setup, Shard, Shards};
+use crate::session::{self, Sessions};
+use crate::store::append::Appender;
+use crate::store::history::History;
+use crate::store::rooms::{Rooms, Visits};
+use crate::store::slots::Slots;
+use crate::store::topology::{Topology, TopologyError};
+use crate::store;
+use crate::tasks::Tasks;
+
+/// How long a node that starts waits for the directory and the shards.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// What a submit may wait beyond `failover_wait` before its fate is unknown.
+const SUBMIT_GRACE: Duration = Duration::from_secs(5);
+/// Pages of logs that are kept, over all rooms.
+const PAGE_CACHE_BYTES: u64 = 64 << 20;
+/// How long what is left may take once the sessions have gone.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a node can't start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error("{0}: no primary was found in {START_PATIENCE:?}; is it running, and can it be reached?")]
+    NoPrimary(ShardName),
+    #[error("can't use the configured Redis: {0}")]
+    Redis(#[from] Away),
+    #[error(transparent)]
+    Http(#[from] http::ListenError),
+    #[error("can't listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs a node until it is told to stop, and then until it has drained.
+pub async fn serve(config: Config, migrate_first: bool) -> Result<(), NodeError> {
+    let tasks = Tasks::new();
+    metrics::init();
+    let mut stop = tasks.stop_signal();
+    tasks.spawn("metrics-upkeep", metrics::upkeep(async move { stop.wait().await }));
+    if migrate_first {
+        migrate_all(&config, &tasks).await?;
+    }
+    let node = Node::build(&config, &tasks).await?;
+    stopped_by_signal().await?;
+    node.drain(&config).await;
+    Ok(())
+}
+
+/// A running node.
+struct Node {
+    sessions: Sessions,
+    http: http::Server,
+    tasks: Tasks,
+}
+
+impl Node {
+    async fn build(config: &Config, tasks: &Tasks) -> Result<Self, NodeError> {
+        let verifier = Verifier::load(&config.auth)?;
+        let signer = verifier.signer(config.auth.access_token)?;
+        let directory = Directory::new(directory_cluster(config, tasks));
+        let shards = Shards::start(&config.shards, setup(config, None, store::STATEMENTS), tasks);
+        check_schemas(directory.database(), &shards).await?;
+        let slots = Slots::new(SlotMap::default(), shards.clone());
+        open_topology(config, &shards, &slots, &directory, tasks).await?;
+
+        let node = NodeId(rand::random());
+        let (bus, incoming) = Bus::start(&config.redis, node, tasks)?;
+        let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
+        let max_stale = config.reads.max_stale;
+        let context =
+            Context::new(node, history.clone(), bus.clone(), tasks.clone(), config.sessions.clone(), max_stale);
+        let hub = Hub::new(Arc::new(context));
+        watch::start(&hub, incoming);
+        let announce = Arc::new(hub.clone());
+        let appender =
+            Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
+
+        let limits = Limits::new(&config.limits);
+        let rooms = Rooms::new(shards.clone(), slots);
+        let visits = Visits::new(rooms.clone());
+        tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
+        let passwords = Passwords::new(hashing_threads());
+        let access = Access::new(access::Parts {
+            rooms: rooms.clone(),
+            directory: directory.clone(),
+            passwords: passwords.clone(),
+            limits: limits.clone(),
+            visits,
+            max_stale,
+        });
+        let submit_timeout = config.writes.failover_wait + SUBMIT_GRACE;
+        let sessions = Sessions::new(session::Parts {
+            node: config.node.name.clone(),
+            hub: hub.clone(),
+            access: access.clone(),
+            appender: appender.clone(),
+            verifier: verifier.clone(),
+            limits: limits.clone(),
+            origins: Origins::new(&config.listen.allowed_origins),
+            tasks: tasks.clone(),
+            config: config.sessions.clone(),
+            legacy_protocol: config.listen.legacy_protocol,
+            submit_timeout,
+        });
+        let http = http::Server::start(
+            &config.listen,
+            http::Parts {
+                node: config.node.name.clone(),
+                sessions: sessions.clone(),
+                hub,
+                access,
+                appender,
+                history,
+                directory,
+                rooms,
+                shards,
+                bus,
+                passwords,
+                verifier,
+                signer,
+                refresh_token: config.auth.refresh_token,
+                limits,
+                submit_timeout,
+                max_stale,
+                tasks: tasks.clone(),
+            },
+        )
+        .await?;
+        tracing::info!(
+            node = %config.node.name, public = %http.public_address(), admin = %http.admin_address(), "ready"
+        );
+        Ok(Self { sessions, http, tasks: tasks.clone() })
+    }
+
+    /// Not ready; then a pause in which the balancer notices; then everybody is
+    /// sent away, paced; then what is under way ends.
+    async fn drain(self, config: &Config) {
+        let hard_stop = Instant::now() + config.listen.drain_timeout;
+        tracing::info!(sessions = self.sessions.count(), "draining");
+        self.http.not_ready();
+        tokio::time::sleep(config.listen.drain_notice).await;
+        self.http.stop_accepting();
+        let left = hard_stop.saturating_duration_since(Instant::now());
+        // Half of the time to say goodbye, the rest to let them go.
+        self.sessions.drain(left / 2, left).await;
+        self.tasks.stop();
+        let patience = hard_stop.saturating_duration_since(Instant::now()).max(END_PATIENCE);
+        match self.tasks.ended(patience).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(running) => tracing::warn!(?running, "tasks were still running at the end of the drain"),
+        }
+    }
+}
+
+fn directory_cluster(config: &Config, tasks: &Tasks) -> Shard {
+    let name = ShardName::new("directory").expect("a valid name");
+    let setup = setup(config, Some("directory"), &[directory::STATEMENTS]);
+    Shard::start(&name, &config.directory.endpoints, setup, tasks)
+}
+
+fn setup<'a>(
+    config: &'a Config,
+    search_path: Option<&'static str>,
+    statements: &'static [&'static [&'static crate::db::Sql]],
+) -> Setup<'a> {
+    Setup {
+        node: &config.node,
+        pool: &config.pool,
+        reads: &config.reads,
+        lock_timeout: config.writes.lock_timeout,
+        search_path,
+        statements,
+    }
+}
+
+/// Every database must have the schema that this program needs.
+async fn check_schemas(directory: &Shard, shards: &Shards) -> Result<(), NodeError> {
+    let deadline = Instant::now() + START_PATIENCE;
+    let shards = shards.iter().map(|(_, shard)| (shard, Schema::Shard));
+    for (database, schema) in std::iter::once((directory, Schema::Directory)).chain(shards) {
+        let name = database.name();
+        let primary = match database.primary(deadline).await {
+            Ok(primary) => primary,
+            // The others can be served; this one is checked by whoever writes to it.
+            Err(NoPrimary { .. }) if schema == Schema::Shard => {
+                tracing::warn!(shard = %name, "no primary was found; its rooms can't be written to now");
+                continue;
+            }
+            Err(NoPrimary { .. }) => return Err(NodeError::NoPrimary(name.clone())),
+        };
+        let failed = |error| MigrateError::Database { target: name.to_string(), error };
+        let connection = primary.pool().get().await.map_err(failed)?;
+        migrate::require(&connection, schema, name.as_str()).await?;
+    }
+    Ok(())
+}
+
+/// Claims what is to be claimed, and learns who owns which slot.
+async fn open_topology(
+    config: &Config,
+    shards: &Shards,
+    slots: &Slots,
+    directory: &Directory,
+    tasks: &Tasks,
+) -> Result<(), NodeError> {
+    let weights: Vec<u32> = config.shards.iter().map(|shard| shard.weight).collect();
+    let topology = Topology::new(shards.clone(), &weights, directory.database().clone(), slots.clone());
+    topology.open(Instant::now() + START_PATIENCE).await?;
+    topology.keep_claims(tasks);
+    Ok(())
+}
+
+async fn migrate_all(config: &Config, tasks: &Tasks) -> Result<(), NodeError> {
+    let targets = migrate::targets(config, tasks);
+    let step = |progress: migrate::Progress<'_>| {
+        tracing::info!(target = progress.target, migration = %progress.migration.name, "migrated");
+    };
+    let work = targets.iter().map(|target| migrate::up(target, &step));
+    futures_util::future::try_join_all(work).await?;
+    Ok(())
+}
+
+/// Hashing is heavy on memory and a core for tens of milliseconds: never so much
+/// of it that sockets starve.
+fn hashing_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
+async fn stopped_by_signal() -> Result<(), NodeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(NodeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(NodeError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
