@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join, try_join_all};
 
-use super::gateway::{AUDIENCE, ISSUER, KEY_ID};
+use super::gateway::{AUDIENCE, ISSUER, KEY_ID, Planned};
 use super::layout::{Layout, replace, write_secret};
+use super::migrations::migrate;
 use super::supervise::{Notice, Observer, Supervisor};
 use super::{Error, Gateway, Haproxy, Options, Postgres, Prometheus, Redis, Service, Shard, demo, report};
 use crate::tasks::Tasks;
@@ -120,10 +121,12 @@ impl Inner {
         let shards = try_join_all((0..options.shards).map(|i| Shard::start(&layout, i, options)));
         let (shards, redis) = try_join(shards, Redis::start_on(&redis_folder, redis_port)).await?;
 
-        step(format!("starting {} node(s)", options.nodes));
-        let nodes = (0..options.nodes)
-            .map(|i| Gateway::launch(&layout, i, options, &shards, &redis))
+        step(format!("migrating, and starting {} node(s)", options.nodes));
+        let planned = (0..options.nodes)
+            .map(|i| Planned::new(&layout, i, options, &shards, &redis))
             .collect::<Result<Vec<_>, _>>()?;
+        migrate(&planned[0].file).await?;
+        let nodes = planned.into_iter().map(Planned::launch).collect::<Result<Vec<_>, _>>()?;
         try_join_all(nodes.iter().map(|node| node.service().ready())).await?;
 
         step("starting HAProxy".to_owned());

@@ -1,6 +1,6 @@
 //! A gateway node: its configuration file and its process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -23,9 +23,18 @@ pub(super) const ISSUER: &str = "roomgate-dev";
 pub(super) const AUDIENCE: &str = "roomgate";
 pub(super) const KEY_ID: &str = "dev-1";
 
-impl Gateway {
-    /// Starts node number `index` without waiting for it.
-    pub fn launch(
+/// A node that could be started: its ports are taken, its file is written.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub file: PathBuf,
+    spec: Spec,
+    public: Port,
+    admin: Port,
+}
+
+impl Planned {
+    /// Node number `index`.
+    pub fn new(
         layout: &Layout,
         index: usize,
         options: &Options,
@@ -56,10 +65,19 @@ impl Gateway {
             stop_with: Signal::SIGTERM,
             kill_with: Signal::SIGKILL,
         };
-        let probe = Probe::Http { port: admin.number(), path: "/health/ready" };
-        Ok(Self { service: Service::launch(spec, probe)?.into(), name, public, admin })
+        Ok(Self { file, spec, public, admin })
     }
 
+    /// Starts it without waiting for it.
+    pub fn launch(self) -> Result<Gateway, Error> {
+        let Self { spec, public, admin, .. } = self;
+        let name = spec.name.clone();
+        let probe = Probe::Http { port: admin.number(), path: "/health/ready" };
+        Ok(Gateway { service: Service::launch(spec, probe)?.into(), name, public, admin })
+    }
+}
+
+impl Gateway {
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -100,6 +118,11 @@ allowed_origins = [\"self\"]
 legacy_protocol = true
 drain_timeout_ms = 5000
 drain_notice_ms = 0
+
+# The gateway's own role owns nothing.
+[migrations]
+user = \"roomgate_owner\"
+grant_to = \"roomgate\"
 
 [writes]
 durability = \"{durability}\"

@@ -20,6 +20,7 @@ mod gateway;
 mod haproxy;
 mod keys;
 mod layout;
+mod migrations;
 mod options;
 mod ports;
 mod postgres;

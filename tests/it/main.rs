@@ -1,5 +1,17 @@
-//! Integration tests: real PostgreSQL, Redis and nodes, in one binary.
+//! Integration tests against real servers: PostgreSQL, Redis, HAProxy, nodes.
+//!
+//! One binary, so that it is linked once and tests which break nothing share a
+//! cluster (`World::shared`). Tests that break things start what they need.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails; helpers of tests are not seen as tests")]
 
 mod append;
+mod client;
+mod convergence;
+mod embedded;
+mod idempotency;
+mod reads;
+mod real_drawings;
+mod refusals;
+mod view;
+mod world;

@@ -1,0 +1,83 @@
+//! The embedded cluster itself.
+
+use std::time::Duration;
+
+use roomgate::dev::{Scratch, report};
+use serde_json::json;
+
+use crate::client::rect;
+use crate::world::{World, options};
+
+#[tokio::test]
+async fn two_clusters_run_side_by_side_and_a_killed_process_leaves_the_rest() {
+    let small = |mut options: roomgate::dev::Options| {
+        (options.shards, options.nodes) = (1, 2);
+        options
+    };
+    let (one, other) = tokio::join!(World::start(small), World::start(small));
+    let (here, there) = (one.cluster().report(), other.cluster().report());
+    assert_ne!(here.lb, there.lb);
+
+    let node = one.cluster().nodes()[0].service();
+    for service in one.cluster().services() {
+        if service.name() != "haproxy" && !service.name().ends_with("-1") {
+            service.kill().await;
+        }
+    }
+    // What is left of one: a primary, a node, the balancer. It still serves.
+    node.kill().await;
+    node.restart().await.unwrap();
+    for world in [&one, &other] {
+        let alice = world.person("alice");
+        let room = world.room(&alice, "drawing").await;
+        let mut client = world.client(0, &alice).await;
+        client.join(room).await;
+        let ack = client.submit(room, "op", &json!({"kind": "shape.add", "shape": rect("r", 1)})).await;
+        assert_eq!(ack["type"], "ack", "{ack}");
+    }
+    let running = |world: &World| world.cluster().services().iter().filter(|s| s.is_running()).count();
+    assert_eq!((running(&one), running(&other)), (3, 6));
+}
+
+#[tokio::test]
+async fn a_restart_finds_data_ports_and_people_again_and_brings_back_what_dies() {
+    let scratch = Scratch::new("it-restart").unwrap();
+    let mut options = options(&scratch);
+    (options.shards, options.nodes, options.port, options.restart) = (1, 1, None, true);
+    let first = World::with(&options, None).await;
+    let alice = first.person("alice");
+    let room = first.room(&alice, "drawing").await;
+    let mut client = first.client(0, &alice).await;
+    client.join(room).await;
+    client.submit(room, "op", &json!({"kind": "shape.add", "shape": rect("r", 1)})).await;
+    drop(client);
+    let before = first.cluster().report();
+    first.cluster().stop().await;
+    drop(first);
+
+    let again = World::with(&options, None).await;
+    let after = again.cluster().report();
+    assert_eq!(
+        (before.lb, before.demo, before.jwt),
+        (after.lb.clone(), after.demo.clone(), after.jwt.clone())
+    );
+    let mut client = again.client(0, &alice).await;
+    client.join(room).await;
+    assert_eq!(client.rooms[&room].shapes["r"], (1, rect("r", 1)));
+
+    let service = again.cluster().nodes()[0].service();
+    let pid = service.pid();
+    service.kill().await;
+    let brought_back = async {
+        loop {
+            let file = std::fs::read(options.data.join("dev.json")).unwrap();
+            let told: report::Report = serde_json::from_slice(&file).unwrap();
+            if told.nodes[0].pid != pid {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), brought_back).await.expect("it is brought back");
+    again.client(0, &alice).await.join(room).await;
+}

@@ -1,0 +1,184 @@
+//! A cluster to test against, and the people in it.
+
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{EncodingKey, Header};
+use roomgate::dev::{Admin, Api, Cluster, Notice, Options, Scratch, connect};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+
+pub struct World {
+    cluster: Cluster,
+    key: Vec<u8>,
+    // Last: its files are in use until the cluster is gone.
+    _scratch: Option<Scratch>,
+}
+
+/// Somebody with a token.
+#[derive(Debug, Clone)]
+pub struct Person {
+    pub user: String,
+    pub token: String,
+}
+
+impl World {
+    /// A cluster of its own, without limits, changed by `change`.
+    pub async fn start(change: impl FnOnce(Options) -> Options) -> Self {
+        let scratch = Scratch::new("it").unwrap();
+        let options = change(options(&scratch));
+        Self::with(&options, Some(scratch)).await
+    }
+
+    /// A cluster on data that the caller keeps.
+    pub async fn with(options: &Options, scratch: Option<Scratch>) -> Self {
+        let observer = Arc::new(|notice: Notice| println!("{notice}"));
+        let cluster = Cluster::start(options, observer).await.unwrap_or_else(|error| panic!("{error}"));
+        let key = std::fs::read(cluster.report().jwt.key_file).unwrap();
+        Self { cluster, key, _scratch: scratch }
+    }
+
+    /// The cluster of all tests that break nothing. It has a runtime of its own,
+    /// since a test's ends with the test.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<World> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let (send, receive) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Runtime::new().unwrap();
+                let scratch = Scratch::new("it-shared").unwrap();
+                remove_at_exit(&scratch);
+                let options = options(&scratch);
+                send.send(runtime.block_on(Self::with(&options, Some(scratch)))).ok();
+                runtime.block_on(std::future::pending::<()>());
+            });
+            receive.recv().expect("the shared cluster starts")
+        })
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// A new person, known by token only.
+    pub fn person(&self, name: &str) -> Person {
+        let user = format!("{name}-{:08x}", rand::random::<u32>());
+        let token = self.sign(&json!({"sub": user, "name": name, "exp": now() + 3600}));
+        Person { user, token }
+    }
+
+    /// A token with these claims besides issuer and audience.
+    pub fn sign(&self, claims: &Value) -> String {
+        let jwt = self.cluster.report().jwt;
+        let mut body = json!({"iss": jwt.issuer, "aud": jwt.audience, "iat": now()});
+        for (name, value) in claims.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let header = Header { kid: Some(jwt.kid), ..Header::default() };
+        jsonwebtoken::encode(&header, &body, &EncodingKey::from_secret(&self.key)).unwrap()
+    }
+
+    /// HTTP through the balancer.
+    pub fn api(&self, person: &Person) -> Api {
+        Api::new(&self.cluster.url()).signed_in(&person.token)
+    }
+
+    /// HTTP to one node.
+    pub fn api_of(&self, node: usize, person: &Person) -> Api {
+        Api::new(&self.cluster.nodes()[node].url()).signed_in(&person.token)
+    }
+
+    /// A new room of `owner`'s; its id.
+    pub async fn room(&self, owner: &Person, schema: &str) -> u64 {
+        let slug = format!("room-{:016x}", rand::random::<u64>());
+        self.room_called(owner, &slug, schema).await
+    }
+
+    pub async fn room_called(&self, owner: &Person, slug: &str, schema: &str) -> u64 {
+        let answer =
+            self.api(owner).post("/v1/rooms", &json!({"slug": slug, "schema": schema})).await.unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        answer.json()["room"].as_u64().unwrap()
+    }
+
+    /// Connected to one node, past `hello`.
+    pub async fn client(&self, node: usize, person: &Person) -> Client {
+        Client::connect(&self.cluster.nodes()[node].url(), person).await
+    }
+
+    /// Connected to whichever node the balancer takes.
+    pub async fn balanced_client(&self, person: &Person) -> Client {
+        Client::connect(&self.cluster.url(), person).await
+    }
+
+    /// Superuser connections to the primaries, by shard.
+    pub async fn primaries(&self) -> Vec<Admin> {
+        let mut admins = Vec::new();
+        for shard in self.cluster.shards() {
+            admins.push(connect(&shard.primary().admin_dsn()).await.unwrap());
+        }
+        admins
+    }
+
+    /// Which shard (by index) holds `room`.
+    pub async fn shard_of(&self, room: u64) -> usize {
+        let id = i64::try_from(room).unwrap();
+        for (index, admin) in self.primaries().await.iter().enumerate() {
+            if admin.query_opt("SELECT FROM room WHERE id = $1", &[&id]).await.unwrap().is_some() {
+                return index;
+            }
+        }
+        panic!("room {room} is on no shard");
+    }
+
+    /// The sum of a counter's samples over all nodes, by one of its labels.
+    pub async fn counted(&self, metric: &str, label: &str) -> std::collections::BTreeMap<String, f64> {
+        let mut sums = std::collections::BTreeMap::new();
+        for node in self.cluster.nodes() {
+            let text = Api::new(&node.admin_url()).get("/metrics").await.unwrap().text;
+            for line in text.lines().filter(|line| line.starts_with(&format!("{metric}{{"))) {
+                let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+                let key = line.split(&format!("{label}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+                *sums.entry(key.unwrap_or_default().to_owned()).or_default() += value;
+            }
+        }
+        sums
+    }
+}
+
+/// A cluster as `roomgate dev` has it, except that nobody is slowed down.
+pub fn options(scratch: &Scratch) -> Options {
+    let mut options = Options::new(scratch.path().join("data"), env!("CARGO_BIN_EXE_roomgate"));
+    options.port = Some(0);
+    [
+        "submits_per_second",
+        "submit_burst",
+        "signals_per_second",
+        "sessions_per_user",
+        "signups_per_minute",
+        "signins_per_minute",
+    ]
+    .iter()
+    .fold(options, |options, limit| options.set(&format!("limits.{limit}"), 0))
+}
+
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The shared cluster is never dropped. Its processes die with us; its folder is
+/// removed by a shell that waits for our end of its pipe to close.
+fn remove_at_exit(scratch: &Scratch) {
+    let script = "cat >/dev/null; for i in 1 2 3 4 5 6 7 8 9; do rm -rf \"$1\" && exit; sleep 0.3; done";
+    let shell = Command::new("sh")
+        .args(["-c", script, "sh", &scratch.path().display().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Keeps the pipe open for as long as this process lives.
+    std::mem::forget(shell);
+}
