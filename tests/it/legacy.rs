@@ -21,7 +21,8 @@ struct OldClient {
 impl OldClient {
     async fn connect(world: &World, node: usize, path: &str, token: &str) -> Self {
         let node = world.cluster().nodes()[node].url().replacen("http", "ws", 1);
-        let (socket, answer) = tokio_tungstenite::connect_async(format!("{node}{path}?token={token}")).await.unwrap();
+        let (socket, answer) =
+            tokio_tungstenite::connect_async(format!("{node}{path}?token={token}")).await.unwrap();
         assert_eq!(answer.headers().get("Sec-WebSocket-Protocol"), None);
         Self { socket }
     }
@@ -78,7 +79,10 @@ async fn old_and_new_clients_share_a_room_across_nodes() {
     for (op, body) in [
         ("add", json!({"kind": "shape.add", "shape": rect("a", 1)})),
         ("add2", json!({"kind": "shape.add", "shape": rect("b", 2)})),
-        ("move", json!({"kind": "shape.update", "shape_id": "a", "patch": {"x": 9, "label": {"bold": true}}})),
+        (
+            "move",
+            json!({"kind": "shape.update", "shape_id": "a", "patch": {"x": 9, "label": {"bold": true}}}),
+        ),
         ("put", json!({"kind": "shape.put", "shape": rect("b", 3)})),
         ("del", json!({"kind": "shape.delete", "shape_id": "b"})),
         ("say", json!({"kind": "message", "data": {"text": "hello"}})),
@@ -153,7 +157,11 @@ async fn an_old_client_is_refused_in_its_own_words() {
     let mut old = OldClient::connect(world, 0, "/ws", &alice.token).await;
     for (message, code, name) in [
         (json!({"type": "chat", "roomId": room, "message": "hi"}), "not_joined", json!(room)),
-        (json!({"type": "delete_shape", "roomId": room.to_string(), "shapeId": "a"}), "not_joined", json!(room.to_string())),
+        (
+            json!({"type": "delete_shape", "roomId": room.to_string(), "shapeId": "a"}),
+            "not_joined",
+            json!(room.to_string()),
+        ),
         (json!({"type": "join_room", "roomId": "12345"}), "room_unknown", json!("12345")),
         (json!({"type": "join_room", "roomId": "my room"}), "bad_message", Value::Null),
         (json!({"type": "submit"}), "unknown_type", Value::Null),
@@ -161,7 +169,11 @@ async fn an_old_client_is_refused_in_its_own_words() {
     ] {
         old.say(&message).await;
         let error = old.hears().await;
-        assert_eq!((&error["type"], &error["code"], &error["roomId"]), (&json!("error"), &json!(code), &name), "{message}");
+        assert_eq!(
+            (&error["type"], &error["code"], &error["roomId"]),
+            (&json!("error"), &json!(code), &name),
+            "{message}"
+        );
         assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()));
     }
     old.say(&json!({"type": "join_room", "roomId": room})).await;

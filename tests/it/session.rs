@@ -91,9 +91,15 @@ async fn answers_come_in_order_and_carry_the_id_of_what_they_answer() {
     assert!(answers[0]["server_time"].as_u64().is_some_and(|time| time / 1000 >= now() - 60));
     let welcome = &answers[1];
     assert_eq!((&welcome["user"], &welcome["name"]), (&json!(alice.user), &json!("alice")));
-    assert_eq!((&welcome["heartbeat_ms"], &welcome["limits"]["message_bytes"]), (&json!(25_000), &json!(65_536)));
+    assert_eq!(
+        (&welcome["heartbeat_ms"], &welcome["limits"]["message_bytes"]),
+        (&json!(25_000), &json!(65_536))
+    );
     let joined = &answers[2];
-    assert_eq!((&joined["room"], &joined["head"], &joined["role"]), (&json!(room), &json!(0), &json!("owner")));
+    assert_eq!(
+        (&joined["room"], &joined["head"], &joined["role"]),
+        (&json!(room), &json!(0), &json!("owner"))
+    );
     assert_eq!((&joined["mode"], &joined["count"]), (&json!("snapshot"), &json!(1)));
     assert_eq!(joined["members"][0]["session"], welcome["session"]);
 }
@@ -103,7 +109,9 @@ async fn a_token_may_come_with_the_handshake_and_then_welcome_comes_by_itself() 
     let world = World::shared();
     let alice = world.person("alice");
     let mut socket = with_bearer(world, &alice.token).await;
-    for hello in [json!({"type":"hello","id":1}), json!({"type":"hello","id":2}), json!({"type":"ping","id":3})] {
+    for hello in
+        [json!({"type":"hello","id":1}), json!({"type":"hello","id":2}), json!({"type":"ping","id":3})]
+    {
         socket.send(Message::text(hello.to_string())).await.unwrap();
     }
     let mut heard = Vec::new();
@@ -122,7 +130,10 @@ async fn a_token_may_come_with_the_handshake_and_then_welcome_comes_by_itself() 
     let mut refused = with_bearer(world, "a.b.c").await;
     let (heard, code) = until_closed(&mut refused).await;
     assert_eq!((types(&heard), code), (vec!["error", "goodbye"], Some(4100)));
-    assert_eq!((&heard[0]["code"], &heard[1]["reason"]), (&json!("unauthenticated"), &json!("unauthenticated")));
+    assert_eq!(
+        (&heard[0]["code"], &heard[1]["reason"]),
+        (&json!("unauthenticated"), &json!("unauthenticated"))
+    );
 }
 
 #[tokio::test]
@@ -158,12 +169,18 @@ async fn signals_reach_everybody_else_and_never_their_sender() {
     for receiver in [&mut near, &mut far] {
         let signal = receiver.wait(|m| m["type"] == "signal").await;
         assert_eq!(signal["data"], json!({"cursor": [1, 2.5]}));
-        assert_eq!((&signal["user"], &signal["session"]), (&json!(alice.user), &joined["members"][0]["session"]));
+        assert_eq!(
+            (&signal["user"], &signal["session"]),
+            (&json!(alice.user), &joined["members"][0]["session"])
+        );
     }
     sender.ask(&json!({"type": "ping"}), "pong").await;
     let large = json!({"type": "signal", "room": room, "id": 9, "data": "x".repeat(1024)}).to_string();
     let refused = sender.refused(&large).await;
-    assert_eq!((&refused["code"], &refused["of"], &refused["id"]), (&json!("too_large"), &json!("signal"), &json!(9)));
+    assert_eq!(
+        (&refused["code"], &refused["of"], &refused["id"]),
+        (&json!("too_large"), &json!("signal"), &json!(9))
+    );
     let foreign = json!({"type": "signal", "room": room + 1, "data": 1}).to_string();
     assert_eq!(sender.refused(&foreign).await["code"], "not_joined");
 }
@@ -179,7 +196,9 @@ async fn a_token_is_refreshed_only_by_one_of_the_same_person() {
     let refreshed = client.ask(&refresh(&fresh), "refreshed").await;
     assert_eq!((&refreshed["expires_at"], &refreshed["id"]), (&json!(until * 1000), &json!(7)));
     let expired = world.sign(&json!({"sub": alice.user, "exp": now() - 100}));
-    for (token, code) in [(&bob.token, "forbidden"), (&expired, "token_expired"), (&"x".to_owned(), "unauthenticated")] {
+    for (token, code) in
+        [(&bob.token, "forbidden"), (&expired, "token_expired"), (&"x".to_owned(), "unauthenticated")]
+    {
         let refused = client.refused(&refresh(token).to_string()).await;
         assert_eq!((&refused["code"], &refused["of"]), (&json!(code), &json!("refresh")));
     }
@@ -195,7 +214,10 @@ async fn a_session_ends_with_its_token_after_a_warning() {
     let mut socket = with_bearer(world, &short).await;
     let (heard, code) = until_closed(&mut socket).await;
     assert_eq!((types(&heard), code), (vec!["welcome", "token_expiring", "goodbye"], Some(4101)));
-    assert_eq!((&heard[1]["expires_at"], &heard[2]["reason"]), (&json!(expires_at * 1000), &json!("token_expired")));
+    assert_eq!(
+        (&heard[1]["expires_at"], &heard[2]["reason"]),
+        (&json!(expires_at * 1000), &json!("token_expired"))
+    );
     assert!(now() >= expires_at);
 }
 
@@ -207,7 +229,9 @@ async fn items_of_an_array_are_judged_alone_and_named_by_their_place() {
     let mut client = world.client(0, &alice).await;
     client.join(room).await;
     let large = json!({"type": "ping", "t": "x".repeat(66_000)});
-    let add = |n: i32| submit(room, &format!("op{n}"), &json!({"kind":"shape.add","shape":rect(&format!("r{n}"), n)}));
+    let add = |n: i32| {
+        submit(room, &format!("op{n}"), &json!({"kind":"shape.add","shape":rect(&format!("r{n}"), n)}))
+    };
     client.send(&json!([add(1), 7, add(2), large, {"type":"ping","a":1}, add(3)])).await;
     for (n, seq) in [(1, 1), (2, 2), (3, 3)] {
         assert_eq!(client.answer(room, &format!("op{n}")).await["seq"], seq);
@@ -215,7 +239,10 @@ async fn items_of_an_array_are_judged_alone_and_named_by_their_place() {
     let first = client.wait(|m| m["type"] == "error").await;
     let second = client.wait(|m| m["type"] == "error").await;
     assert_eq!((&first["index"], &first["code"]), (&json!(1), &json!("bad_message")));
-    assert_eq!((&second["index"], &second["code"], &second["of"]), (&json!(3), &json!("too_large"), &json!("ping")));
+    assert_eq!(
+        (&second["index"], &second["code"], &second["of"]),
+        (&json!(3), &json!("too_large"), &json!("ping"))
+    );
     client.catches_up(room, 3).await;
 
     let pings = |count: usize| Value::Array(vec![json!({"type": "ping"}); count]);
@@ -320,7 +347,11 @@ async fn limits_refuse_with_a_delay_and_the_connection_goes_on() {
     })
     .await;
     let (alice, bob) = (world.person("alice"), world.person("bob"));
-    let rooms = [world.room(&alice, "open").await, world.room(&alice, "open").await, world.room(&alice, "open").await];
+    let rooms = [
+        world.room(&alice, "open").await,
+        world.room(&alice, "open").await,
+        world.room(&alice, "open").await,
+    ];
     let mut client = world.client(0, &alice).await;
     client.join(rooms[0]).await;
     client.join(rooms[1]).await;
@@ -337,7 +368,10 @@ async fn limits_refuse_with_a_delay_and_the_connection_goes_on() {
             "ack" => acked += 1,
             _ => {
                 assert_eq!(answer["code"], "rate_limited");
-                assert!(answer["retry_after_ms"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)), "{answer}");
+                assert!(
+                    answer["retry_after_ms"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)),
+                    "{answer}"
+                );
             }
         }
     }
@@ -358,9 +392,14 @@ async fn limits_refuse_with_a_delay_and_the_connection_goes_on() {
 #[tokio::test]
 async fn silent_dead_and_stuck_clients_are_told_apart() {
     let world = small_world(|options| {
-        [("heartbeat_ms", 500), ("pong_timeout_ms", 1000), ("hello_timeout_ms", 700), ("slow_consumer_timeout_ms", 4000)]
-            .into_iter()
-            .fold(options, |options, (key, value)| options.set(&format!("sessions.{key}"), value))
+        [
+            ("heartbeat_ms", 500),
+            ("pong_timeout_ms", 1000),
+            ("hello_timeout_ms", 700),
+            ("slow_consumer_timeout_ms", 4000),
+        ]
+        .into_iter()
+        .fold(options, |options, (key, value)| options.set(&format!("sessions.{key}"), value))
     })
     .await;
     let alice = world.person("alice");
