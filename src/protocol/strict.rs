@@ -18,7 +18,7 @@ use super::operation::Object;
 /// The value of `text`, whose outermost object or array is at depth 1 of
 /// `depth`.
 pub fn value(text: &str, depth: usize) -> Result<Value, Refusal> {
-    let notes = Notes::default();
+    let notes = Notes { nul: text.contains(NUL), ..Notes::default() };
     let mut json = serde_json::Deserializer::from_str(text);
     let value = Reader { notes: &notes, depth }
         .deserialize(&mut json)
@@ -63,10 +63,15 @@ pub(super) fn bad_json(error: &serde_json::Error) -> Refusal {
     Refusal::new(Code::BadJson, error.to_string())
 }
 
+/// The only way to write U+0000 in JSON.
+const NUL: &str = "\\u0000";
+
 /// What a visitor saw that its error or value cannot carry.
 #[derive(Default)]
 struct Notes {
     fault: RefCell<Option<Refusal>>,
+    /// Some string may have a U+0000.
+    nul: bool,
     /// A double beyond the `i64`s: perhaps an integer out of range.
     large: Cell<bool>,
 }
@@ -105,7 +110,7 @@ impl Reader<'_> {
     }
 
     fn text<E: Error>(self, text: String) -> Result<String, E> {
-        if text.as_bytes().contains(&0) {
+        if self.notes.nul && text.contains('\0') {
             return Err(self.notes.fail(Code::BadJson, "U+0000 is not allowed".to_owned()));
         }
         Ok(text)
