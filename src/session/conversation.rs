@@ -9,10 +9,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::decoder::Decoder;
 use super::dialect::Dialect;
 use super::ending::{End, Ending, goodbye};
 use super::reader::Reader;
-use super::socket::{Decoder, Socket};
+use super::socket::Socket;
 use super::submits::InFlight;
 use super::vitals::Vitals;
 use super::watch::{Due, Watch};

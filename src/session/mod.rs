@@ -14,6 +14,7 @@
 mod abuse;
 mod asked;
 mod conversation;
+mod decoder;
 mod dialect;
 mod ending;
 mod frame;

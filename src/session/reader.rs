@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::abuse::Abuse;
 use super::asked::Asked;
 use super::conversation::Session;
+use super::decoder::{Decoder, Incoming, ReadError};
 use super::ending::End;
-use super::socket::{Decoder, Incoming, ReadError};
+
 use super::submits::Receipt;
 use crate::auth::Claims;
 use crate::clock::UnixMillis;

@@ -1,32 +1,23 @@
 //! The socket of one client: WebSocket framing over a non-blocking TCP stream.
 //!
-//! Tungstenite decodes what arrives and holds the client to RFC 6455. What
-//! leaves is framed here: a server's frame is a short header before bytes that
-//! exist already, so one `writev` sends an event that is shared by hundreds of
-//! sessions without copying it, and no session keeps a write buffer. Reader and
-//! writer share the socket by reference; there is one of each.
+//! What leaves is framed here: a server's frame is a short header before bytes
+//! that exist already, so one `writev` sends an event that is shared by hundreds
+//! of sessions without copying it, and no session keeps a write buffer. Reader
+//! and writer share the socket by reference; there is one of each.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite;
-use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Error, Utf8Bytes};
 
 use super::frame::{CONTROL_FRAME_MAX, DataFrame, close_frame, ping_frame};
 use crate::protocol::CloseCode;
 
-/// Allocated for every session, and what one `read` takes at most. Most
-/// messages are far smaller; a large one costs a few more system calls.
-const READ_BUFFER: usize = 2 * 1024;
-
 /// Pongs that wait for the socket; when they don't fit, older ones are dropped.
-const CONTROL_MAX: usize = 4 * CONTROL_FRAME_MAX;
+pub(super) const CONTROL_MAX: usize = 4 * CONTROL_FRAME_MAX;
 
 /// What the kernel may hold unsent. The rest waits in the outbox, where it can
 /// be shed, and a ping isn't stuck behind megabytes.
@@ -40,25 +31,6 @@ pub struct Socket {
     /// Whole control frames that must go out between data frames.
     control: Mutex<Vec<u8>>,
     control_waits: Notify,
-}
-
-/// What a client sent.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Incoming {
-    Text(Utf8Bytes),
-    /// A ping or pong.
-    Alive,
-    /// The client wants to end the session; its answer is already queued.
-    Close,
-}
-
-/// Nothing more can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadError {
-    /// The client broke the WebSocket protocol.
-    Violation(CloseCode),
-    /// The connection is gone without a close.
-    Gone,
 }
 
 impl Socket {
@@ -173,7 +145,18 @@ impl Socket {
         Ok(())
     }
 
-    fn queue_control(&self, frame: &[u8]) -> bool {
+    /// Takes what has arrived; `WouldBlock` if nothing has.
+    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tcp.try_read(buffer)
+    }
+
+    /// Waits for something to arrive. Cancel-safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.tcp.readable().await
+    }
+
+    /// False if too many wait already.
+    pub fn queue_control(&self, frame: &[u8]) -> bool {
         let mut control = self.control();
         let fits = control.len() + frame.len() <= CONTROL_MAX;
         if fits {
@@ -194,81 +177,6 @@ impl Socket {
 pub enum Progress {
     Moved,
     Stalled,
-}
-
-/// The reading half's state.
-pub struct Decoder {
-    context: Box<WebSocketContext>,
-}
-
-impl Decoder {
-    /// `read` is what arrived together with the upgrade request.
-    pub fn new(read: Bytes, frame_bytes: usize) -> Self {
-        let limit = (frame_bytes > 0).then_some(frame_bytes);
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(CONTROL_MAX)
-            .max_message_size(limit)
-            .max_frame_size(limit);
-        let context = WebSocketContext::from_partially_read(read.into(), Role::Server, Some(config));
-        Self { context: Box::new(context) }
-    }
-
-    /// The next thing the client says. Cancel-safe: what was read stays here.
-    pub async fn next(&mut self, socket: &Socket) -> Result<Incoming, ReadError> {
-        loop {
-            match self.context.read(&mut Wire(socket)) {
-                Ok(Message::Text(text)) => return Ok(Incoming::Text(text)),
-                Ok(Message::Binary(_)) => return Err(ReadError::Violation(CloseCode::Unsupported)),
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => return Ok(Incoming::Alive),
-                Ok(Message::Close(_)) => {
-                    // Queues the answer, and then reports that all is said.
-                    self.context.flush(&mut Wire(socket)).unwrap_or_default();
-                    return Ok(Incoming::Close);
-                }
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    socket.tcp.readable().await.map_err(|_| ReadError::Gone)?;
-                }
-                Err(error) => return Err(read_error(&error)),
-            }
-        }
-    }
-}
-
-fn read_error(error: &Error) -> ReadError {
-    use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-    match error {
-        Error::Capacity(_) => ReadError::Violation(CloseCode::TooBig),
-        Error::Utf8(_) => ReadError::Violation(CloseCode::InvalidPayload),
-        Error::Protocol(ResetWithoutClosingHandshake) => ReadError::Gone,
-        Error::Protocol(_) => ReadError::Violation(CloseCode::ProtocolError),
-        _ => ReadError::Gone,
-    }
-}
-
-/// The socket as tungstenite sees it: it reads what is there, and what it wants
-/// to write (pongs and close answers) is queued for the writer.
-struct Wire<'a>(&'a Socket);
-
-impl Read for Wire<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.tcp.try_read(buffer)
-    }
-}
-
-impl Write for Wire<'_> {
-    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        if self.0.queue_control(frame) { Ok(frame.len()) } else { Err(io::ErrorKind::WouldBlock.into()) }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        slices.first().map_or(Ok(0), |slice| self.write(slice))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

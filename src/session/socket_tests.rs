@@ -6,6 +6,10 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCode;
 
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+
+use super::super::decoder::{Decoder, Incoming, LARGE, ReadError};
 use super::super::dialect::Dialect;
 use super::super::vitals::Vitals;
 use super::super::writer::Writer;
@@ -92,6 +96,33 @@ async fn bytes_that_came_with_the_upgrade_are_read_first() {
     let mut decoder = Decoder::new(Bytes::copy_from_slice(&whole[..5]), FRAME_BYTES);
     client.write_all(&whole[5..]).await.unwrap();
     assert_eq!(decoder.next(&socket).await, Ok(Incoming::Text("{\"first\":1}".into())));
+}
+
+#[tokio::test]
+async fn the_buffer_of_a_large_message_is_given_back_and_no_byte_is_lost() {
+    let (server, mut client) = connection().await;
+    let socket = Socket::new(server).unwrap();
+    let mut decoder = Decoder::new(Bytes::new(), 1 << 20);
+    let large = "x".repeat(2 * LARGE);
+    let small = masked(0x81, b"{}");
+    let (now, later) = small.split_at(3);
+    let grown = [&masked(0x81, large.as_bytes()), now].concat();
+    client.write_all(&grown).await.unwrap();
+    assert_eq!(decoder.next(&socket).await, Ok(Incoming::Text(large.clone().into())));
+    let (rest, ()) = futures_util::future::join(decoder.next(&socket), async {
+        tokio::task::yield_now().await;
+        client.write_all(later).await.unwrap();
+    })
+    .await;
+    assert_eq!(rest, Ok(Incoming::Text("{}".into())));
+    assert!(decoder.is_grown(), "part of a message was in it");
+    let (next, ()) = futures_util::future::join(decoder.next(&socket), async {
+        tokio::task::yield_now().await;
+        client.write_all(&small).await.unwrap();
+    })
+    .await;
+    assert_eq!(next, Ok(Incoming::Text("{}".into())));
+    assert!(!decoder.is_grown());
 }
 
 #[tokio::test]

@@ -1,0 +1,162 @@
+//! What a client sends, decoded by tungstenite, which holds it to RFC 6455.
+
+use std::io::{self, IoSlice, Read, Write};
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite;
+use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
+use tungstenite::{Error, Utf8Bytes};
+
+use super::socket::{CONTROL_MAX, Socket};
+use crate::protocol::CloseCode;
+
+/// Allocated for every session, and what one `read` takes at most. Most
+/// messages are far smaller; a large one costs a few more system calls.
+const READ_BUFFER: usize = 2 * 1024;
+
+/// A message that makes the buffer grow beyond what a session may keep.
+pub(super) const LARGE: usize = 16 * 1024;
+
+/// What a client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming {
+    Text(Utf8Bytes),
+    /// A ping or pong.
+    Alive,
+    /// The client wants to end the session; its answer is already queued.
+    Close,
+}
+
+/// Nothing more can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadError {
+    /// The client broke the WebSocket protocol.
+    Violation(CloseCode),
+    /// The connection is gone without a close.
+    Gone,
+}
+
+/// The reading half's state.
+pub struct Decoder {
+    context: Box<WebSocketContext>,
+    frame_bytes: usize,
+    /// Bytes that tungstenite took since its context was made.
+    taken: u64,
+    /// The least that the messages it returned can have taken of them.
+    returned: u64,
+    /// Its buffer has grown for a large message, and would stay so.
+    is_grown: bool,
+}
+
+impl Decoder {
+    /// `read` is what arrived together with the upgrade request.
+    pub fn new(read: Bytes, frame_bytes: usize) -> Self {
+        let taken = read.len() as u64;
+        Self { context: context(read, frame_bytes), frame_bytes, taken, returned: 0, is_grown: false }
+    }
+
+    /// The next thing the client says. Cancel-safe: what was read stays here.
+    pub async fn next(&mut self, socket: &Socket) -> Result<Incoming, ReadError> {
+        loop {
+            match self.context.read(&mut Wire { socket, taken: &mut self.taken }) {
+                Ok(message) => {
+                    self.count(&message);
+                    return self.incoming(message, socket);
+                }
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.shrink();
+                    socket.readable().await.map_err(|_| ReadError::Gone)?;
+                }
+                Err(error) => return Err(read_error(&error)),
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_grown(&self) -> bool {
+        self.is_grown
+    }
+
+    fn incoming(&mut self, message: Message, socket: &Socket) -> Result<Incoming, ReadError> {
+        match message {
+            Message::Text(text) => Ok(Incoming::Text(text)),
+            Message::Binary(_) => Err(ReadError::Violation(CloseCode::Unsupported)),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(Incoming::Alive),
+            Message::Close(_) => {
+                // Queues the answer, and then reports that all is said.
+                self.context.flush(&mut Wire { socket, taken: &mut self.taken }).unwrap_or_default();
+                Ok(Incoming::Close)
+            }
+        }
+    }
+
+    fn count(&mut self, message: &Message) {
+        let payload = message.len();
+        let header = match payload {
+            0..126 => 6,
+            126..0x1_0000 => 8,
+            _ => 14,
+        };
+        self.returned += header + payload as u64;
+        self.is_grown |= payload > LARGE;
+    }
+
+    /// Gives a grown buffer back, where it is certain that nothing is in it: all
+    /// bytes that were taken are those of whole messages.
+    fn shrink(&mut self) {
+        if self.is_grown && self.taken == self.returned {
+            *self = Self::new(Bytes::new(), self.frame_bytes);
+        }
+    }
+}
+
+fn context(read: Bytes, frame_bytes: usize) -> Box<WebSocketContext> {
+    let limit = (frame_bytes > 0).then_some(frame_bytes);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(CONTROL_MAX)
+        .max_message_size(limit)
+        .max_frame_size(limit);
+    Box::new(WebSocketContext::from_partially_read(read.into(), Role::Server, Some(config)))
+}
+
+fn read_error(error: &Error) -> ReadError {
+    use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+    match error {
+        Error::Capacity(_) => ReadError::Violation(CloseCode::TooBig),
+        Error::Utf8(_) => ReadError::Violation(CloseCode::InvalidPayload),
+        Error::Protocol(ResetWithoutClosingHandshake) => ReadError::Gone,
+        Error::Protocol(_) => ReadError::Violation(CloseCode::ProtocolError),
+        _ => ReadError::Gone,
+    }
+}
+
+/// The socket as tungstenite sees it: it reads what is there, and what it wants
+/// to write (pongs and close answers) is queued for the writer.
+struct Wire<'a> {
+    socket: &'a Socket,
+    taken: &'a mut u64,
+}
+
+impl Read for Wire<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.socket.read_now(buffer)?;
+        *self.taken += read as u64;
+        Ok(read)
+    }
+}
+
+impl Write for Wire<'_> {
+    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
+        if self.socket.queue_control(frame) { Ok(frame.len()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        slices.first().map_or(Ok(0), |slice| self.write(slice))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
