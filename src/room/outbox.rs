@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::ids::{RoomId, SessionId};
+use crate::metrics::gateway;
 use crate::protocol::{CloseCode, Json};
 
 /// A cheap handle; all clones are the same outbox.
@@ -136,6 +137,7 @@ impl Outbox {
     /// The writer is gone: whatever comes now is dropped, feeders give up.
     pub fn shut(&self) {
         let mut state = self.state();
+        gateway::outbox_shrank(state.bytes);
         *state = State { closed: true, ..State::default() };
         drop(state);
         self.shared.drained.notify_waiters();
@@ -173,6 +175,7 @@ impl Outbox {
             batch.messages.push(message);
         }
         state.bytes -= bytes;
+        gateway::outbox_shrank(bytes);
         if state.queue.is_empty() {
             batch.messages.extend(std::mem::take(&mut state.signals).into_values());
             batch.close = state.close;
@@ -196,6 +199,7 @@ impl State {
 
     fn push(&mut self, message: Json) {
         self.bytes += message.len();
+        gateway::outbox_grew(message.len());
         self.queue.push_back(message);
     }
 }

@@ -148,3 +148,19 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F: Future>(_: fn(&'static Arc<Shared>, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// With the read buffer and the decoder this is what an idle client costs.
+    #[test]
+    fn the_task_of_a_session_is_small() {
+        let bytes = size(run);
+        assert!(bytes <= 4 * 1024, "{bytes} bytes");
+    }
+}

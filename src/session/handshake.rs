@@ -210,3 +210,77 @@ fn bad(message: &'static str) -> HandshakeRefusal {
 fn refused(status: StatusCode, code: Code, message: &'static str) -> HandshakeRefusal {
     HandshakeRefusal { status, refusal: Refusal::new(code, message) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6455's own example.
+    fn request() -> Request<()> {
+        Request::builder()
+            .uri("/v1/ws")
+            .header("Host", "server.example.com")
+            .header("Upgrade", "websocket")
+            .header("Connection", "keep-alive, Upgrade")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("Sec-WebSocket-Version", "13")
+            .body(())
+            .unwrap()
+    }
+
+    /// The status of a handshake whose header `name` is `values` instead.
+    fn status_with(name: &'static str, values: &[&str]) -> StatusCode {
+        let mut request = request();
+        request.headers_mut().remove(name);
+        for value in values {
+            request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
+        }
+        check_websocket(&request).map_or_else(|refused| refused.status, |_| StatusCode::SWITCHING_PROTOCOLS)
+    }
+
+    #[test]
+    fn a_right_handshake_is_accepted_with_its_key() {
+        assert_eq!(check_websocket(&request()).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_bad_handshake_is_refused() {
+        const BAD: StatusCode = StatusCode::BAD_REQUEST;
+        let cases: [(&str, &[&str], StatusCode); 10] = [
+            ("upgrade", &[], BAD),
+            ("upgrade", &["h2c"], BAD),
+            ("connection", &["keep-alive"], BAD),
+            ("sec-websocket-version", &[], StatusCode::UPGRADE_REQUIRED),
+            ("sec-websocket-version", &["8"], StatusCode::UPGRADE_REQUIRED),
+            ("sec-websocket-version", &["13", "13"], StatusCode::UPGRADE_REQUIRED),
+            ("sec-websocket-key", &[], BAD),
+            ("sec-websocket-key", &["c2hvcnQ="], BAD),
+            ("sec-websocket-key", &["dGhlIHNhbXBsZSBub25j!!=="], BAD),
+            ("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=="], BAD),
+        ];
+        for (name, values, status) in cases {
+            assert_eq!(status_with(name, values), status, "{name}: {values:?}");
+        }
+        let mut post = request();
+        *post.method_mut() = Method::POST;
+        assert_eq!(check_websocket(&post).unwrap_err().status, StatusCode::METHOD_NOT_ALLOWED);
+        let mut old = request();
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(check_websocket(&old).unwrap_err().status, BAD);
+    }
+
+    #[test]
+    fn subprotocols_may_come_in_one_header_or_in_several() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("chat, roomgate.v1"));
+        headers.append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("bearer.a.b.c"));
+        assert_eq!(protocols(&headers).unwrap(), ["chat", "roomgate.v1", "bearer.a.b.c"]);
+    }
+
+    #[test]
+    fn a_token_is_found_in_the_query_by_its_whole_name() {
+        assert_eq!(query_value(Some("a=b&token=x.y.z"), "token"), Some("x.y.z"));
+        assert_eq!(query_value(Some("mytoken=x"), "token"), None);
+        assert_eq!(query_value(None, "token"), None);
+    }
+}
