@@ -5,7 +5,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # For `make dev`: more flags of `roomgate dev`, e.g. ARGS="--nodes 2 --sync".
 ARGS ?=
-# For `make real-shapes`: gzipped lines of {"room": slug, "shape": {…}}.
+# For `make real-shapes`: a gzipped file of lines like {"room": slug, "shape": {…}}.
 FILE ?= tests/data/excalidraw-excerpt.ndjson.gz
 
 part = @echo "==> $@ ($$(date +%T))"
@@ -61,7 +61,7 @@ browser-test: install-test ## the whiteboard in a real browser
 
 .PHONY: real-shapes
 real-shapes: install ## all real drawings of FILE through a cluster and back
-	$(CARGO) run --release --locked --example real_shapes -- $(FILE)
+	ROOMGATE_SHAPES=$(abspath $(FILE)) $(CARGO) test --locked --test it real_drawings -- --nocapture
 
 .PHONY: bench
 bench: install ## micro-benchmarks

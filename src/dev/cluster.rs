@@ -66,6 +66,14 @@ impl Cluster {
         }
     }
 
+    /// Replaces the primary of shard number `shard` by a replica of it; the new
+    /// primary's name.
+    pub async fn fail_over(&self, shard: usize) -> Result<String, Error> {
+        let name = self.inner.shards[shard].fail_over(&self.inner.layout).await?;
+        self.inner.write_report()?;
+        Ok(name)
+    }
+
     pub fn report(&self) -> report::Report {
         self.inner.report()
     }

@@ -43,24 +43,48 @@ impl Postgres {
     }
 
     pub async fn copy(folder: &Path, name: &str, port: Port, primary: &Self) -> Result<Self, Error> {
-        prepare(folder)?;
-        primary.ensure_slot(name).await?;
-        let source = primary.replication_dsn(name);
-        let data = folder.join("data").display().to_string();
-        let backup = ["-D", &data, "-d", &source, "-S", &slot_name(name), "-X", "stream", "-c", "fast", "-N"];
-        let program = binary::postgres("pg_basebackup")?;
-        run(&program, account::postgres()?, &backup, "").await?;
-        touch(&folder.join("data/standby.signal"))?;
+        copy_data(folder, name, primary).await?;
         let replica = Self::open(folder, name, port, Some(primary)).await?;
         primary.wait_for_stream(name).await?;
         Ok(replica)
     }
 
+    /// Becomes a replica of `primary`, whatever it was before and wherever its
+    /// log went: its data is replaced.
+    pub async fn rebuild(&self, primary: &Self) -> Result<(), Error> {
+        self.service.stop().await;
+        copy_data(&self.folder, &self.name, primary).await?;
+        self.write_settings(Some(primary))?;
+        self.service.restart().await?;
+        primary.wait_for_stream(&self.name).await
+    }
+
+    /// Streams from `primary` from now on, which must be ahead of it.
+    pub async fn follow(&self, primary: &Self) -> Result<(), Error> {
+        primary.ensure_slot(&self.name).await?;
+        self.write_settings(Some(primary))?;
+        self.reload().await
+    }
+
+    /// Makes a primary of this replica. The old one must be gone.
+    pub async fn promote(&self) -> Result<(), Error> {
+        let admin = self.admin().await?;
+        let row =
+            admin.query_one("SELECT pg_promote(true, 30)", &[]).await.map_err(Error::sql(&self.name))?;
+        if row.get(0) { Ok(()) } else { Err(Error::Other(format!("{}: not promoted in 30 s", self.name))) }
+    }
+
+    /// How far its log goes, on disk.
+    pub async fn flushed(&self) -> Result<u64, Error> {
+        let ask = "SELECT pg_wal_lsn_diff(coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')::bigint";
+        let row = self.admin().await?.query_one(ask, &[]).await.map_err(Error::sql(&self.name))?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
+    }
+
     /// Starts a server on data that is already there. A replica needs `source`.
     pub async fn open(folder: &Path, name: &str, port: Port, source: Option<&Self>) -> Result<Self, Error> {
         let data = folder.join("data");
-        let upstream = source.map(|source| (source.replication_dsn(name), slot_name(name)));
-        write_settings(&data, port.number(), upstream)?;
+        write_settings(&data, port.number(), source.map(|source| source.upstream_of(name)))?;
         let spec = Spec {
             name: format!("postgres {name}"),
             program: binary::postgres("postgres")?,
@@ -154,7 +178,11 @@ impl Postgres {
         let admin = self.admin().await?;
         let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
         admin.batch_execute(&set).await.map_err(Error::sql(&self.name))?;
-        admin.batch_execute("SELECT pg_reload_conf()").await.map_err(Error::sql(&self.name))
+        self.reload().await
+    }
+
+    async fn reload(&self) -> Result<(), Error> {
+        self.admin().await?.batch_execute("SELECT pg_reload_conf()").await.map_err(Error::sql(&self.name))
     }
 
     /// Waits until the replica `name` streams from here.
@@ -180,6 +208,16 @@ impl Postgres {
         admin.execute(ask, &[&slot]).await.map(drop).map_err(Error::sql(&self.name))
     }
 
+    fn write_settings(&self, source: Option<&Self>) -> Result<(), Error> {
+        let upstream = source.map(|source| source.upstream_of(&self.name));
+        write_settings(&self.data_dir(), self.port.number(), upstream)
+    }
+
+    /// Where `replica` streams from here, and its slot.
+    fn upstream_of(&self, replica: &str) -> (String, String) {
+        (self.replication_dsn(replica), slot_name(replica))
+    }
+
     fn replication_dsn(&self, replica: &str) -> String {
         format!("host=127.0.0.1 port={} user=replicator application_name={replica}", self.port.number())
     }
@@ -187,6 +225,18 @@ impl Postgres {
 
 fn admin_dsn(port: u16) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/roomgate")
+}
+
+/// Fills a folder with a copy of `primary` that will be a replica.
+async fn copy_data(folder: &Path, name: &str, primary: &Postgres) -> Result<(), Error> {
+    prepare(folder)?;
+    primary.ensure_slot(name).await?;
+    let source = primary.replication_dsn(name);
+    let data = folder.join("data").display().to_string();
+    let backup = ["-D", &data, "-d", &source, "-S", &slot_name(name), "-X", "stream", "-c", "fast", "-N"];
+    let program = binary::postgres("pg_basebackup")?;
+    run(&program, account::postgres()?, &backup, "").await?;
+    touch(&folder.join("data/standby.signal"))
 }
 
 /// An empty folder for a server. Data of one that was never finished, or that is

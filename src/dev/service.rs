@@ -93,6 +93,12 @@ impl Service {
         self.process().ended().await
     }
 
+    /// As [`Service::kill`], but on purpose: it is not brought back.
+    pub async fn kill_for_good(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.kill().await;
+    }
+
     /// Ends it at once without waiting in async code; for `Drop`.
     pub(super) fn kill_blocking(&self) {
         self.stopped.store(true, Ordering::SeqCst);

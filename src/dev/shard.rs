@@ -12,6 +12,7 @@ pub struct Shard {
     name: String,
     servers: Vec<Postgres>,
     primary: AtomicUsize,
+    sync: bool,
 }
 
 impl Shard {
@@ -33,7 +34,7 @@ impl Shard {
 
         let mut servers = replicas;
         servers.insert(leader, primary);
-        Ok(Self { name, servers, primary: AtomicUsize::new(leader) })
+        Ok(Self { name, servers, primary: AtomicUsize::new(leader), sync: options.sync })
     }
 
     pub fn name(&self) -> &str {
@@ -51,6 +52,47 @@ impl Shard {
     pub fn replicas(&self) -> impl Iterator<Item = &Postgres> {
         let leader = self.primary.load(Ordering::SeqCst);
         self.servers.iter().enumerate().filter(move |(i, _)| *i != leader).map(|(_, server)| server)
+    }
+
+    /// Kills the primary, promotes the replica that has most of its log, and makes
+    /// a replica of the old one. The new primary's name.
+    ///
+    /// In that order: two primaries at a time would both be written to.
+    pub async fn fail_over(&self, layout: &Layout) -> Result<String, Error> {
+        let old = self.primary();
+        if !self.replicas().any(|replica| replica.service().is_running()) {
+            return Err(Error::Other(format!("shard {} has no replica to promote", self.name)));
+        }
+        old.service().kill_for_good().await;
+        let place = self.furthest_replica().await?;
+        let new = &self.servers[place];
+        let others: Vec<&Postgres> =
+            self.servers.iter().filter(|server| server.name() != new.name()).collect();
+        let standbys: Vec<&str> = others.iter().map(|server| server.name()).collect();
+        new.set_synchronous(if self.sync { &standbys } else { &[] }).await?;
+        new.promote().await?;
+        self.primary.store(place, Ordering::SeqCst);
+        layout.remember_primary(&self.name, new.name())?;
+        for server in others {
+            if server.name() == old.name() || !server.service().is_running() {
+                server.rebuild(new).await?;
+            } else {
+                server.follow(new).await?;
+            }
+        }
+        Ok(new.name().to_owned())
+    }
+
+    async fn furthest_replica(&self) -> Result<usize, Error> {
+        let leader = self.primary.load(Ordering::SeqCst);
+        let mut best = None;
+        for (place, server) in self.servers.iter().enumerate() {
+            if place != leader && server.service().is_running() {
+                best = best.max(Some((server.flushed().await?, place)));
+            }
+        }
+        best.map(|(_, place)| place)
+            .ok_or_else(|| Error::Other(format!("the replicas of shard {} are gone", self.name)))
     }
 
     /// The primary first: its last words reach the replicas.
@@ -87,4 +129,35 @@ async fn open_replica(layout: &Layout, name: &str, primary: &Postgres) -> Result
     let replica = Postgres::open(&folder, name, port, Some(primary)).await?;
     primary.wait_for_stream(name).await?;
     Ok(replica)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::{Scratch, connect};
+
+    #[tokio::test]
+    async fn what_was_committed_in_sync_survives_a_failover_and_a_restart() {
+        let scratch = Scratch::new("shard").unwrap();
+        let mut options = Options::new(scratch.path(), "unused");
+        (options.replicas, options.sync) = (2, true);
+        let layout = Layout::open(scratch.path(), 1, false).unwrap();
+        let shard = Shard::start(&layout, 0, &options).await.unwrap();
+        let owner = connect(&shard.primary().dsn("roomgate_owner")).await.unwrap();
+        owner.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+
+        let promoted = shard.fail_over(&layout).await.unwrap();
+        assert_ne!(promoted, "a-1");
+        assert_eq!(shard.replicas().count(), 2);
+        let owner = connect(&shard.primary().dsn("roomgate_owner")).await.unwrap();
+        owner.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+
+        shard.stop().await;
+        drop((owner, shard));
+        let shard = Shard::start(&layout, 0, &options).await.unwrap();
+        assert_eq!(shard.primary().name(), promoted);
+        let admin = shard.primary().admin().await.unwrap();
+        let rows = admin.query_one("SELECT count(*) FROM t", &[]).await.unwrap();
+        assert_eq!(rows.get::<_, i64>(0), 2);
+    }
 }
