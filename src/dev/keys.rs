@@ -66,8 +66,8 @@ pub struct Breaker {
     paused: AtomicBool,
 }
 
-pub const HELP: &str =
-    "k kill a node, or bring it back · p pause or resume a replica · r kill Redis, or bring it back · q quit";
+pub const HELP: &str = "k kill a node, or bring it back · p pause or resume a replica · f fail a shard over · \
+     r kill Redis, or bring it back · q quit";
 
 impl Breaker {
     pub fn new(observer: Observer) -> Self {
@@ -79,6 +79,7 @@ impl Breaker {
         match key {
             'k' => self.node(cluster),
             'p' => self.replica(cluster),
+            'f' => self.fail_over(cluster),
             'r' => self.toggle(cluster.redis().service()),
             _ => return false,
         }
@@ -105,6 +106,19 @@ impl Breaker {
             observer(match replica.set_replay_paused(paused).await {
                 Ok(()) if paused => Notice::Step(format!("{name} applies nothing until p is pressed again")),
                 Ok(()) => Notice::Step(format!("{name} applies again")),
+                Err(error) => Notice::Failed { name, error: error.to_string() },
+            });
+        });
+    }
+
+    /// The shards in turn.
+    fn fail_over(&self, cluster: &Arc<Cluster>) {
+        let (cluster, observer) = (cluster.clone(), self.observer.clone());
+        let shard = self.turn.fetch_add(1, Ordering::Relaxed) % cluster.shards().len();
+        self.tasks.spawn("dev-key", async move {
+            let name = format!("shard {}", cluster.shards()[shard].name());
+            observer(match cluster.fail_over(shard).await {
+                Ok(primary) => Notice::Step(format!("{name} has {primary} as its primary now")),
                 Err(error) => Notice::Failed { name, error: error.to_string() },
             });
         });
