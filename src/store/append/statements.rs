@@ -64,25 +64,32 @@ pub(super) static ROOMS: Sql = Sql {
            LEFT JOIN room ON room.id = wanted.room_id",
 };
 
+// A lateral subquery with a limit is run once a key, whatever the planner thinks
+// of the table's size.
+
 pub(super) static SHAPES: Sql = Sql {
     name: "append_shapes",
-    text: "SELECT wanted.at, shape.version, shape.type, shape.data, shape.last_seq
-           FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS wanted (room_id, shape_id, at)
-           JOIN shape USING (room_id, shape_id)",
+    text: "SELECT wanted.at, found.version, found.type, found.data, found.last_seq
+           FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS wanted (room_id, shape_id, at),
+                LATERAL (SELECT * FROM shape
+                          WHERE room_id = wanted.room_id AND shape_id = wanted.shape_id LIMIT 1) AS found",
 };
 
 pub(super) static OPS: Sql = Sql {
     name: "append_ops",
-    text: "SELECT wanted.at, event.seq, event.epoch, event.digest, event.version, event.cleared
-           FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (room_id, user_id, op_id, at)
-           JOIN room_event AS event USING (room_id, user_id, op_id)",
+    text: "SELECT wanted.at, found.seq, found.epoch, found.digest, found.version, found.cleared
+           FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (room_id, user_id, op_id, at),
+                LATERAL (SELECT * FROM room_event
+                          WHERE room_id = wanted.room_id AND user_id = wanted.user_id AND op_id = wanted.op_id
+                          LIMIT 1) AS found",
 };
 
 pub(super) static MEMBERS: Sql = Sql {
     name: "append_members",
-    text: "SELECT wanted.at, member.role
-           FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS wanted (room_id, user_id, at)
-           JOIN room_member AS member USING (room_id, user_id)",
+    text: "SELECT wanted.at, found.role
+           FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS wanted (room_id, user_id, at),
+                LATERAL (SELECT role FROM room_member
+                          WHERE room_id = wanted.room_id AND user_id = wanted.user_id LIMIT 1) AS found",
 };
 
 pub(super) static ADD_EVENTS: Sql = Sql {
@@ -105,13 +112,15 @@ pub(super) static PUT_SHAPES: Sql = Sql {
                deleted = excluded.deleted, last_seq = excluded.last_seq",
 };
 
+/// Always an update: the heads are locked. An upsert goes by the key, where an
+/// `UPDATE … FROM` would be a join that the planner may turn around.
 pub(super) static MOVE_HEADS: Sql = Sql {
     name: "append_move_heads",
-    text: "UPDATE room_head
-           SET head_seq = moved.seq, head_epoch = moved.epoch, cleared_seq = moved.cleared, live_shapes = moved.live
-           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-             AS moved (room_id, seq, epoch, cleared, live)
-           WHERE room_head.room_id = moved.room_id",
+    text: "INSERT INTO room_head (room_id, head_seq, head_epoch, cleared_seq, live_shapes)
+           SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+           ON CONFLICT (room_id) DO UPDATE
+           SET head_seq = excluded.head_seq, head_epoch = excluded.head_epoch,
+               cleared_seq = excluded.cleared_seq, live_shapes = excluded.live_shapes",
 };
 
 /// What a batch names, by column, each thing once.
