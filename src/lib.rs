@@ -36,6 +36,8 @@ pub mod room;
 
 pub mod session;
 
+pub mod http;
+
 pub mod dev;
 
 pub mod cli;

@@ -12,7 +12,7 @@ mod load;
 mod tests;
 mod tree;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -77,6 +77,9 @@ pub struct Listen {
     /// Exact values of the Origin header that may connect; `"self"` stands for
     /// pages served by this gateway (Origin's host equals the Host header).
     pub allowed_origins: Vec<String>,
+    /// Balancers, whose `X-Forwarded-For` tells a client's address. From
+    /// anybody else that header is ignored.
+    pub trusted_proxies: Vec<IpAddr>,
     /// The drawing app's first protocol, on `/` and `/ws` with `?token=`.
     pub legacy_protocol: bool,
     /// From SIGTERM to the hard stop.
@@ -94,6 +97,7 @@ impl Default for Listen {
             public: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             allowed_origins: vec!["self".to_owned()],
+            trusted_proxies: Vec::new(),
             legacy_protocol: false,
             drain_timeout: Duration::from_secs(30),
             drain_notice: Duration::from_secs(2),

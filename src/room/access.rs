@@ -8,12 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::Passwords;
+use crate::auth::{Claims, Passwords};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::Directory;
 use crate::ids::{RoomId, Slug, UserId};
 use crate::limits::Limits;
+use crate::log::Authority;
 use crate::protocol::{Access as Openness, Code, Refusal, Role, RoomRef};
 use crate::routing::{Freshness, ServedBy};
 use crate::store::rooms::{Found, Membership, RoomFacts, Rooms, RoomsError, Visits, Wanted};
@@ -92,6 +93,15 @@ impl Access {
     /// The same for a single request: no visit, nothing shown.
     pub async fn check(&self, user: &UserId, room: &RoomRef) -> Result<Admission, Refusal> {
         self.admit(user, room, Shown::default()).await
+    }
+
+    /// The room, if the bearer of `claims` may read it: whoever may enter, and
+    /// servers everywhere.
+    pub async fn readable(&self, claims: &Claims, room: &RoomRef) -> Result<RoomId, Refusal> {
+        match claims.authority {
+            Authority::Server => self.resolve(room).await,
+            Authority::Member => Ok(self.check(&claims.user, room).await?.room),
+        }
     }
 
     /// Like [`Access::enter`], and a member row even where none is needed.

@@ -43,7 +43,7 @@ use crate::store::append::Appender;
 use crate::tasks::Tasks;
 
 pub use handshake::HandshakeRefusal;
-pub use submits::IN_FLIGHT_MAX;
+pub use submits::{IN_FLIGHT_MAX, answer_to_submit};
 
 use registry::Registry;
 

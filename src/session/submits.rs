@@ -58,29 +58,32 @@ impl Receipt {
     /// Runs on an append lane: encodes and queues, nothing else.
     pub fn settle(self, outcome: Result<Outcome, Unknown>) {
         match outcome {
-            Ok(outcome) => self.outbox.answer(self.encode(&outcome)),
+            Ok(outcome) => {
+                let answer = answer_to_submit(self.id.as_ref(), self.room, &self.op, &outcome);
+                self.outbox.answer(answer);
+            }
             // Neither yes nor no is known to be true: the client comes back and
             // submits the same op again.
             Err(Unknown) => self.outbox.close(CloseCode::ShardUnavailable),
         }
         drop(self.place);
     }
+}
 
-    fn encode(&self, outcome: &Outcome) -> Json {
-        let (id, op) = (self.id.as_ref(), &self.op);
-        match outcome {
-            Outcome::Accepted(ack) => {
-                let (position, version) = (ack.position, ack.version);
-                let effect = Effect { position, version, duplicate: ack.duplicate, cleared: ack.cleared };
-                server::ack(id, self.room, op, &effect)
-            }
-            Outcome::Rejected(Rejection { refusal, current }) => {
-                gateway::rejected(refusal.code);
-                let current = current
-                    .as_ref()
-                    .map(|current| Collision { version: current.version, shape: current.shape.as_deref() });
-                server::reject(id, self.room, op, refusal, current)
-            }
+/// The one answer to a decided submit, over whichever transport it came.
+pub fn answer_to_submit(id: Option<&MessageId>, room: RoomId, op: &OpId, outcome: &Outcome) -> Json {
+    match outcome {
+        Outcome::Accepted(ack) => {
+            let (position, version) = (ack.position, ack.version);
+            let effect = Effect { position, version, duplicate: ack.duplicate, cleared: ack.cleared };
+            server::ack(id, room, op, &effect)
+        }
+        Outcome::Rejected(Rejection { refusal, current }) => {
+            gateway::rejected(refusal.code);
+            let current = current
+                .as_ref()
+                .map(|current| Collision { version: current.version, shape: current.shape.as_deref() });
+            server::reject(id, room, op, refusal, current)
         }
     }
 }

@@ -5,6 +5,7 @@
 //! writes may be repeated with the effect of one, so a lost COMMIT is tried
 //! again. A read carries the owner's state in its own snapshot.
 
+mod drawn;
 mod list;
 mod read;
 mod row;
@@ -18,6 +19,7 @@ use crate::protocol::{Code, Refusal};
 use crate::routing::{NoPrimary, Shards, Unavailable};
 use crate::store::slots::Slots;
 
+pub use drawn::{Drawn, DrawnShapes};
 pub use list::RoomPage;
 pub use read::{Found, Wanted};
 pub use row::{Membership, NewRoom, RoomFacts};
@@ -32,6 +34,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &write::ADD_MEMBER,
     &write::MEMBER_ROLE,
     &read::FACTS,
+    &drawn::DRAWN,
     &list::MINE,
     &visits::LOCK_SLOTS,
     &visits::BUMP,

@@ -1,0 +1,99 @@
+//! Connections: accepted, bounded in time and memory, ended in order.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tower::ServiceExt;
+
+use super::address::Peer;
+use crate::tasks::{Stop, Tasks};
+
+/// Thousands may come back at once.
+const BACKLOG: u32 = 4096;
+
+/// A request's head must be there within this, also the next one of a
+/// connection that is kept open.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Read buffer, and with it the largest head: 16 KiB.
+const HEADER_BYTES: usize = 16 * 1024;
+
+const HEADERS_MAX: usize = 100;
+
+/// Without descriptors there is nothing to do but wait for some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Binds `address`; port 0 takes any free one.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until `tasks` is told to stop; then no new connection is accepted and
+/// requests under way are answered. WebSockets are their sessions' own.
+pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
+    let mut stop = tasks.stop_signal();
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.wait() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                failing = false;
+                let connection = connection(stream, peer, router.clone(), tasks.stop_signal());
+                tasks.spawn("http-connection", connection);
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::error!(%error, "can't accept connections");
+                }
+                failing = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: Stop) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "client left at once");
+        return;
+    }
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.wait() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}

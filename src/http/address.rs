@@ -1,0 +1,75 @@
+//! Where a request comes from, for the limits.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+
+use super::App;
+
+/// The other end of the TCP connection; set by the accept loop.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub IpAddr);
+
+/// The client, as far as it can be known: the peer, or what a trusted balancer
+/// says of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientAddress(pub IpAddr);
+
+impl FromRequestParts<App> for ClientAddress {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        Ok(Self(client(peer, &parts.headers, &app.trusted_proxies)))
+    }
+}
+
+/// The last hop that is not a balancer of ours: what came before it was written
+/// by the client.
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
+    if !trusted.contains(&peer) {
+        return peer;
+    }
+    let hops = headers.get_all("x-forwarded-for").iter().rev().filter_map(|value| value.to_str().ok());
+    let hops = hops.flat_map(|value| value.rsplit(','));
+    let mut last = peer;
+    for hop in hops {
+        match hop.trim().parse::<IpAddr>() {
+            Ok(address) if trusted.contains(&address.to_canonical()) => last = address.to_canonical(),
+            Ok(address) => return address.to_canonical(),
+            Err(_) => return last,
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(peer: &str, forwarded: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        }
+        let trusted = ["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+        client(peer.parse().unwrap(), &headers, &trusted).to_string()
+    }
+
+    #[test]
+    fn a_trusted_balancer_is_believed_for_its_last_hop_only() {
+        assert_eq!(seen("127.0.0.1", &["192.0.2.7"]), "192.0.2.7");
+        assert_eq!(seen("127.0.0.1", &["6.6.6.6, 192.0.2.7"]), "192.0.2.7");
+        assert_eq!(seen("127.0.0.1", &["6.6.6.6", "192.0.2.7, 10.0.0.1"]), "192.0.2.7");
+        assert_eq!(seen("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_spoofed_header_changes_nothing() {
+        assert_eq!(seen("198.51.100.1", &["192.0.2.7"]), "198.51.100.1");
+        assert_eq!(seen("127.0.0.1", &["192.0.2.7, nonsense"]), "127.0.0.1");
+    }
+}

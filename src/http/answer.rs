@@ -1,0 +1,106 @@
+//! What every answer has: a request id, a bound on its time, its metrics, and
+//! for refusals one form of body.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+
+use super::error::ApiError;
+use super::page::Asset;
+use crate::metrics;
+use crate::protocol::{Code, ObjectWriter, Refusal};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const POSITION: HeaderName = HeaderName::from_static("roomgate-position");
+pub(super) const SERVED_BY: HeaderName = HeaderName::from_static("roomgate-served-by");
+pub(super) const FALLBACK: HeaderName = HeaderName::from_static("roomgate-fallback");
+
+/// No request takes longer; its parts have shorter bounds of their own.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// When a refusal doesn't say when to try again.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// Headers that pages of other origins may read.
+pub(super) fn exposed() -> [HeaderName; 5] {
+    [REQUEST_ID, POSITION, SERVED_BY, FALLBACK, header::RETRY_AFTER]
+}
+
+/// A JSON body.
+pub(super) fn json(status: StatusCode, text: String) -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    (status, [(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// The outermost layer.
+pub(super) async fn finish(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let id = request_id(request.headers());
+    let mut response = run(next.run(request)).await;
+
+    if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+        refuse(&mut response, &refusal, &id);
+    }
+    let is_asset = response.extensions().get::<Asset>().is_some();
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    let route = route.as_ref().map_or(if is_asset { "/{asset}" } else { "none" }, MatchedPath::as_str);
+    metrics::http::request_done(method.as_str(), route, response.status().as_u16(), started.elapsed());
+    response
+}
+
+/// Neither a panic nor an endless wait goes unanswered.
+async fn run(work: impl Future<Output = Response>) -> Response {
+    match tokio::time::timeout(TIME_LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!("a request's handler panicked");
+            ApiError::new(Code::Internal, "something is wrong here; the operators know").into_response()
+        }
+        Err(_) => ApiError::new(Code::Unavailable, "this took too long; try again").into_response(),
+    }
+}
+
+/// The client's, if it is one, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let valid = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=128).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:+/=".contains(b))
+    };
+    headers.get(REQUEST_ID).filter(valid).cloned().unwrap_or_else(|| {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        HeaderValue::from_str(&id).expect("hex is a header value")
+    })
+}
+
+fn refuse(response: &mut Response, refusal: &Refusal, id: &HeaderValue) {
+    let error = ObjectWriter::object(128)
+        .string("code", refusal.code.as_str())
+        .string("message", &refusal.message)
+        .string("request_id", id.to_str().unwrap_or_default())
+        .end();
+    *response.body_mut() = Body::from(ObjectWriter::object(160).raw("error", &error).end());
+    let status = response.status();
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let seconds = refusal.retry_after_ms.unwrap_or(RETRY_AFTER_MS).div_ceil(1000).max(1);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+}

@@ -1,0 +1,90 @@
+//! JSON bodies, read strictly: bounded, in time, no duplicate keys.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::{CONTENT_TYPE, HeaderMap};
+use axum::http::{StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::App;
+use super::error::{Answer, ApiError};
+use crate::protocol::{Code, strict};
+
+/// A body that has not arrived by then is given up.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For everything but batches of events.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// A JSON object of at most 64 KiB as a `T`.
+pub(super) struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let text = text(request, BODY_BYTES).await?;
+        parse(&text, app.limits.configured().json_depth).map(Json)
+    }
+}
+
+/// The same where a body is optional: an empty one is `{}`.
+pub(super) struct OptionalJson<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for OptionalJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
+            || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+        let text = if has_body { text(request, BODY_BYTES).await? } else { "{}".to_owned() };
+        parse(&text, app.limits.configured().json_depth).map(OptionalJson)
+    }
+}
+
+/// The body as text, if it is JSON by its header and has at most `most` bytes.
+pub(super) async fn text(request: Request, most: usize) -> Answer<String> {
+    check_content_type(request.headers())?;
+    let bytes =
+        tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body(), most)).await.map_err(|_| {
+            let error = ApiError::new(Code::BadMessage, "the body took too long to arrive");
+            error.with_status(StatusCode::REQUEST_TIMEOUT)
+        })??;
+    String::from_utf8(bytes.into()).map_err(|_| ApiError::new(Code::BadJson, "the body is not UTF-8"))
+}
+
+/// Reads `text` as an object; `depth` 0 means no limit.
+pub(super) fn parse<T: DeserializeOwned>(text: &str, depth: usize) -> Answer<T> {
+    let depth = if depth == 0 { usize::MAX } else { depth };
+    let object = strict::object(text, depth)?;
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| ApiError::new(Code::BadMessage, error.to_string()))
+}
+
+async fn collect(body: Body, most: usize) -> Answer<Bytes> {
+    match Limited::new(body, most).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ApiError::new(Code::TooLarge, format!("the body may have {most} bytes")))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "client left in the middle of a body");
+            Err(ApiError::new(Code::BadMessage, "the body is incomplete"))
+        }
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Answer<()> {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = declared.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let error = ApiError::new(Code::BadMessage, "send the body as Content-Type: application/json");
+    Err(error.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}

@@ -1,0 +1,54 @@
+//! `GET /chats/{roomId}` of the drawing app's first protocol: the live shapes
+//! as the messages that drew them.
+
+use axum::extract::{Query, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::App;
+use super::answer;
+use super::error::{Answer, ApiError};
+use super::freshness::{Fresh, tell};
+use super::rooms::RoomPath;
+use crate::protocol::{Code, ObjectWriter};
+
+/// The newest ones, in the order of the log.
+const MESSAGES_MAX: usize = 1000;
+
+#[derive(Deserialize)]
+pub(super) struct Wish {
+    token: Option<String>,
+}
+
+pub(super) async fn list(
+    State(app): State<App>,
+    RoomPath(room): RoomPath,
+    Query(wish): Query<Wish>,
+    headers: HeaderMap,
+    Fresh(freshness): Fresh,
+) -> Answer<Response> {
+    let token = wish.token.as_deref().or_else(|| bare_token(&headers));
+    let token = token.ok_or_else(|| ApiError::new(Code::Unauthenticated, "a token is needed"))?;
+    let claims = app.verifier.verify(token)?;
+    let room = app.access.readable(&claims, &room).await?;
+    let read = app.rooms.drawn(room, MESSAGES_MAX, freshness).await.map_err(|error| error.refusal())?;
+    let messages = read.shapes.iter().map(|drawn| {
+        ObjectWriter::object(drawn.json.len() + 160)
+            .number("id", drawn.seq.0)
+            .number("roomId", room.get())
+            .string("userId", drawn.user.as_str())
+            .string("message", &ObjectWriter::object(drawn.json.len() + 16).raw("shape", &drawn.json).end())
+            .number("createdAt", drawn.at.0)
+            .end()
+    });
+    let text = ObjectWriter::object(4096).array("messages", messages).end();
+    Ok(tell(answer::json(StatusCode::OK, text), Some(read.head), &read.served_by, read.fallback))
+}
+
+/// That app sends its token with or without `Bearer`.
+fn bare_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    Some(value.split_once(' ').map_or(value, |(_, token)| token.trim()))
+}

@@ -1,0 +1,72 @@
+//! A room's log, page by page.
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::App;
+use super::answer;
+use super::error::{Answer, ApiError};
+use super::freshness::{Fresh, tell};
+use super::rooms::{RoomPath, limit, next_cursor};
+use super::signed_in::SignedIn;
+use crate::ids::UserId;
+use crate::position::Seq;
+use crate::protocol::{Code, ObjectWriter};
+use crate::store::history::EventQuery;
+
+const PAGE_DEFAULT: usize = 100;
+
+#[derive(Deserialize)]
+pub(super) struct Wish {
+    after: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+    user: Option<String>,
+    since_ms: Option<String>,
+}
+
+/// The cursor is the seq that was read to; so it works on every node.
+pub(super) async fn list(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    Query(wish): Query<Wish>,
+    Fresh(freshness): Fresh,
+) -> Answer<Response> {
+    let query = query(&wish)?;
+    let room = app.access.readable(&claims, &room).await?;
+    let read = app.history.events(room, &query, freshness).await.map_err(|error| error.refusal())?;
+    let list = ObjectWriter::object(4096)
+        .number("epoch", read.head.epoch.0)
+        .number("head", read.head.seq.0)
+        .array("items", read.value.events.iter().map(|event| event.json.as_str()));
+    let next = read.value.next.map(|seq| seq.to_string());
+    let response = answer::json(StatusCode::OK, next_cursor(list, next));
+    Ok(tell(response, Some(read.head), &read.served_by, read.fallback))
+}
+
+fn query(wish: &Wish) -> Answer<EventQuery> {
+    let after = match wish.cursor.as_deref().or(wish.after.as_deref()) {
+        Some(text) => Seq(number(text, "after is a seq, an integer of 0 or more")?),
+        None => Seq::ZERO,
+    };
+    let user = wish.user.as_deref().map(|text| {
+        UserId::new(text).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))
+    });
+    let since_ms = wish.since_ms.as_deref().map(|text| {
+        let ms = number(text, "since_ms is milliseconds since 1970")?;
+        Ok::<_, ApiError>(i64::try_from(ms).unwrap_or(i64::MAX))
+    });
+    Ok(EventQuery {
+        after,
+        limit: limit(wish.limit.as_deref(), PAGE_DEFAULT)?,
+        user: user.transpose()?,
+        since_ms: since_ms.transpose()?,
+    })
+}
+
+fn number(text: &str, message: &'static str) -> Answer<u64> {
+    text.parse().map_err(|_| ApiError::new(Code::BadMessage, message))
+}

@@ -1,0 +1,201 @@
+//! Accounts: sign up, sign in, new tokens, sign out.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::App;
+use super::address::ClientAddress;
+use super::answer;
+use super::body::{Json, OptionalJson};
+use super::error::{Answer, ApiError};
+use super::signed_in::{SignedIn, claims};
+use crate::auth::{RefreshToken, check_password_rules};
+use crate::config::Secret;
+use crate::directory::{Account, DirectoryError, NewAccount};
+use crate::ids::UserId;
+use crate::log::Authority;
+use crate::protocol::{Code, ObjectWriter};
+
+const EMAIL_MAX_BYTES: usize = 254;
+const NAME_MAX_CHARS: usize = 64;
+
+#[derive(Deserialize)]
+pub(super) struct SignUp {
+    email: String,
+    password: Secret,
+    name: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SignIn {
+    email: String,
+    password: Secret,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Refresh {
+    refresh_token: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SignOut {
+    refresh_token: Option<String>,
+}
+
+pub(super) async fn sign_up(
+    State(app): State<App>,
+    ClientAddress(from): ClientAddress,
+    Json(wish): Json<SignUp>,
+) -> Answer<Response> {
+    app.limits.sign_up(from)?;
+    check_email(&wish.email)?;
+    check_name(&wish.name)?;
+    check_password_rules(&wish.password)?;
+    let password = app.passwords.hash(wish.password).await?;
+    let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
+    let new = NewAccount { id, email: wish.email, name: wish.name, password };
+    let account = app.directory.create_account(&new).await.map_err(refused)?;
+    let tokens = begin(&app, &account).await?;
+    Ok(answer::json(StatusCode::CREATED, tokens))
+}
+
+/// An unknown email and a wrong password get the same answer in the same time.
+pub(super) async fn sign_in(
+    State(app): State<App>,
+    ClientAddress(from): ClientAddress,
+    Json(wish): Json<SignIn>,
+) -> Answer<Response> {
+    app.limits.sign_in(from, &wish.email)?;
+    let possible = wish.email.len() <= EMAIL_MAX_BYTES && check_password_rules(&wish.password).is_ok();
+    if !possible {
+        return Err(wrong_credentials());
+    }
+    let found = app.directory.credentials(&wish.email).await.map_err(refused)?;
+    let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
+    let right = app.passwords.verify(wish.password, hash).await?;
+    let account = account.filter(|_| right).ok_or_else(wrong_credentials)?;
+    let tokens = begin(&app, &account).await?;
+    Ok(answer::json(StatusCode::OK, tokens))
+}
+
+pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -> Answer<Response> {
+    let old = RefreshToken::parse(&wish.refresh_token).ok_or(DirectoryError::RefreshTokenInvalid);
+    let old = old.map_err(refused)?;
+    let new = RefreshToken::random();
+    let lifetime = app.refresh_token;
+    let rotated = app.directory.rotate_refresh_token(old.digest(), new.digest(), lifetime).await;
+    let user = rotated.map_err(refused)?;
+    let account = app.directory.account(&user).await.map_err(refused)?;
+    let account = account.ok_or(DirectoryError::RefreshTokenInvalid).map_err(refused)?;
+    Ok(answer::json(StatusCode::OK, session(&app, &account, &new)?))
+}
+
+/// Ends the family of the refresh token that is shown; without one, with a
+/// valid access token, all of the user's.
+pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Request) -> Answer<Response> {
+    let signed_in = claims(request.headers(), &app.verifier);
+    let OptionalJson(wish) =
+        <OptionalJson<SignOut> as axum::extract::FromRequest<App>>::from_request(request, &app).await?;
+    match wish.refresh_token {
+        Some(text) => {
+            if let Some(token) = RefreshToken::parse(&text) {
+                app.directory.revoke_refresh_token(token.digest()).await.map_err(refused)?;
+            }
+        }
+        None => {
+            let claims = signed_in?.ok_or_else(|| {
+                ApiError::new(Code::Unauthenticated, "show a token, or the refresh token to end")
+            })?;
+            app.directory.revoke_refresh_tokens_of(&claims.user).await.map_err(refused)?;
+        }
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Of a token that was not made here, only what it says.
+pub(super) async fn me(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
+    let user = match app.directory.account(&claims.user).await.map_err(refused)? {
+        Some(account) => user_json(&account),
+        None => ObjectWriter::object(128)
+            .string("id", claims.user.as_str())
+            .raw("email", "null")
+            .string("name", &claims.name)
+            .raw("photo", "null")
+            .end(),
+    };
+    Ok(answer::json(StatusCode::OK, ObjectWriter::object(160).raw("user", &user).end()))
+}
+
+/// A new family of refresh tokens and the first access token.
+async fn begin(app: &App, account: &Account) -> Answer<String> {
+    let refresh = RefreshToken::random();
+    let added = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await;
+    added.map_err(refused)?;
+    session(app, account, &refresh)
+}
+
+fn session(app: &App, account: &Account, refresh: &RefreshToken) -> Answer<String> {
+    let issued = app.signer.issue(&account.id, Some(&account.name), Authority::Member)?;
+    Ok(ObjectWriter::object(1024)
+        .raw("user", &user_json(account))
+        .string("token", &issued.token)
+        .string("refresh_token", refresh.reveal())
+        .number("expires_at", issued.expires_at.0)
+        .end())
+}
+
+fn user_json(account: &Account) -> String {
+    let user = ObjectWriter::object(256)
+        .string("id", account.id.as_str())
+        .string("email", &account.email)
+        .string("name", &account.name);
+    match &account.photo {
+        Some(photo) => user.string("photo", photo),
+        None => user.raw("photo", "null"),
+    }
+    .end()
+}
+
+/// Enough to tell an address from a typo; whether it is one, only mail can tell.
+fn check_email(email: &str) -> Answer<()> {
+    let valid = email.len() <= EMAIL_MAX_BYTES
+        && email
+            .split_once('@')
+            .is_some_and(|(who, host)| !who.is_empty() && !host.is_empty() && !host.contains('@'))
+        && !email.chars().any(|c| c.is_whitespace() || c.is_control());
+    if valid { Ok(()) } else { Err(ApiError::new(Code::BadMessage, "this is not an email address")) }
+}
+
+fn check_name(name: &str) -> Answer<()> {
+    let length = name.chars().count();
+    if (1..=NAME_MAX_CHARS).contains(&length) && !name.trim().is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::BadMessage, "a name has 1 to 64 characters"))
+}
+
+fn wrong_credentials() -> ApiError {
+    ApiError::new(Code::Unauthenticated, "the email or the password is wrong")
+}
+
+fn refused(error: DirectoryError) -> ApiError {
+    error.refusal().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emails_are_told_from_typos() {
+        for email in ["a@b", "ünï@example.test", "a+b@example.test"] {
+            assert!(check_email(email).is_ok(), "{email}");
+        }
+        for email in ["", "@", "a@", "@b", "a b@c", "a@b@c", "a\n@b", &format!("{}@b", "a".repeat(300))] {
+            assert!(check_email(email).is_err(), "{email}");
+        }
+    }
+}

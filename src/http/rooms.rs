@@ -1,0 +1,229 @@
+//! Rooms: create, find, list, become a member.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::header::LOCATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::App;
+use super::answer;
+use super::body::{Json, OptionalJson};
+use super::error::{Answer, ApiError};
+use super::freshness::{Fresh, tell};
+use super::signed_in::SignedIn;
+use crate::auth::check_password_rules;
+use crate::config::Secret;
+use crate::directory::DirectoryError;
+use crate::ids::{InvalidId, RoomId, Slug, UserId};
+use crate::protocol::{Access, Code, Object, ObjectWriter, Role, RoomRef, Schema};
+use crate::routing::Freshness;
+use crate::store::rooms::{NewRoom, RoomFacts, RoomsError, Wanted};
+
+const NAME_MAX_CHARS: usize = 128;
+const METADATA_MAX_BYTES: usize = 16 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAGE_DEFAULT: usize = 50;
+pub(super) const PAGE_MAX: usize = 1000;
+
+/// `{room}` of a path: an id or a slug. Digits alone are an id.
+pub(super) struct RoomPath(pub RoomRef);
+
+impl FromRequestParts<App> for RoomPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Path(text) = Path::<String>::from_request_parts(parts, app)
+            .await
+            .map_err(|_| ApiError::new(Code::BadMessage, "the address is malformed"))?;
+        let named = match text.parse::<u64>() {
+            Ok(id) => RoomId::new(id).map(RoomRef::Id),
+            Err(_) => Slug::new(&text).map(RoomRef::Slug),
+        };
+        // What can't be a room isn't one.
+        named.map(Self).map_err(|_: InvalidId| RoomsError::Unknown.refusal().into())
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Create {
+    slug: Slug,
+    name: Option<String>,
+    password: Option<Secret>,
+    access: Option<Access>,
+    schema: Option<Schema>,
+    default_role: Option<Role>,
+    metadata: Option<Object>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BecomeMember {
+    password: Option<String>,
+    invite: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Page {
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// Directory `creating`, the shard's rows, directory `active`: whoever is
+/// stopped in between goes on by asking again.
+pub(super) async fn create(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    Json(wish): Json<Create>,
+) -> Answer<Response> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut new = checked(&claims.user, &wish)?;
+    if let Some(password) = wish.password {
+        new.password = Some(app.passwords.hash(password).await?);
+    }
+    let reserved = app.directory.reserve_slug(&new.slug, &new.owner, new.room).await;
+    new.room = reserved.map_err(refused)?;
+    app.rooms.insert(&new, deadline).await.map_err(RoomsError::refusal)?;
+    app.directory.activate_slug(&new.slug, new.room).await.map_err(refused)?;
+    let wanted = Wanted { room: new.room, user: None, freshness: Freshness::Primary, deadline };
+    let found = app.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+    let mut response = answer::json(StatusCode::CREATED, room_json(&found.facts));
+    let location = HeaderValue::from_str(&format!("/v1/rooms/{}", new.room)).expect("digits and slashes");
+    response.headers_mut().insert(LOCATION, location);
+    Ok(tell(response, Some(found.facts.head), &found.served_by, None))
+}
+
+pub(super) async fn get(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    Fresh(freshness): Fresh,
+) -> Answer<Response> {
+    let found = app.access.look(&claims.user, &room, Some(freshness)).await?;
+    let response = answer::json(StatusCode::OK, room_json(&found.facts));
+    Ok(tell(response, Some(found.facts.head), &found.served_by, found.fallback))
+}
+
+pub(super) async fn mine(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    Query(page): Query<Page>,
+    Fresh(freshness): Fresh,
+) -> Answer<Response> {
+    let limit = limit(page.limit.as_deref(), PAGE_DEFAULT)?;
+    let after = page.cursor.as_deref().map(|cursor| {
+        let id = cursor.parse().ok().and_then(|id| RoomId::new(id).ok());
+        id.ok_or_else(|| ApiError::new(Code::BadMessage, "this is not a cursor of this list"))
+    });
+    // A position is one room's; over all of them it can't be asked for.
+    let freshness = match freshness {
+        Freshness::AtLeast(_) => Freshness::Primary,
+        other => other,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let found = app.rooms.of_user(&claims.user, after.transpose()?, limit, freshness, deadline).await;
+    let found = found.map_err(RoomsError::refusal)?;
+    let list = ObjectWriter::object(1024).array("items", found.rooms.iter().map(room_json));
+    let response = answer::json(StatusCode::OK, next_cursor(list, found.next.map(|id| id.to_string())));
+    Ok(tell(response, None, &found.served_by, found.fallback))
+}
+
+pub(super) async fn become_member(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    OptionalJson(wish): OptionalJson<BecomeMember>,
+) -> Answer<Response> {
+    let (password, invite) = (wish.password.as_deref(), wish.invite.as_deref());
+    let admission = app.access.become_member(&claims.user, &room, password, invite).await?;
+    let member = ObjectWriter::object(128)
+        .number("room", admission.room.get())
+        .string("user", claims.user.as_str())
+        .string("role", admission.role.as_str())
+        .end();
+    Ok(answer::json(StatusCode::OK, member))
+}
+
+/// `null` ends a list.
+pub(super) fn next_cursor(list: ObjectWriter, next: Option<String>) -> String {
+    match next {
+        Some(cursor) => list.string("next_cursor", &cursor),
+        None => list.raw("next_cursor", "null"),
+    }
+    .end()
+}
+
+/// `?limit=`, at most [`PAGE_MAX`].
+pub(super) fn limit(text: Option<&str>, default: usize) -> Answer<usize> {
+    let Some(text) = text else { return Ok(default) };
+    match text.parse::<usize>() {
+        Ok(limit) if limit > 0 => Ok(limit.min(PAGE_MAX)),
+        _ => Err(ApiError::new(Code::BadMessage, "limit is an integer of 1 or more")),
+    }
+}
+
+/// Without the password's hash, which takes time.
+fn checked(owner: &UserId, wish: &Create) -> Answer<NewRoom> {
+    let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
+    let name = wish.name.as_deref().unwrap_or(wish.slug.as_str());
+    if name.trim().is_empty() || name.chars().count() > NAME_MAX_CHARS {
+        return Err(bad("a room's name has 1 to 128 characters"));
+    }
+    let access = match (&wish.password, wish.access) {
+        (Some(password), None | Some(Access::Password)) => {
+            check_password_rules(password)?;
+            Access::Password
+        }
+        (Some(_), Some(_)) => return Err(bad("a room with a password has access password")),
+        (None, Some(Access::Password)) => return Err(bad("access password needs a password")),
+        (None, access) => access.unwrap_or(Access::Public),
+    };
+    let metadata = wish
+        .metadata
+        .as_ref()
+        .map_or_else(|| "{}".to_owned(), |object| serde_json::Value::Object(object.clone()).to_string());
+    if metadata.len() > METADATA_MAX_BYTES {
+        return Err(ApiError::new(Code::TooLarge, "metadata may have 16 KiB"));
+    }
+    Ok(NewRoom {
+        room: RoomId::random(),
+        slug: wish.slug.clone(),
+        name: name.to_owned(),
+        owner: owner.clone(),
+        access,
+        default_role: wish.default_role.unwrap_or(Role::Editor),
+        schema: wish.schema.unwrap_or(Schema::Drawing),
+        password: None,
+        metadata: metadata.into(),
+    })
+}
+
+fn room_json(facts: &RoomFacts) -> String {
+    let counters = ObjectWriter::object(48).number("visits", facts.visits).number("events", facts.head.seq.0);
+    let room = ObjectWriter::object(512 + facts.metadata.len())
+        .number("room", facts.room.get())
+        .string("slug", facts.slug.as_str())
+        .string("name", &facts.name)
+        .string("schema", facts.schema.as_str())
+        .string("access", facts.access.as_str())
+        .string("default_role", facts.default_role.as_str())
+        .string("owner", facts.owner.as_str())
+        .boolean("has_password", facts.password.is_some())
+        .raw("metadata", &facts.metadata)
+        .raw("counters", &counters.end())
+        .number("epoch", facts.head.epoch.0)
+        .number("head", facts.head.seq.0)
+        .number("created_at", facts.created_at.0)
+        .number("updated_at", facts.updated_at.0);
+    match facts.archived_at {
+        Some(at) => room.number("archived_at", at.0),
+        None => room.raw("archived_at", "null"),
+    }
+    .end()
+}
+
+fn refused(error: DirectoryError) -> ApiError {
+    error.refusal().into()
+}

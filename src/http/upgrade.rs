@@ -1,0 +1,32 @@
+//! The way to a WebSocket.
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::response::{IntoResponse, Response};
+
+use super::address::ClientAddress;
+use super::error::ApiError;
+use super::{App, page};
+use crate::session::Sessions;
+
+pub(super) async fn upgrade(State(app): State<App>, request: Request) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let from = match ClientAddress::from_request_parts(&mut parts, &app).await {
+        Ok(ClientAddress(from)) => from,
+        Err(never) => match never {},
+    };
+    let mut request = Request::from_parts(parts, body);
+    match app.sessions.upgrade(&mut request, from) {
+        Ok(response) => response.map(|()| Body::empty()),
+        Err(refused) => ApiError::from(refused.refusal).with_status(refused.status).into_response(),
+    }
+}
+
+/// `/` is the page to a browser's navigation and a socket to its WebSocket.
+pub(super) async fn upgrade_or_page(app: State<App>, request: Request) -> Response {
+    if Sessions::is_upgrade(request.headers()) {
+        upgrade(app, request).await
+    } else {
+        page::asset(request).await
+    }
+}
