@@ -14,6 +14,7 @@ mod legacy;
 mod reads;
 mod real_drawings;
 mod refusals;
+mod routing;
 mod session;
 mod view;
 mod world;

@@ -1,0 +1,8 @@
+//! Reads, routing and claims against a real primary and streaming replicas.
+
+mod claims;
+mod plans;
+mod positions;
+mod sharing;
+mod staleness;
+mod world;
