@@ -72,9 +72,16 @@ pub struct Candidate {
     pub capacity: usize,
     pub weight: u32,
     pub same_zone: bool,
-    /// This read has been there already: its answer would not do, for this
-    /// reason.
-    pub refused: Option<Reason>,
+    /// This read has been there already, and it would not do.
+    pub refused: Option<Refused>,
+}
+
+/// Why a read did not use what an endpoint said, or that it said nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    pub reason: Reason,
+    /// Asking it again in a moment is no use.
+    pub for_good: bool,
 }
 
 /// What is known about a shard, in the order of its replicas.
@@ -131,8 +138,8 @@ fn primary_or_nobody(view: View<'_>, reason: Option<Reason>) -> Choice {
 
 /// Whether a replica will do, or why not.
 fn verdict(candidate: &Candidate, bound: Option<Duration>) -> Result<(), Reason> {
-    if let Some(reason) = candidate.refused {
-        return Err(reason);
+    if let Some(refused) = candidate.refused {
+        return Err(refused.reason);
     }
     if !candidate.usable || candidate.weight == 0 {
         return Err(Reason::Down);
@@ -190,8 +197,10 @@ fn worth_waiting_for(
         return None;
     }
     let age = |i: usize| view.replicas[i].staleness.unwrap_or(Duration::MAX);
+    let hopeless = |i: usize| view.replicas[i].refused.is_some_and(|refused| refused.for_good);
     (0..verdicts.len())
         .filter(|&i| match verdicts[i] {
+            _ if hopeless(i) => false,
             Err(Reason::Stale | Reason::Behind) => {
                 bound.is_none_or(|bound| age(i) <= bound.saturating_add(view.reach))
             }
@@ -234,7 +243,8 @@ mod tests {
         let down = Candidate { usable: false, ..fresh() };
         let other = Candidate { same_timeline: false, ..fresh() };
         let busy = Candidate { in_flight: 10, ..fresh() };
-        let behind = Candidate { refused: Some(Reason::Behind), ..fresh() };
+        let behind =
+            Candidate { refused: Some(Refused { reason: Reason::Behind, for_good: false }), ..fresh() };
         let because = |reason| Choice::Primary(Some(reason));
         assert_eq!(decide(&[stale, down], BOUND), because(Reason::Stale));
         assert_eq!(decide(&[unknown], BOUND), because(Reason::Stale));
@@ -274,8 +284,12 @@ mod tests {
         };
         assert_eq!(decide(&[late(1400), late(1200)]), Choice::Wait(1));
         assert_eq!(decide(&[late(2000)]), Choice::Primary(Some(Reason::Stale)));
-        let behind = Candidate { refused: Some(Reason::Behind), ..fresh() };
+        let behind =
+            Candidate { refused: Some(Refused { reason: Reason::Behind, for_good: false }), ..fresh() };
         assert_eq!(decide(&[behind]), Choice::Wait(0));
+        let conflict =
+            Candidate { refused: Some(Refused { reason: Reason::Behind, for_good: true }), ..fresh() };
+        assert_eq!(decide(&[conflict]), Choice::Primary(Some(Reason::Behind)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::choose::{Candidate, Choice, Need, Reason, View, choose};
+use super::choose::{Candidate, Choice, Need, Reason, Refused, View, choose};
 use super::endpoint::{Endpoint, InFlight};
 use super::roles::Standing;
 use super::shard::{Known, Shard};
@@ -109,7 +109,7 @@ pub struct Route {
     freshness: Freshness,
     deadline: Instant,
     /// By endpoint: why its answer would not do.
-    refused: Vec<Option<Reason>>,
+    refused: Vec<Option<Refused>>,
     waits: usize,
     primary_tries: u32,
     last_resort: bool,
@@ -146,7 +146,7 @@ impl Route {
     /// The answer was not new enough, or its log disagrees: not this one again.
     pub fn refuse(&mut self, target: Target, reason: Reason) {
         target.endpoint().breaker.succeeded();
-        self.note(&target, reason);
+        self.note(&target, reason, reason != Reason::Behind);
     }
 
     /// The answer was used.
@@ -165,15 +165,15 @@ impl Route {
         let endpoint = target.endpoint();
         match error.class() {
             // On a replica: a recovery conflict. The primary has none.
-            Class::Serialization | Class::Deadlock => self.note(&target, Reason::Behind),
+            Class::Serialization | Class::Deadlock => self.note(&target, Reason::Behind, true),
             Class::Connection | Class::ReadOnly => {
                 endpoint.breaker.failed(Instant::now(), false);
                 self.shard.suspect(endpoint);
-                self.note(&target, Reason::Down);
+                self.note(&target, Reason::Down, true);
             }
             Class::Storage => {
                 endpoint.breaker.failed(Instant::now(), true);
-                self.note(&target, Reason::Down);
+                self.note(&target, Reason::Down, true);
             }
             Class::Cancelled
             | Class::LockTimeout
@@ -181,16 +181,16 @@ impl Route {
             | Class::PoolTimeout
             | Class::OutOfMemory => {
                 endpoint.breaker.failed(Instant::now(), false);
-                self.note(&target, Reason::Saturated);
+                self.note(&target, Reason::Saturated, true);
             }
             Class::NotReplicated | Class::UniqueViolation | Class::BadInput | Class::Other => return false,
         }
         self.primary_tries < PRIMARY_TRIES && Instant::now() < self.deadline
     }
 
-    fn note(&mut self, target: &Target, reason: Reason) {
+    fn note(&mut self, target: &Target, reason: Reason, for_good: bool) {
         if let Some(refused) = self.refused.get_mut(target.endpoint().index) {
-            *refused = Some(reason);
+            *refused = Some(Refused { reason, for_good });
         }
     }
 
@@ -245,7 +245,7 @@ impl Route {
     fn replica(&mut self, index: usize) -> Option<Target> {
         let endpoint = &self.shard.endpoints()[index];
         if !endpoint.breaker.enter(Instant::now()) {
-            self.refused[index] = Some(Reason::Down);
+            self.refused[index] = Some(Refused { reason: Reason::Down, for_good: true });
             return None;
         }
         let read = InFlight::start(endpoint.clone());
@@ -267,9 +267,7 @@ impl Route {
         } else {
             sleep_until(end.into()).await;
         }
-        if refused == Some(Reason::Behind) {
-            self.refused[closest] = None;
-        }
+        self.refused[closest] = None;
     }
 
     /// A place on the primary, of which there are few: reads that the replicas

@@ -3,7 +3,10 @@
 //! One binary, so that it is linked once and tests which break nothing share a
 //! cluster (`World::shared`). Tests that break things start what they need.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on fails; helpers of tests are not seen as tests")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that can't go on fails; helpers of tests are not seen as tests"
+)]
 
 mod append;
 mod client;

@@ -46,9 +46,10 @@ async fn slots_are_handed_out_once_however_many_nodes_begin() {
 #[tokio::test]
 async fn a_beginning_that_was_cut_short_is_finished() {
     let world = World::bare(0).await;
-    world
-        .sql("INSERT INTO slot_owner SELECT slot, 3, 'active', null FROM generate_series(0, 99) AS slot")
-        .await;
+    let begun = "INSERT INTO slot_owner SELECT slot, 3, 'active', null FROM generate_series(0, 99) AS slot;
+                 INSERT INTO shard_claim (shard, timeline, system_id)
+                   SELECT 'a', 1, system_identifier FROM pg_control_system()";
+    world.sql(begun).await;
     let node = Node::start(&[("a", world.endpoints())], reads()).await;
     open(&node).await.unwrap();
     let owned = owned(&world).await;

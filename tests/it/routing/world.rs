@@ -23,7 +23,7 @@ pub struct World {
     pub primary: Postgres,
     pub replicas: Vec<Postgres>,
     pub admin: Admin,
-    pub scratch: Scratch,
+    _scratch: Scratch,
 }
 
 impl World {
@@ -45,7 +45,7 @@ impl World {
             let name = format!("a-{}", number + 2);
             standbys.push(Postgres::replica(&scratch.path().join(&name), &name, &primary).await.unwrap());
         }
-        Self { primary, replicas: standbys, admin, scratch }
+        Self { primary, replicas: standbys, admin, _scratch: scratch }
     }
 
     async fn own_all_slots(&self) {
