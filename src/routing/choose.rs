@@ -312,8 +312,9 @@ mod tests {
     }
 
     fn candidate() -> impl Strategy<Value = Candidate> {
-        let refused =
-            prop::option::of(prop::sample::select(vec![Reason::Behind, Reason::Epoch, Reason::Down]));
+        let reasons = prop::sample::select(vec![Reason::Behind, Reason::Epoch, Reason::Down]);
+        let refused = (reasons, any::<bool>()).prop_map(|(reason, for_good)| Refused { reason, for_good });
+        let refused = prop::option::of(refused);
         let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
         (flags, prop::option::of(0u64..3_000), 0usize..6, 0usize..6, 0u32..4, refused).prop_map(
             |(
