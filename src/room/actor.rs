@@ -155,6 +155,8 @@ struct Room {
     /// Another one is due after it, because something newer is known.
     repair_again: Option<Repair>,
     timers: Timers,
+    /// While somebody is here.
+    active: Option<gateway::Counted>,
     /// The head check saw a head below what was delivered, at that position.
     suspicious: Option<Position>,
 }
@@ -232,13 +234,13 @@ impl Room {
             repairing: false,
             repair_again: None,
             timers: Timers { linger, ..Timers::default() },
+            active: None,
             suspicious: None,
             context,
         }
     }
 
     async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) {
-        let _active = gateway::active_room();
         let mut stop = self.context.tasks.stop_signal();
         loop {
             let due = self.timers.next();
@@ -328,6 +330,7 @@ impl Room {
         let session = Session { outbox, feed, state: Feeding::CatchingUp };
         self.sessions.insert(member.session.clone(), session);
         self.timers.linger = None;
+        self.active.get_or_insert_with(gateway::active_room);
         if self.presence.enter(member.clone()) {
             self.announce_presence(Change { joined: vec![member.clone()], left: vec![] });
             self.store_member(&member);
@@ -351,6 +354,7 @@ impl Room {
         self.context.bus.presence_leave(self.id, session);
         self.tell_presence_soon();
         if self.sessions.is_empty() {
+            self.active = None;
             self.timers.linger = Some(Instant::now() + self.context.sessions.room_linger);
         }
     }

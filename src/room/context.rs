@@ -47,10 +47,12 @@ impl Context {
         Self { node, history, bus, tasks, sessions, max_stale, snapshots }
     }
 
-    /// Tells the other nodes. Never waits; a full queue drops it, and the other
-    /// nodes find what they miss in the log.
+    /// Tells the other nodes. Never waits; while Redis is away, or when its queue
+    /// is full, it is dropped, and the other nodes find what they miss in the log.
     pub fn announce(&self, room: RoomId, announcement: &Announcement) {
-        self.bus.publish(room, announcement.encode(self.node));
+        if self.bus.is_up() {
+            self.bus.publish(room, announcement.encode(self.node));
+        }
     }
 
     /// Who is in `room` on other nodes; `None` while the bus is away.
