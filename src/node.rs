@@ -5,10 +5,13 @@
 //! where nothing can be done without them: the directory, once, to learn who
 //! owns what.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{KeyError, Origins, Passwords, Verifier};
@@ -55,32 +58,31 @@ pub enum NodeError {
     NoPrimary(ShardName),
     #[error("can't use the configured Redis: {0}")]
     Redis(#[from] Away),
-    #[error(transparent)]
-    Http(#[from] http::ListenError),
+    #[error("can't listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: std::io::Error },
     #[error("can't listen for signals: {0}")]
     Signals(std::io::Error),
 }
 
 /// Runs a node until it is told to stop, and then until it has drained.
-pub async fn serve(config: Config, migrate_first: bool) -> Result<(), NodeError> {
+pub async fn serve(config: &Config) -> Result<(), NodeError> {
     let tasks = Tasks::new();
     metrics::init();
     let mut stop = tasks.stop_signal();
     tasks.spawn("metrics-upkeep", metrics::upkeep(async move { stop.wait().await }));
-    if migrate_first {
-        migrate_all(&config, &tasks).await?;
-    }
-    let node = Node::build(&config, &tasks).await?;
+    let node = Node::build(config, &tasks).await?;
     stopped_by_signal().await?;
-    node.drain(&config).await;
+    node.drain(config).await;
     Ok(())
 }
 
 /// A running node.
 struct Node {
     sessions: Sessions,
-    http: http::Server,
+    /// The public listener and its connections: ends before the rest.
+    accepting: Tasks,
     tasks: Tasks,
+    draining: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -106,7 +108,8 @@ impl Node {
             Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
 
         let limits = Limits::new(&config.limits);
-        let rooms = Rooms::new(shards.clone(), slots);
+        let origins = Origins::new(&config.listen.allowed_origins);
+        let rooms = Rooms::new(shards.clone(), slots.clone());
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
         let passwords = Passwords::new(hashing_threads());
@@ -126,40 +129,42 @@ impl Node {
             appender: appender.clone(),
             verifier: verifier.clone(),
             limits: limits.clone(),
-            origins: Origins::new(&config.listen.allowed_origins),
+            origins: origins.clone(),
             tasks: tasks.clone(),
             config: config.sessions.clone(),
             legacy_protocol: config.listen.legacy_protocol,
             submit_timeout,
         });
-        let http = http::Server::start(
-            &config.listen,
-            http::Parts {
-                node: config.node.name.clone(),
-                sessions: sessions.clone(),
-                hub,
-                access,
-                appender,
-                history,
-                directory,
-                rooms,
-                shards,
-                bus,
-                passwords,
-                verifier,
-                signer,
-                refresh_token: config.auth.refresh_token,
-                limits,
-                submit_timeout,
-                max_stale,
-                tasks: tasks.clone(),
-            },
-        )
-        .await?;
+        let draining = Arc::new(AtomicBool::new(false));
+        let probe = probe(&draining, &slots, &shards, directory.database());
+        let public = http::router(http::Parts {
+            sessions: sessions.clone(),
+            access,
+            rooms,
+            history,
+            appender,
+            hub,
+            directory,
+            passwords,
+            verifier,
+            signer,
+            limits,
+            origins,
+            probe: probe.clone(),
+            refresh_token: config.auth.refresh_token,
+            max_stale,
+            submit_timeout,
+            trusted_proxies: http::trusted_proxies(&config.listen),
+            legacy_protocol: config.listen.legacy_protocol,
+        });
+        let accepting = Tasks::new();
+        let (listener, operators) = (bind(config.listen.public)?, bind(config.listen.admin)?);
+        accepting.spawn("http-accept", http::serve(listener, public, accepting.clone()));
+        tasks.spawn("http-admin", http::serve(operators, http::admin_router(probe), tasks.clone()));
         tracing::info!(
-            node = %config.node.name, public = %http.public_address(), admin = %http.admin_address(), "ready"
+            node = %config.node.name, public = %config.listen.public, admin = %config.listen.admin, "listening"
         );
-        Ok(Self { sessions, http, tasks: tasks.clone() })
+        Ok(Self { sessions, accepting, tasks: tasks.clone(), draining })
     }
 
     /// Not ready; then a pause in which the balancer notices; then everybody is
@@ -167,9 +172,9 @@ impl Node {
     async fn drain(self, config: &Config) {
         let hard_stop = Instant::now() + config.listen.drain_timeout;
         tracing::info!(sessions = self.sessions.count(), "draining");
-        self.http.not_ready();
+        self.draining.store(true, Ordering::Relaxed);
         tokio::time::sleep(config.listen.drain_notice).await;
-        self.http.stop_accepting();
+        self.accepting.stop();
         let left = hard_stop.saturating_duration_since(Instant::now());
         // Half of the time to say goodbye, the rest to let them go.
         self.sessions.drain(left / 2, left).await;
@@ -180,6 +185,23 @@ impl Node {
             Err(running) => tracing::warn!(?running, "tasks were still running at the end of the drain"),
         }
     }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    http::bind(address).map_err(|error| NodeError::Listen { address, error })
+}
+
+/// What `/health` tells, from memory.
+fn probe(draining: &Arc<AtomicBool>, slots: &Slots, shards: &Shards, directory: &Shard) -> http::Probe {
+    let (draining, slots, shards, directory) =
+        (draining.clone(), slots.clone(), shards.clone(), directory.clone());
+    Arc::new(move || http::Facts {
+        draining: draining.load(Ordering::Relaxed),
+        slots_known: slots.are_known(),
+        directory: directory.primary_now().is_some(),
+        shards: shards.len(),
+        writable_shards: shards.iter().filter(|(_, shard)| shard.primary_now().is_some()).count(),
+    })
 }
 
 fn directory_cluster(config: &Config, tasks: &Tasks) -> Shard {
@@ -237,16 +259,6 @@ async fn open_topology(
     let topology = Topology::new(shards.clone(), &weights, directory.database().clone(), slots.clone());
     topology.open(Instant::now() + START_PATIENCE).await?;
     topology.keep_claims(tasks);
-    Ok(())
-}
-
-async fn migrate_all(config: &Config, tasks: &Tasks) -> Result<(), NodeError> {
-    let targets = migrate::targets(config, tasks);
-    let step = |progress: migrate::Progress<'_>| {
-        tracing::info!(target = progress.target, migration = %progress.migration.name, "migrated");
-    };
-    let work = targets.iter().map(|target| migrate::up(target, &step));
-    futures_util::future::try_join_all(work).await?;
     Ok(())
 }
 

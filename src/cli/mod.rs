@@ -9,6 +9,7 @@ mod dev;
 mod health;
 mod logging;
 mod migrate;
+mod serve;
 mod token;
 
 use std::fmt::Display;
@@ -30,6 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Serve(serve::ServeArgs),
     Dev(dev::DevArgs),
     #[command(subcommand)]
     Migrate(migrate::MigrateVerb),
@@ -84,6 +86,7 @@ impl From<ConfigError> for Failure {
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
     match Cli::parse().verb {
+        Verb::Serve(args) => block_on(serve::run(args)),
         Verb::Dev(args) => match runtime() {
             Ok(runtime) => runtime.block_on(dev::run(args)),
             Err(failure) => ended(Err(failure)),

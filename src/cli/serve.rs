@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigArgs, Failure, logging};
+use super::{ConfigArgs, Failure, logging, migrate};
 use crate::node;
 
 /// Run a gateway node until SIGTERM or Ctrl-C, then drain it.
@@ -18,6 +18,9 @@ pub struct ServeArgs {
 
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.config.load()?.config;
-    logging::init(&config.log);
-    node::serve(config, args.migrate).await.map_err(Failure::new)
+    logging::start(&config.log)?;
+    if args.migrate {
+        migrate::up_all(&config).await?;
+    }
+    node::serve(&config).await.map_err(Failure::new)
 }

@@ -45,6 +45,11 @@ impl Slots {
         self.map.owner(room).map(|owner| owner.shard)
     }
 
+    /// Whether any shard has said what it owns.
+    pub fn are_known(&self) -> bool {
+        self.map.table().unowned() < usize::from(SLOTS)
+    }
+
     /// Asks the primaries of all shards what they own. A shard that can't be
     /// asked keeps what was last known of it. Callers at the same time share
     /// one reading.
