@@ -40,4 +40,6 @@ pub mod http;
 
 pub mod dev;
 
+pub mod node;
+
 pub mod cli;

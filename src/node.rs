@@ -89,20 +89,10 @@ impl Node {
     async fn build(config: &Config, tasks: &Tasks) -> Result<Self, NodeError> {
         let verifier = Verifier::load(&config.auth)?;
         let signer = verifier.signer(config.auth.access_token)?;
-        let directory = Directory::new(directory_cluster(config, tasks));
-        let shards = Shards::start(&config.shards, setup(config, None, store::STATEMENTS), tasks);
-        check_schemas(directory.database(), &shards).await?;
-        let slots = Slots::new(SlotMap::default(), shards.clone());
-        open_topology(config, &shards, &slots, &directory, tasks).await?;
-
-        let node = NodeId(rand::random());
-        let (bus, incoming) = Bus::start(&config.redis, node, tasks)?;
+        let Databases { directory, shards, slots } = Databases::open(config, tasks).await?;
         let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
         let max_stale = config.reads.max_stale;
-        let context =
-            Context::new(node, history.clone(), bus.clone(), tasks.clone(), config.sessions.clone(), max_stale);
-        let hub = Hub::new(Arc::new(context));
-        watch::start(&hub, incoming);
+        let hub = hub(config, history.clone(), tasks)?;
         let announce = Arc::new(hub.clone());
         let appender =
             Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
@@ -187,6 +177,38 @@ impl Node {
     }
 }
 
+struct Databases {
+    directory: Directory,
+    shards: Shards,
+    slots: Slots,
+}
+
+impl Databases {
+    /// Waits for the directory, checks schemas, claims what is to be claimed,
+    /// and learns who owns which slot.
+    async fn open(config: &Config, tasks: &Tasks) -> Result<Self, NodeError> {
+        let directory = Directory::new(directory_cluster(config, tasks));
+        let shards = Shards::start(&config.shards, setup(config, None, store::STATEMENTS), tasks);
+        check_schemas(directory.database(), &shards).await?;
+        let slots = Slots::new(SlotMap::default(), shards.clone());
+        let weights: Vec<u32> = config.shards.iter().map(|shard| shard.weight).collect();
+        let topology = Topology::new(shards.clone(), &weights, directory.database().clone(), slots.clone());
+        topology.open(Instant::now() + START_PATIENCE).await?;
+        topology.keep_claims(tasks);
+        Ok(Self { directory, shards, slots })
+    }
+}
+
+fn hub(config: &Config, history: History, tasks: &Tasks) -> Result<Hub, NodeError> {
+    let node = NodeId(rand::random());
+    let (bus, incoming) = Bus::start(&config.redis, node, tasks)?;
+    let sessions = config.sessions.clone();
+    let context = Context::new(node, history, bus, tasks.clone(), sessions, config.reads.max_stale);
+    let hub = Hub::new(Arc::new(context));
+    watch::start(&hub, incoming);
+    Ok(hub)
+}
+
 fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
     http::bind(address).map_err(|error| NodeError::Listen { address, error })
 }
@@ -240,25 +262,10 @@ async fn check_schemas(directory: &Shard, shards: &Shards) -> Result<(), NodeErr
             }
             Err(NoPrimary { .. }) => return Err(NodeError::NoPrimary(name.clone())),
         };
-        let failed = |error| MigrateError::Database { target: name.to_string(), error };
+        let failed = |error| MigrateError::Database { target: name.to_string(), error: Box::new(error) };
         let connection = primary.pool().get().await.map_err(failed)?;
         migrate::require(&connection, schema, name.as_str()).await?;
     }
-    Ok(())
-}
-
-/// Claims what is to be claimed, and learns who owns which slot.
-async fn open_topology(
-    config: &Config,
-    shards: &Shards,
-    slots: &Slots,
-    directory: &Directory,
-    tasks: &Tasks,
-) -> Result<(), NodeError> {
-    let weights: Vec<u32> = config.shards.iter().map(|shard| shard.weight).collect();
-    let topology = Topology::new(shards.clone(), &weights, directory.database().clone(), slots.clone());
-    topology.open(Instant::now() + START_PATIENCE).await?;
-    topology.keep_claims(tasks);
     Ok(())
 }
 
