@@ -190,7 +190,85 @@ impl Desk {
         }
     }
 
+    /// After a lane lost what it held: what waits at its seat is all there is.
+    pub fn recount(&self, seat: Seat) {
+        let mut state = self.lock();
+        let State { queues, busy } = &mut *state;
+        busy.retain(|_, place| place.seat != seat);
+        for (submit, _) in &queues[seat.index()] {
+            busy.entry(submit.room).or_insert(Place { seat, unanswered: 0 }).unanswered += 1;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{OpId, UserId};
+    use crate::log::Authority;
+    use crate::protocol::{Exact, Operation};
+    use std::time::Duration;
+
+    const HERE: Seat = Seat { shard: ShardIndex(0), aside: false };
+    const THERE: Seat = Seat { shard: ShardIndex(1), aside: false };
+
+    fn put(desk: &Desk, room: u64, op: &str) -> Result<(), NotTaken> {
+        let (room, op) = (RoomId::new(room).unwrap(), OpId::new(op).unwrap());
+        let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
+        let submit = Submit::new(room, UserId::new("u").unwrap(), Authority::Member, op, operation);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        desk.put(submit, Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)), || {
+            Some(HERE.shard)
+        })
+    }
+
+    fn ops(batch: &Batch) -> Vec<&str> {
+        batch.submits.iter().map(|submit| submit.op.as_str()).collect()
+    }
+
+    #[test]
+    fn a_room_that_is_handed_over_keeps_its_order_and_takes_later_submits_along() {
+        let desk = Desk::new(2, 10);
+        for (room, op) in [(1, "a1"), (2, "b1"), (1, "a2"), (2, "b2")] {
+            assert!(put(&desk, room, op).is_ok());
+        }
+        let mut taken = desk.take_now(HERE, 2);
+        let rooms = HashSet::from([RoomId::new(1).unwrap()]);
+        let held = taken.split_rooms(&rooms);
+        assert!(desk.hand_over(HERE, &rooms, held, THERE).is_empty());
+        // Its owner, by the map, is still the first shard.
+        assert!(put(&desk, 1, "a3").is_ok());
+        assert_eq!(ops(&desk.take_now(THERE, 10)), ["a1", "a2", "a3"]);
+        desk.put_back(HERE, taken);
+        assert_eq!(ops(&desk.take_now(HERE, 10)), ["b1", "b2"]);
+        // Once idle, it goes where the map says.
+        desk.answered([1, 1, 1].into_iter().map(|room| RoomId::new(room).unwrap()));
+        assert!(put(&desk, 1, "a4").is_ok());
+        assert_eq!(ops(&desk.take_now(HERE, 10)), ["a4"]);
+    }
+
+    #[test]
+    fn a_full_queue_takes_no_more_and_hands_back_what_does_not_fit() {
+        let desk = Desk::new(2, 2);
+        assert!(put(&desk, 1, "a1").is_ok());
+        assert!(put(&desk, 1, "a2").is_ok());
+        assert!(matches!(put(&desk, 1, "a3"), Err(NotTaken::Full)));
+        let held = desk.take_now(HERE, 2);
+        assert!(put(&desk, 1, "a4").is_ok());
+        let refused = desk.hand_over(HERE, &held.rooms(), held, THERE);
+        assert_eq!(ops(&refused), ["a4"], "the latest");
+    }
+
+    #[test]
+    fn after_a_lost_batch_only_what_waits_keeps_a_room_in_its_place() {
+        let desk = Desk::new(2, 10);
+        assert!(put(&desk, 1, "a1").is_ok());
+        drop(desk.take_now(HERE, 10));
+        desk.recount(HERE);
+        assert!(desk.lock().busy.is_empty());
     }
 }

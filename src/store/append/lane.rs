@@ -9,9 +9,11 @@
 //! refused only if it had and will have no effect.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::batch::{Batch, Ticket};
@@ -85,11 +87,20 @@ impl Lane {
                 batch = self.desk.take(self.seat, self.limit) => batch,
                 () = stop.wait() => return,
             };
-            if self.seat.aside {
-                self.serve_aside(batch).await;
-            } else {
-                self.serve(VecDeque::from([Unit::new(batch, Locked::Wait)])).await;
+            // Whoever listens runs on this lane; a panic there must not end it.
+            // What it held is answered as unknown.
+            if AssertUnwindSafe(self.serve_taken(batch)).catch_unwind().await.is_err() {
+                tracing::error!(shard = %self.shard.name(), "an append lane panicked and goes on");
+                self.desk.recount(self.seat);
             }
+        }
+    }
+
+    async fn serve_taken(&mut self, batch: Batch) {
+        if self.seat.aside {
+            self.serve_aside(batch).await;
+        } else {
+            self.serve(VecDeque::from([Unit::new(batch, Locked::Wait)])).await;
         }
     }
 
@@ -327,7 +338,8 @@ impl Lane {
                 return self.to_the_end(unit, units);
             }
             Next::SkipLocked => unit.locked = Locked::Skip,
-            Next::Reconnect => self.shard.suspect(endpoint),
+            Next::Reconnect if cause.blames_server() => self.shard.suspect(endpoint),
+            Next::Reconnect => self.shard.poll(),
             Next::Wait => {}
             Next::Retry | Next::Halve | Next::HalveOrRetry => unit.retries += 1,
         }

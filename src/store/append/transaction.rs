@@ -45,6 +45,11 @@ pub(super) enum Cause {
 }
 
 impl Cause {
+    /// The server said, or its connection shows, that it is no primary any more.
+    pub fn blames_server(&self) -> bool {
+        matches!(self, Self::Db(error) if error.class().breaks_connection())
+    }
+
     /// After a rollback the connection can be used again.
     pub fn leaves_connection_usable(&self) -> bool {
         match self {

@@ -140,3 +140,35 @@ async fn a_server_on_an_unclaimed_timeline_is_read_only() {
     assert_eq!(world.count("room_event").await, 0);
     world.sql("UPDATE shard_claim SET timeline = 1").await;
 }
+
+#[tokio::test]
+async fn a_batch_too_large_for_the_server_is_halved() {
+    let world = World::start().await;
+    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let room = world.room().await;
+    world
+        .sql(
+            "CREATE FUNCTION too_many() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN
+                  IF (SELECT count(*) FROM added) > 10 THEN RAISE EXCEPTION 'out of memory' USING ERRCODE = '53200'; END IF;
+                  RETURN NULL;
+                END $$;
+             CREATE TRIGGER too_many AFTER INSERT ON room_event REFERENCING NEW TABLE AS added
+               FOR EACH STATEMENT EXECUTE FUNCTION too_many();",
+        )
+        .await;
+    let pending: Vec<_> = (0..300).map(|n| node.submit(message(room, &format!("op{n}"), "x"))).collect();
+    for (n, pending) in pending.into_iter().enumerate() {
+        assert_eq!(pending.ack().await.position.seq.0, n as u64 + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_panics_costs_its_batch_an_answer_and_nothing_else() {
+    let world = World::start().await;
+    let (node, room) = (world.node().await, world.room().await);
+    node.heard.panic_next();
+    assert!(node.submit(message(room, "a", "x")).answer().await.is_err(), "unknown");
+    assert_eq!(node.submit(message(room, "b", "x")).ack().await.position.seq.0, 2);
+    assert!(node.submit(message(room, "a", "x")).ack().await.duplicate);
+}

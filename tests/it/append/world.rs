@@ -2,6 +2,7 @@
 //! everything they were told.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -215,15 +216,21 @@ impl Pending {
 pub struct Heard {
     pub announced: Mutex<Vec<Committed>>,
     pub answers: Mutex<Vec<String>>,
+    panics: AtomicBool,
 }
 
 impl Announce for Heard {
     fn announce(&self, committed: Committed) {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "told to");
         self.announced.lock().unwrap().push(committed);
     }
 }
 
 impl Heard {
+    pub fn panic_next(&self) {
+        self.panics.store(true, Ordering::SeqCst);
+    }
+
     /// The announced seqs and ops of each room, in the order of announcing.
     pub fn by_room(&self) -> HashMap<RoomId, Vec<(u64, String)>> {
         let mut rooms: HashMap<_, Vec<_>> = HashMap::new();
