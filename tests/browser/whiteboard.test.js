@@ -58,7 +58,7 @@ test('what one draws on one node the other sees on another, to the pixel', async
   assert.ok(await ada.inked() > 2_000);
 
   await bob.page.mouse.move(640, 420);
-  await ada.page.locator('.cursor', { hasText: 'Bob' }).waitFor();
+  await ada.page.locator('.cursor span', { hasText: 'Bob' }).waitFor();
   await ada.picture('two-nodes-ada');
   await bob.picture('two-nodes-bob');
   await ada.isSound();
@@ -297,7 +297,7 @@ test('what strangers write is shown, never run', async () => {
   await eve.writes(attack, [120, 200]);
   await ada.reaches(1);
   await eve.page.mouse.move(300, 300);
-  await ada.page.locator('.cursor', { hasText: '<img' }).waitFor();
+  await ada.page.locator('.cursor span', { hasText: '<img' }).waitFor();
   await ada.page.getByRole('button', { name: 'Who is here' }).click();
   await ada.page.locator('#people-list li', { hasText: '<img' }).waitFor();
   for (const { page } of [eve, ada]) {
