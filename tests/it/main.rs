@@ -9,11 +9,13 @@
 )]
 
 mod append;
+mod broken_frames;
 mod client;
 mod convergence;
 mod embedded;
 mod idempotency;
 mod legacy;
+mod protocol;
 mod reads;
 mod real_drawings;
 mod refusals;
