@@ -2,6 +2,8 @@
 //! module may name which crate, names, lengths, headers, and the oldest versions
 //! of crates with known advisories.
 
+#![allow(clippy::unwrap_used, reason = "a test, down to its vocabulary")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

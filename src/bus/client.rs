@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Builder;
 use fred::types::RespVersion;
 use fred::types::config::{Config, ReconnectPolicy, UnresponsiveConfig};
@@ -25,7 +25,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What may wait inside the client between Redis and us. Beyond it the client
 /// drops, and says so, which counts as lost.
-const BROADCAST_CAPACITY: usize = 16 * 1024;
+const BROADCAST_CAPACITY: usize = 4096;
 
 /// A client that connects, and reconnects for ever, once started.
 pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
@@ -83,19 +83,28 @@ fn password(redis: &config::Redis) -> Result<Option<String>, Away> {
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// Keeps `up` true to the facts.
+/// Connects both, and keeps `up` true to the facts.
 pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop: Stop) {
+    let mut reconnects = (speaker.reconnect_rx(), listener.reconnect_rx());
+    // The tasks that they start run until `quit`.
+    drop(speaker.connect());
+    drop(listener.connect());
     let mut ticks = interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = stop.wait() => return,
+            _ = reconnects.0.recv() => {}
+            _ = reconnects.1.recv() => {}
+            () = stop.wait() => break,
         }
         let pings = futures_util::future::join(answers(&speaker), answers(&listener)).await;
         let up = pings == (true, true);
-        if bus.shared.up.swap(up, Ordering::Relaxed) != up {
-            metrics::up(up);
+        bus.shared.up.store(up, Ordering::Relaxed);
+        metrics::up(up);
+        if told != Some(up) {
+            told = Some(up);
             if up {
                 tracing::info!("Redis answers");
             } else {
@@ -103,8 +112,13 @@ pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop:
             }
         }
     }
+    metrics::up(false);
+    for client in [speaker, listener] {
+        // It has gone, or goes with the process.
+        drop(timeout(COMMAND_TIMEOUT, client.quit()).await);
+    }
 }
 
 async fn answers(client: &Client) -> bool {
-    matches!(timeout(COMMAND_TIMEOUT, client.ping::<()>(None)).await, Ok(Ok(())))
+    client.is_connected() && matches!(timeout(COMMAND_TIMEOUT, client.ping::<()>(None)).await, Ok(Ok(())))
 }

@@ -42,8 +42,8 @@ pub(super) async fn run(
 ) {
     let mut messages = client.message_rx();
     let mut reconnects = client.reconnect_rx();
-    drop(client.connect());
     let mut wanted = HashSet::new();
+    let mut connections = 0;
     loop {
         tokio::select! {
             message = messages.recv() => {
@@ -63,7 +63,10 @@ pub(super) async fn run(
                 if matches!(reconnected, Err(RecvError::Closed)) {
                     return;
                 }
-                metrics::reconnected();
+                connections += 1;
+                if connections > 1 {
+                    metrics::reconnected();
+                }
                 resubscribe(&client, &wanted).await;
                 // Whatever was said since the old connection died is lost.
                 if heard.send(BusEvent::Lost).await.is_err() {
@@ -122,13 +125,16 @@ async fn fulfil(
             tracing::debug!(%error, "can't unsubscribe now");
         }
     }
+    // Also those that fail: a reconnect subscribes all that is wanted.
+    wanted.extend(confirms.keys());
+    if !client.is_connected() {
+        return;
+    }
     let subscribe = confirms.into_iter().map(|(room, confirms)| async move {
         let subscribed = client.ssubscribe(channel(room)).await;
         (room, confirms, subscribed)
     });
     for (room, confirms, subscribed) in future::join_all(subscribe).await {
-        // Also when it failed: a reconnect subscribes all that is wanted.
-        wanted.insert(room);
         match subscribed {
             // A joiner that gave up waiting needs no word.
             Ok(()) => confirms.into_iter().for_each(|confirm| if confirm.send(()).is_err() {}),
@@ -137,14 +143,19 @@ async fn fulfil(
     }
 }
 
+/// Each is confirmed on its own (the client can't tell confirmations of one
+/// command apart), many are on their way at once.
 async fn resubscribe(client: &Client, wanted: &HashSet<RoomId>) {
     let rooms: Vec<RoomId> = wanted.iter().copied().collect();
     for part in rooms.chunks(PIPELINE) {
         let subscribed = future::join_all(part.iter().map(|room| client.ssubscribe(channel(*room)))).await;
-        if let Some(error) = subscribed.into_iter().find_map(Result::err) {
-            // The connection has died again, or the head check finds what these
-            // rooms miss until the next reconnect.
-            tracing::warn!(%error, "can't subscribe again to all rooms");
+        let Some(error) = subscribed.into_iter().find_map(Result::err) else { continue };
+        // Half subscribed is the one state that must not last. If the connection
+        // has died by itself, this one fails, and the next is on its way.
+        tracing::warn!(%error, "can't subscribe again to all rooms; reconnecting");
+        if let Err(error) = client.force_reconnection().await {
+            tracing::debug!(%error, "already reconnecting");
         }
+        return;
     }
 }

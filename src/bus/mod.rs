@@ -6,21 +6,24 @@
 //! at start, for hours, or for ever; nothing here then blocks or fails.
 
 mod client;
+mod ledger;
 mod listen;
 mod presence;
 mod speak;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::config;
-use crate::ids::{RoomId, SessionId};
+use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
 use crate::tasks::Tasks;
 
@@ -29,9 +32,9 @@ pub use presence::NodeId;
 
 /// Messages that may wait to be published. More are dropped and counted.
 const SPEAK_QUEUE: usize = 8192;
-/// Messages that may wait to be handled. When it is full, Redis waits, and in
-/// the end drops us, which is noticed.
-const HEARD_QUEUE: usize = 8192;
+/// Messages that may wait to be handled. When it is full, they wait in the client;
+/// when that is full too, it drops the oldest and tells, which counts as lost.
+const HEARD_QUEUE: usize = 4096;
 const LISTEN_QUEUE: usize = 1024;
 /// How long a joiner waits for a subscription to be confirmed before it goes on
 /// without: the head check stands in for what it then misses.
@@ -49,6 +52,8 @@ struct Shared {
     client: Client,
     up: AtomicBool,
     node: NodeId,
+    ledger: Mutex<ledger::Ledger>,
+    presence_changed: Notify,
 }
 
 /// What the bus brings.
@@ -79,12 +84,20 @@ impl Bus {
         let (heard, incoming) = mpsc::channel(HEARD_QUEUE);
         let speaker = client::build(config)?;
         let listener = client::build(config)?;
-        let shared = Shared { speak, listen, client: speaker.clone(), up: AtomicBool::new(false), node };
+        let shared = Shared {
+            speak,
+            listen,
+            client: speaker.clone(),
+            up: AtomicBool::new(false),
+            node,
+            ledger: Mutex::default(),
+            presence_changed: Notify::new(),
+        };
         let bus = Self { shared: Arc::new(shared) };
-        tasks.spawn("bus-speak", speak::run(speaker.clone(), sayings, bus.clone(), tasks.stop_signal()));
         tasks.spawn("bus-listen", listen::run(listener.clone(), wishes, heard, tasks.stop_signal()));
+        tasks.spawn("bus-presence", presence::keep(bus.clone(), tasks.stop_signal()));
+        tasks.spawn("bus-speak", speak::run(speaker.clone(), sayings, tasks.stop_signal()));
         tasks.spawn("bus-watch", client::watch(bus.clone(), speaker, listener, tasks.stop_signal()));
-        tasks.spawn("bus-heartbeat", presence::heartbeat(bus.clone(), tasks.stop_signal()));
         Ok((bus, incoming))
     }
 
@@ -121,23 +134,8 @@ impl Bus {
 
     /// Never waits. When too much waits, it is dropped and counted.
     pub fn publish(&self, room: RoomId, payload: Bytes) {
-        if self.shared.speak.try_send(speak::Saying::Publish { room, payload }).is_err() {
+        if self.shared.speak.try_send(speak::Saying { room, payload }).is_err() {
             metrics::dropped(1);
-        }
-    }
-
-    /// Notes that a session is in a room, for those who come later. Never waits.
-    pub fn presence_enter(&self, room: RoomId, session: &SessionId, member: String) {
-        self.say(speak::Saying::Enter { room, session: session.clone(), member });
-    }
-
-    pub fn presence_leave(&self, room: RoomId, session: &SessionId) {
-        self.say(speak::Saying::Leave { room, session: session.clone() });
-    }
-
-    fn say(&self, saying: speak::Saying) {
-        if self.shared.speak.try_send(saying).is_err() {
-            tracing::debug!("a presence change was dropped: too much waits to be published");
         }
     }
 }

@@ -1,28 +1,36 @@
 //! Who is in a room on which node, for those who come later: a hash a room.
 //!
-//! Each entry names its node; each node says every few seconds that it lives.
-//! Entries of nodes that stopped saying so are nobody's, and are removed by
-//! whoever reads them.
+//! Each entry names its node; each node says every few seconds that it lives, by
+//! Redis' clock. Entries of nodes that stopped saying so are nobody's, and are
+//! removed by whoever reads them. A node says that it lives before it stores any
+//! entry, and readers ask in the opposite order, so that a node that has just
+//! started is not taken for a dead one.
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use fred::clients::Client;
 use fred::error::Error;
-use fred::interfaces::{HashesInterface, SortedSetsInterface};
+use fred::interfaces::{ClientLike, EventInterface, HashesInterface, SortedSetsInterface};
+use fred::types::CustomCommand;
+use futures_util::future::{join, join_all};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::ledger::Write;
 use super::{Away, Bus};
-use crate::clock::UnixMillis;
 use crate::ids::RoomId;
 use crate::tasks::Stop;
 
 const NODES_KEY: &str = "roomgate:nodes";
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// A node that has been silent for so long is dead.
-const LEASE: Duration = Duration::from_secs(12);
-/// A read for a user doesn't wait longer.
-const READ_TIMEOUT: Duration = Duration::from_millis(500);
+const LEASE_MS: f64 = 12_000.0;
+/// Nothing here waits longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Entries written at once.
+const PIPELINE: usize = 256;
 
 /// One run of one node; a restart is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,15 +42,11 @@ impl fmt::Display for NodeId {
     }
 }
 
-pub(super) fn members_key(room: RoomId) -> String {
+fn members_key(room: RoomId) -> String {
     format!("roomgate:members:{room}")
 }
 
 /// An entry: the node, a space, the member.
-pub(super) fn stored(node: NodeId, member: &str) -> String {
-    format!("{node} {member}")
-}
-
 fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
     let (node, member) = entry.split_once(' ')?;
     Some((NodeId(u64::from_str_radix(node, 16).ok()?), member))
@@ -51,9 +55,11 @@ fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
 impl Bus {
     /// Who is in `room` on nodes that live: the node and what was stored.
     pub async fn members(&self, room: RoomId) -> Result<Vec<(NodeId, String)>, Away> {
-        let alive = self.alive().await?;
         let client = &self.shared.client;
-        let entries: Vec<(String, String)> = bounded(client.hgetall(members_key(room))).await?;
+        // In this order, see above; sent together.
+        let entries = client.hgetall::<Vec<(String, String)>, _>(members_key(room));
+        let (entries, alive) = join(bounded(entries), self.alive()).await;
+        let (entries, alive) = (entries?, alive?);
         let (mut members, mut stale) = (Vec::new(), Vec::new());
         for (session, entry) in entries {
             match read_entry(&entry) {
@@ -69,49 +75,151 @@ impl Bus {
 
     /// The nodes that live, this one included.
     pub async fn alive(&self) -> Result<HashSet<NodeId>, Away> {
-        let now = UnixMillis::now().0 as f64;
         let client = &self.shared.client;
-        let names: Vec<String> =
-            bounded(client.zrangebyscore(NODES_KEY, now, f64::INFINITY, false, None)).await?;
+        let nodes = client.zrangebyscore::<Vec<(String, f64)>, _, _, _>(
+            NODES_KEY,
+            f64::NEG_INFINITY,
+            f64::INFINITY,
+            true,
+            None,
+        );
+        let (nodes, now) = bounded(async { Ok(join(nodes, server_time_ms(client)).await) }).await?;
+        let (nodes, now) = (nodes.map_err(away)?, now.map_err(away)?);
+        let living = nodes.into_iter().filter(|(_, expires)| *expires > now);
         let mut alive: HashSet<_> =
-            names.iter().filter_map(|name| u64::from_str_radix(name, 16).ok().map(NodeId)).collect();
+            living.filter_map(|(name, _)| u64::from_str_radix(&name, 16).ok().map(NodeId)).collect();
         alive.insert(self.shared.node);
         Ok(alive)
     }
 }
 
 async fn bounded<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Away> {
-    match timeout(READ_TIMEOUT, command).await {
-        Ok(result) => result.map_err(|error| Away(error.to_string())),
+    match timeout(ANSWER_TIMEOUT, command).await {
+        Ok(result) => result.map_err(away),
         Err(_) => Err(Away("no answer in time".to_owned())),
     }
 }
 
-/// Says that this node lives, and forgets those that don't; at the end, that it
-/// has gone.
-pub(super) async fn heartbeat(bus: Bus, mut stop: Stop) {
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn away(error: Error) -> Away {
+    Away(error.to_string())
+}
+
+/// The nodes' clocks may differ; Redis has one.
+async fn server_time_ms(client: &Client) -> Result<f64, Error> {
+    let time = CustomCommand::new_static("TIME", None, false);
+    let (seconds, micros): (f64, f64) = client.custom(time, Vec::<String>::new()).await?;
+    Ok(seconds * 1000.0 + micros / 1000.0)
+}
+
+/// Keeps Redis to what the ledger says, and says that this node lives; at the
+/// end, that it has gone.
+pub(super) async fn keep(bus: Bus, mut stop: Stop) {
+    let client = &bus.shared.client;
+    let mut reconnects = client.reconnect_rx();
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let client = &bus.shared.client;
-    let name = bus.shared.node.to_string();
+    let mut known_alive = false;
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => known_alive = beat(&bus).await,
+            // A lagged receiver has missed reconnects, which is one as well.
+            _ = reconnects.recv() => {
+                bus.ledger().owe_all();
+                known_alive = beat(&bus).await;
+            }
+            () = bus.shared.presence_changed.notified() => {}
             () = stop.wait() => break,
         }
-        let now = UnixMillis::now().0;
-        let expires = (now + LEASE.as_millis() as i64) as f64;
-        let beat = async {
-            let _added: i64 =
-                client.zadd(NODES_KEY, None, None, false, false, (expires, name.as_str())).await?;
-            let _removed: i64 = client.zremrangebyscore(NODES_KEY, f64::NEG_INFINITY, now as f64).await?;
-            Ok(())
-        };
-        if let Err(error) = bounded(beat).await {
-            tracing::debug!(%error, "can't say that this node lives");
+        if known_alive {
+            known_alive = settle(&bus).await;
         }
     }
+    let name = bus.shared.node.to_string();
     if let Err(error) = bounded(client.zrem::<i64, _, _>(NODES_KEY, name.as_str())).await {
         tracing::debug!(%error, "can't say that this node has gone");
+    }
+}
+
+/// Says that this node lives, and forgets those that don't. False if that could
+/// not be said.
+async fn beat(bus: &Bus) -> bool {
+    let (client, name) = (&bus.shared.client, bus.shared.node.to_string());
+    if !client.is_connected() {
+        return false;
+    }
+    let beat = async {
+        let now = server_time_ms(client).await?;
+        let life = (now + LEASE_MS, name.as_str());
+        let added: i64 = client.zadd(NODES_KEY, None, None, false, false, life).await?;
+        let _removed: i64 = client.zremrangebyscore(NODES_KEY, f64::NEG_INFINITY, now).await?;
+        Ok(added > 0)
+    };
+    match bounded(beat).await {
+        Ok(was_dead) => {
+            if was_dead {
+                // Others have removed this node's entries, or Redis is empty.
+                bus.ledger().owe_all();
+            }
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%error, "can't say that this node lives");
+            false
+        }
+    }
+}
+
+/// Writes what is owed. False if Redis doesn't take it; it stays owed.
+async fn settle(bus: &Bus) -> bool {
+    loop {
+        let writes = bus.ledger().take(PIPELINE);
+        if writes.is_empty() {
+            return true;
+        }
+        let results = join_all(writes.iter().map(|write| store(bus, write))).await;
+        let mut ledger = bus.ledger();
+        let mut all = true;
+        for (write, result) in writes.into_iter().zip(results) {
+            if result.is_ok() {
+                ledger.written(&write);
+            } else {
+                all = false;
+                ledger.failed(write);
+            }
+        }
+        if !all {
+            return false;
+        }
+    }
+}
+
+async fn store(bus: &Bus, write: &Write) -> Result<(), Away> {
+    let (room, session) = &write.key;
+    let client = &bus.shared.client;
+    match &write.member {
+        Some(member) => {
+            let entry = (session.as_str(), format!("{} {member}", bus.shared.node));
+            bounded(client.hset(members_key(*room), entry)).await
+        }
+        None => bounded(client.hdel(members_key(*room), session.as_str())).await,
+    }
+}
+
+impl Bus {
+    fn ledger(&self) -> std::sync::MutexGuard<'_, super::ledger::Ledger> {
+        self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a session is in a room, for those who come later. Never waits;
+    /// while Redis is away it is kept and told later.
+    pub fn presence_enter(&self, room: RoomId, session: &crate::ids::SessionId, member: String) {
+        self.ledger().enter((room, session.clone()), member);
+        self.shared.presence_changed.notify_one();
+    }
+
+    pub fn presence_leave(&self, room: RoomId, session: &crate::ids::SessionId) {
+        self.ledger().leave((room, session.clone()));
+        self.shared.presence_changed.notify_one();
     }
 }
