@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::Builder;
-use fred::types::RespVersion;
-use fred::types::config::{Config, ReconnectPolicy, UnresponsiveConfig};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use fred::types::config::{Config, ReconnectPolicy};
+use fred::types::{Builder, ConnectHandle, RespVersion};
+use futures_util::future::join_all;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{Away, Bus};
 use crate::config;
@@ -17,8 +17,12 @@ use crate::tasks::Stop;
 
 /// Every command is answered in this time, or has failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
-/// A connection that is silent for so long with a command under way is dropped.
-const UNRESPONSIVE: Duration = Duration::from_secs(2);
+/// A connection that answered nothing for so long is replaced. The client's own
+/// detection counts from the last write, so that pings keep it from ever acting,
+/// and it does not run while a write to a full socket blocks.
+const SILENT: Duration = Duration::from_secs(2);
+/// The same for a client that is trying to connect, which takes its time.
+const STUCK: Duration = Duration::from_secs(10);
 /// How often both connections are asked, so that a frozen Redis or a black hole
 /// is noticed although nobody speaks.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,8 +52,6 @@ pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
             connection.connection_timeout = Duration::from_secs(2);
             connection.internal_command_timeout = Duration::from_secs(2);
             connection.max_command_attempts = 1;
-            connection.unresponsive =
-                UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: Duration::from_millis(500) };
         })
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
         .build()
@@ -83,12 +85,11 @@ fn password(redis: &config::Redis) -> Result<Option<String>, Away> {
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// Connects both, and keeps `up` true to the facts.
+/// Connects both, replaces what has gone silent, and keeps `up` true to the
+/// facts.
 pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop: Stop) {
     let mut reconnects = (speaker.reconnect_rx(), listener.reconnect_rx());
-    // The tasks that they start run until `quit`.
-    drop(speaker.connect());
-    drop(listener.connect());
+    let mut guards = [Guard::start(speaker), Guard::start(listener)];
     let mut ticks = interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = None;
@@ -99,8 +100,7 @@ pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop:
             _ = reconnects.1.recv() => {}
             () = stop.wait() => break,
         }
-        let pings = futures_util::future::join(answers(&speaker), answers(&listener)).await;
-        let up = pings == (true, true);
+        let up = join_all(guards.iter_mut().map(Guard::check)).await.into_iter().all(|up| up);
         bus.shared.up.store(up, Ordering::Relaxed);
         metrics::up(up);
         if told != Some(up) {
@@ -113,12 +113,40 @@ pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop:
         }
     }
     metrics::up(false);
-    for client in [speaker, listener] {
+    for guard in guards {
         // It has gone, or goes with the process.
-        drop(timeout(COMMAND_TIMEOUT, client.quit()).await);
+        drop(timeout(COMMAND_TIMEOUT, guard.client.quit()).await);
     }
 }
 
-async fn answers(client: &Client) -> bool {
-    client.is_connected() && matches!(timeout(COMMAND_TIMEOUT, client.ping::<()>(None)).await, Ok(Ok(())))
+/// A client and when it was last known to be well.
+struct Guard {
+    client: Client,
+    /// The client's task. Connecting again leaves the old one to itself, which
+    /// would then reconnect for ever beside the new one.
+    running: ConnectHandle,
+    /// Of the last answer, or of the last new start.
+    well_at: Instant,
+}
+
+impl Guard {
+    fn start(client: Client) -> Self {
+        Self { running: client.connect(), client, well_at: Instant::now() }
+    }
+
+    async fn check(&mut self) -> bool {
+        let connected = self.client.is_connected();
+        let answers =
+            connected && matches!(timeout(COMMAND_TIMEOUT, self.client.ping::<()>(None)).await, Ok(Ok(())));
+        let silence = self.well_at.elapsed();
+        if answers {
+            self.well_at = Instant::now();
+        } else if silence > if connected { SILENT } else { STUCK } {
+            tracing::debug!(?silence, connected, "a new connection to Redis in place of one that is silent");
+            self.running.abort();
+            self.running = self.client.connect();
+            self.well_at = Instant::now();
+        }
+        answers
+    }
 }

@@ -58,7 +58,7 @@ impl Bus {
         let client = &self.shared.client;
         // In this order, see above; sent together.
         let entries = client.hgetall::<Vec<(String, String)>, _>(members_key(room));
-        let (entries, alive) = join(bounded(entries), self.alive()).await;
+        let (entries, alive) = Box::pin(join(bounded(entries), self.alive())).await;
         let (entries, alive) = (entries?, alive?);
         let (mut members, mut stale) = (Vec::new(), Vec::new());
         for (session, entry) in entries {
@@ -83,7 +83,7 @@ impl Bus {
             true,
             None,
         );
-        let (nodes, now) = bounded(async { Ok(join(nodes, server_time_ms(client)).await) }).await?;
+        let (nodes, now) = bounded(Box::pin(async { Ok(join(nodes, server_time_ms(client)).await) })).await?;
         let (nodes, now) = (nodes.map_err(away)?, now.map_err(away)?);
         let living = nodes.into_iter().filter(|(_, expires)| *expires > now);
         let mut alive: HashSet<_> =

@@ -176,6 +176,18 @@ async fn a_frozen_redis_is_noticed_within_seconds_and_its_return_is_lost() {
     world.redis.service().resume();
     listener.lost().await;
     say_until_heard(&speaker, &mut listener, room(1), "back").await;
+    // Each connection that was given up has gone.
+    let client = &speaker.bus.shared.client;
+    let list = fred::types::CustomCommand::new_static("CLIENT", None, false);
+    let started = Instant::now();
+    loop {
+        let clients: String = client.custom(list.clone(), vec!["LIST"]).await.unwrap();
+        if clients.lines().count() == 4 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "two nodes have two connections each:\n{clients}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
