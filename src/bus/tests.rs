@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use fred::interfaces::ClientLike;
+
 use super::*;
 use crate::dev::{Redis, Scratch};
 use crate::ids::SessionId;
