@@ -27,6 +27,7 @@ async fn two_clusters_run_side_by_side_and_a_killed_process_leaves_the_rest() {
     // What is left of one: a primary, a node, the balancer. It still serves.
     node.kill().await;
     node.restart().await.unwrap();
+    one.balanced().await;
     for world in [&one, &other] {
         let alice = world.person("alice");
         let room = world.room(&alice, "drawing").await;

@@ -46,6 +46,7 @@ async fn an_op_with_another_body_is_refused_and_the_first_stands() {
         let reject = there.submit(room, "op-1", &other).await;
         assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("op_reused")), "{reject}");
     }
+    there.catches_up(room, 1).await;
     assert_eq!(there.rooms[&room].shapes["r1"], (1, rect("r1", 1)));
     // It is another user's op only by name.
     let bob = world.person("bob");

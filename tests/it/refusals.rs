@@ -76,6 +76,7 @@ async fn submits_that_break_a_rule_are_rejected_one_by_one() {
         let got = if answer["type"] == "ack" { "ack" } else { answer["code"].as_str().unwrap() };
         assert_eq!(got, *expected, "{body}: {answer}");
     }
+    client.catches_up(room, 3).await;
     assert_eq!(client.rooms[&room].shapes.keys().collect::<Vec<_>>(), [sql]);
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{EncodingKey, Header};
 use roomgate::dev::{Admin, Api, Cluster, Notice, Options, Scratch, connect};
@@ -111,6 +111,17 @@ impl World {
     /// Connected to whichever node the balancer takes.
     pub async fn balanced_client(&self, person: &Person) -> Client {
         Client::connect(&self.cluster.url(), person).await
+    }
+
+    /// Waits until the balancer has found a node again.
+    pub async fn balanced(&self) {
+        let api = Api::new(&self.cluster.url());
+        let found = async {
+            while !api.get("/health").await.is_ok_and(|answer| answer.status == 200) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), found).await.expect("a node behind the balancer");
     }
 
     /// Superuser connections to the primaries, by shard.
