@@ -83,7 +83,7 @@ impl Script {
         }
         for step in 0..STEPS {
             let room = self.rooms[self.rng.random_range(0..2)];
-            let body = self.draw();
+            let body = self.draw(step);
             let answer = client.submit(room, &format!("op-{step}"), &body).await;
             let expected = ["shape_exists", "shape_unknown", "shape_deleted", "version_conflict"];
             let rejected = answer["code"].as_str().is_some_and(|code| expected.contains(&code));
@@ -95,9 +95,10 @@ impl Script {
         self.settle(world, client).await
     }
 
-    /// Few shape ids, so that clients get in each other's way.
-    fn draw(&mut self) -> Value {
-        let id = format!("s{}", self.rng.random_range(0..12));
+    /// Few shape ids at a time, so that clients get in each other's way; new ones
+    /// with time, since what was deleted stays dead.
+    fn draw(&mut self, step: usize) -> Value {
+        let id = format!("s{}-{}", step / 6, self.rng.random_range(0..8));
         let x = self.rng.random_range(-1000..1000);
         let base = self.rng.random_bool(0.3).then(|| self.rng.random_range(0..6));
         let mut body = match self.rng.random_range(0..100) {
