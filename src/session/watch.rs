@@ -22,7 +22,7 @@ pub struct Watch {
     slow_consumer_timeout: Duration,
     hello_by: Instant,
     ping_at: Instant,
-    /// The last ping that hasn't been judged yet.
+    /// The first ping that nothing was heard after.
     pinged: Option<Instant>,
     /// The expiry that the client has been told of.
     told: Option<UnixMillis>,
@@ -61,7 +61,8 @@ impl Watch {
         }
         if now >= self.ping_at {
             self.ping_at = now + self.heartbeat;
-            self.pinged = Some(now);
+            // The oldest one counts, however many follow it.
+            self.pinged.get_or_insert(now);
             return Due::Ping;
         }
         Due::Nothing { until }
@@ -170,6 +171,15 @@ mod tests {
         world.token_for(10_000);
         let seen = world.run_until(100).await;
         assert_eq!(seen, [(25, Due::Ping), (35, Due::Close(CloseCode::HeartbeatTimeout))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn later_pings_give_a_silent_client_no_more_time() {
+        let mut world = world();
+        world.watch.pong_timeout = seconds(60);
+        world.token_for(10_000);
+        let seen = world.run_until(200).await;
+        assert_eq!(seen.last(), Some(&(85, Due::Close(CloseCode::HeartbeatTimeout))));
     }
 
     #[tokio::test(start_paused = true)]

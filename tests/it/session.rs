@@ -300,6 +300,10 @@ async fn raw_session(world: &World, person: &Person) -> TcpStream {
 
 /// Reads frames up to the close frame and returns its code.
 async fn raw_close(raw: &mut TcpStream) -> u16 {
+    tokio::time::timeout(PATIENCE, read_to_close(raw)).await.expect("the connection ends")
+}
+
+async fn read_to_close(raw: &mut TcpStream) -> u16 {
     loop {
         let (first, length) = (raw.read_u8().await.unwrap(), raw.read_u8().await.unwrap());
         let length = match length {
@@ -386,7 +390,8 @@ async fn limits_refuse_with_a_delay_and_the_connection_goes_on() {
     assert_eq!((types(&heard), code), (vec!["error", "goodbye"], Some(1013)));
     assert_eq!(heard[0]["code"], "rate_limited");
     world.client(0, &bob).await;
-    client.ask(&json!({"type": "ping"}), "pong").await;
+    client.send(&json!({"type": "ping"})).await;
+    client.wait(|m| m["type"] == "pong").await;
 }
 
 #[tokio::test]
@@ -394,9 +399,9 @@ async fn silent_dead_and_stuck_clients_are_told_apart() {
     let world = small_world(|options| {
         [
             ("heartbeat_ms", 500),
-            ("pong_timeout_ms", 1000),
+            ("pong_timeout_ms", 3000),
             ("hello_timeout_ms", 700),
-            ("slow_consumer_timeout_ms", 4000),
+            ("slow_consumer_timeout_ms", 1500),
         ]
         .into_iter()
         .fold(options, |options, (key, value)| options.set(&format!("sessions.{key}"), value))
@@ -412,9 +417,6 @@ async fn silent_dead_and_stuck_clients_are_told_apart() {
     let mut dead = raw_session(&world, &alice).await;
     assert_eq!(raw_close(&mut dead).await, 4001);
 
-    let mut stuck = raw_session(&world, &alice).await;
-    let join = json!({"type": "join", "room": room}).to_string();
-    stuck.write_all(&masked(&join)).await.unwrap();
     let mut lively = world.client(0, &alice).await;
     lively.join(room).await;
     let text = "x".repeat(60_000);
@@ -422,12 +424,13 @@ async fn silent_dead_and_stuck_clients_are_told_apart() {
         let ack = lively.submit(room, &format!("op{n}"), &json!({"kind": "message", "data": text})).await;
         assert_eq!(ack["type"], "ack");
     }
+    // Twelve megabytes are more than two sockets hold.
+    let mut stuck = raw_session(&world, &alice).await;
+    let join = json!({"type": "join", "room": room, "from": {"epoch": 0, "seq": 0}}).to_string();
+    stuck.write_all(&masked(&join)).await.unwrap();
     let closed = async {
-        loop {
+        while !world.counted("roomgate_disconnects_total", "code").await.contains_key("4000") {
             lively.ask(&json!({"type": "ping"}), "pong").await;
-            if world.counted("roomgate_disconnects_total", "code").await.contains_key("4000") {
-                break;
-            }
         }
     };
     tokio::time::timeout(PATIENCE, closed).await.expect("a stuck client is closed as a slow consumer");
