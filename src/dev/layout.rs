@@ -36,10 +36,12 @@ impl Layout {
         let root = folder.canonicalize().map_err(Error::io(folder.display().to_string()))?;
         let lock = lock(&root)?;
         let databases = databases_folder(&root);
+        remove_orphans(Path::new(APART));
         if reset {
             clear(&root, &databases)?;
         }
         make_folder(&databases)?;
+        replace(&databases.join(OWNER), root.as_os_str().as_encoded_bytes())?;
         let mut memory: Memory = std::fs::read(root.join(MEMORY))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -167,7 +169,24 @@ fn databases_folder(root: &Path) -> PathBuf {
         return root.join("databases");
     }
     let digest = xxhash_rust::xxh3::xxh3_64(root.as_os_str().as_encoded_bytes());
-    PathBuf::from(format!("/var/tmp/roomgate-dev-{digest:016x}"))
+    Path::new(APART).join(format!("{APART_PREFIX}{digest:016x}"))
+}
+
+const APART: &str = "/var/tmp";
+const APART_PREFIX: &str = "roomgate-dev-";
+/// Names the data folder that the databases belong to.
+const OWNER: &str = "owner";
+
+/// Removes databases that lie apart from a data folder that is no more.
+fn remove_orphans(apart: &Path) {
+    for entry in std::fs::read_dir(apart).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(APART_PREFIX));
+        let owner = std::fs::read_to_string(entry.path().join(OWNER));
+        if ours && owner.is_ok_and(|owner| !Path::new(&owner).exists()) {
+            // Another user's can't be removed, nor need it be.
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 /// Removes what we made, and nothing else: the folder may be somebody's home.
@@ -190,6 +209,19 @@ fn clear(root: &Path, databases: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::dev::Scratch;
+
+    #[test]
+    fn databases_that_lie_apart_go_when_their_data_folder_has_gone() {
+        let scratch = Scratch::new("layout").unwrap();
+        for (name, owner) in [("roomgate-dev-1", "/nowhere"), ("roomgate-dev-2", "/"), ("other", "/nowhere")]
+        {
+            std::fs::create_dir(scratch.path().join(name)).unwrap();
+            std::fs::write(scratch.path().join(name).join(OWNER), owner).unwrap();
+        }
+        remove_orphans(scratch.path());
+        let left = |name: &str| scratch.path().join(name).exists();
+        assert_eq!([left("roomgate-dev-1"), left("roomgate-dev-2"), left("other")], [false, true, true]);
+    }
 
     #[test]
     fn a_data_folder_has_one_owner_and_remembers_its_ports() {

@@ -82,3 +82,30 @@ async fn a_restart_finds_data_ports_and_people_again_and_brings_back_what_dies()
     tokio::time::timeout(Duration::from_secs(30), brought_back).await.expect("it is brought back");
     again.client(0, &alice).await.join(room).await;
 }
+
+#[tokio::test]
+async fn drawing_goes_on_after_a_failover_and_nothing_acked_in_sync_is_lost() {
+    let world = World::start(|mut options| {
+        (options.shards, options.replicas, options.nodes, options.sync) = (1, 2, 2, true);
+        options
+    })
+    .await;
+    let alice = world.person("alice");
+    let room = world.room(&alice, "drawing").await;
+    let mut client = world.client(0, &alice).await;
+    client.join(room).await;
+    let draw = |i: i32| json!({"kind": "shape.add", "shape": rect(&format!("r{i}"), i)});
+    for i in 0..20 {
+        assert_eq!(client.submit(room, &format!("op-{i}"), &draw(i)).await["type"], "ack");
+    }
+    let promoted = world.cluster().fail_over(0).await.unwrap();
+    assert_ne!(promoted, "a-1");
+    for i in 20..25 {
+        let ack = client.submit(room, &format!("op-{i}"), &draw(i)).await;
+        assert_eq!((&ack["type"], &ack["seq"]), (&json!("ack"), &json!(i + 1)), "{ack}");
+    }
+    let bob = world.person("bob");
+    let mut other = world.client(1, &bob).await;
+    other.join(room).await;
+    assert_eq!(other.rooms[&room].shapes.len(), 25);
+}
