@@ -225,7 +225,7 @@ function showSaved() {
 
 function showFacts() {
   const { welcome, latencyMs } = client;
-  $('node').textContent = client.status === 'open' ? `node ${welcome.node}` : 'no node';
+  $('node').textContent = client.status === 'open' ? welcome.node : 'no node';
   $('seq').textContent = room.position.seq > 0 ? `seq ${room.position.seq}` : '';
   $('seq').title = `epoch ${room.position.epoch}`;
   $('latency').textContent = latencyMs === null ? '' : `${latencyMs < 10 ? latencyMs.toFixed(1) : Math.round(latencyMs)} ms`;

@@ -263,6 +263,39 @@ test('one finger draws on a phone, two move the paper, and everything fits', asy
   await ada.isSound();
 });
 
+test('two windows of one person share the account, not each other\'s unsaved marks', async () => {
+  const { slug, room } = await cluster.room();
+  const ada = await enters(cluster.url(0), slug, 'Ada');
+  const again = await ada.opens(`${cluster.url(0)}/?room=${slug}`);
+  await ada.draws('rect', [100, 100], [150, 150], [200, 180]);
+  await again.draws('circle', [300, 100], [350, 150], [400, 200]);
+  await ada.reaches(2);
+  await again.reaches(2);
+  assert.deepEqual(await again.shapes(), await ada.shapes());
+  // What one window couldn't save another of the same browser takes up.
+  cluster.freezePrimaryOf(room);
+  await ada.draws('line', [100, 300], [200, 310], [300, 320]);
+  await ada.mark('Not saved');
+  await ada.page.close();
+  await again.page.reload();
+  cluster.thaw();
+  await again.isLive();
+  await again.reaches(3);
+  await again.mark('Saved');
+  assert.equal(await again.seq(), 3);
+  await again.isSound();
+});
+
+test('whoever comes without a room gets one of their own', async () => {
+  const ada = await enters(cluster.facts.lb, '', 'Ada');
+  await ada.draws('rect', [100, 100], [150, 150], [200, 180]);
+  await ada.mark('Saved');
+  assert.match(new URL(ada.page.url()).searchParams.get('room'), /^[a-z]+-[a-z]+-[a-z0-9]+$/);
+  await ada.page.reload();
+  await ada.isLive();
+  assert.equal((await ada.ids()).length, 1);
+});
+
 test('a locked room asks for its password', async () => {
   const { slug } = await cluster.room({ password: 'open sesame' });
   const ada = await enters(cluster.url(0), slug, 'Ada', { outside: true });

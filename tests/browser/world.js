@@ -160,17 +160,30 @@ export class Person {
 
   /** Opens the room at a node (or the balancer) and starts drawing as a guest. */
   static async enters(browser, url, slug, name, options = {}) {
-    const person = new Person();
-    person.context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
-    person.page = await person.context.newPage();
-    person.page.setDefaultTimeout(PATIENCE_MS);
-    person.page.on('pageerror', (error) => person.complaints.push(error.stack));
-    person.page.on('dialog', (dialog) => dialog.accept());
-    await person.page.goto(`${url}/?room=${slug}`);
+    const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
+    const person = await Person.#at(context, slug ? `${url}/?room=${slug}` : url);
     await person.page.getByLabel('Your name').fill(name);
     await person.page.getByRole('button', { name: 'Start drawing' }).click();
     if (!options.outside) await person.isLive();
     return person;
+  }
+
+  static async #at(context, url) {
+    const person = new Person();
+    person.context = context;
+    person.page = await context.newPage();
+    person.page.setDefaultTimeout(PATIENCE_MS);
+    person.page.on('pageerror', (error) => person.complaints.push(error.stack));
+    person.page.on('dialog', (dialog) => dialog.accept());
+    await person.page.goto(url);
+    return person;
+  }
+
+  /** A second window of the same browser. */
+  async opens(url) {
+    const again = await Person.#at(this.context, url);
+    await again.isLive();
+    return again;
   }
 
   async isLive() {
@@ -189,9 +202,17 @@ export class Person {
   /** Draws with a tool, and returns the new shape's id. */
   async draws(tool, ...points) {
     await this.page.locator(`button[data-tool="${tool}"]`).click();
-    const before = await this.ids();
+    await this.page.evaluate(() => {
+      const { room } = whiteboard;
+      const { submit } = Object.getPrototypeOf(room);
+      globalThis.lastDrawn = undefined; // what arrives from others meanwhile is not ours
+      room.submit = (kind, body) => {
+        if (kind === 'shape.add') globalThis.lastDrawn = body.shape.id;
+        return submit.call(room, kind, body);
+      };
+    });
     await this.drags(points);
-    return (await this.ids()).find((id) => !before.includes(id));
+    return this.page.evaluate(() => globalThis.lastDrawn);
   }
 
   async writes(text, at) {
