@@ -28,12 +28,12 @@ use crate::room::access::{self, Access};
 use crate::room::{Context, Hub, watch};
 use crate::routing::{NoPrimary, Setup, Shard, Shards};
 use crate::session::{self, Sessions};
+use crate::store;
 use crate::store::append::Appender;
 use crate::store::history::History;
 use crate::store::rooms::{Rooms, Visits};
 use crate::store::slots::Slots;
 use crate::store::topology::{Topology, TopologyError};
-use crate::store;
 use crate::tasks::Tasks;
 
 /// How long a node that starts waits for the directory and the shards.

@@ -43,7 +43,10 @@ pub struct Feed {
 pub enum Start {
     Snapshot(Arc<SnapshotPages>),
     /// Events after the asked position, and the head at that time.
-    Resume { events: Vec<LogEvent>, head: Position },
+    Resume {
+        events: Vec<LogEvent>,
+        head: Position,
+    },
 }
 
 /// Why a feed ended before the session was live.
@@ -194,8 +197,9 @@ impl Feed {
         gateway::resynced(reason.as_str());
         // Whatever memory holds belongs to the history that was lost.
         context.snapshots.invalidate(&self.room).await;
-        let snapshot =
-            retried(|| context.load_snapshot(self.room, Freshness::Primary)).await.map_err(Ended::Unreadable)?;
+        let snapshot = retried(|| context.load_snapshot(self.room, Freshness::Primary))
+            .await
+            .map_err(Ended::Unreadable)?;
         self.snapshot(&snapshot).await
     }
 

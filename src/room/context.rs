@@ -7,9 +7,9 @@ use moka::future::Cache;
 
 use super::actor::RoomHandle;
 use super::announcement::Announcement;
-use crate::bus::NodeId;
 use super::snapshot::SnapshotPages;
 use crate::bus::Bus;
+use crate::bus::NodeId;
 use crate::config;
 use crate::ids::RoomId;
 use crate::protocol::server::Member;
@@ -64,7 +64,11 @@ impl Context {
 
     /// A room's state for a joiner: from memory if the events since are there
     /// too, else loaded once for all who wait.
-    pub async fn snapshot(&self, room: RoomId, handle: &RoomHandle) -> Result<Arc<SnapshotPages>, Arc<ReadError>> {
+    pub async fn snapshot(
+        &self,
+        room: RoomId,
+        handle: &RoomHandle,
+    ) -> Result<Arc<SnapshotPages>, Arc<ReadError>> {
         let freshness = Freshness::MaxStale(self.max_stale);
         if !self.sessions.memory_serving {
             return self.load_snapshot(room, freshness).await.map_err(Arc::new);
@@ -78,7 +82,11 @@ impl Context {
         load().await
     }
 
-    pub async fn load_snapshot(&self, room: RoomId, freshness: Freshness) -> Result<Arc<SnapshotPages>, ReadError> {
+    pub async fn load_snapshot(
+        &self,
+        room: RoomId,
+        freshness: Freshness,
+    ) -> Result<Arc<SnapshotPages>, ReadError> {
         let snapshot = self.history.snapshot(room, freshness).await?.value;
         Ok(Arc::new(SnapshotPages::encode(room, snapshot.position, &snapshot.shapes)))
     }

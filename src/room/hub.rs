@@ -208,7 +208,8 @@ impl Hub {
             }
             PageOutcome::Lost(reason) => {
                 gateway::resume_done(Resume::Snapshot);
-                let snapshot = self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?;
+                let snapshot =
+                    self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?;
                 Ok((Start::Snapshot(snapshot.clone()), snapshot.position, Some(reason)))
             }
         }
@@ -240,7 +241,8 @@ impl Hub {
 /// After COMMIT: to the sessions of this node at once, to the others by the bus.
 impl Announce for Hub {
     fn announce(&self, committed: Committed) {
-        let event = |event: &CommittedEvent| LogEvent { position: event.position(), json: event.json().clone() };
+        let event =
+            |event: &CommittedEvent| LogEvent { position: event.position(), json: event.json().clone() };
         let events: Vec<LogEvent> = committed.events().iter().map(event).collect();
         let committed_at = committed.committed_at();
         let room = committed.room();

@@ -49,11 +49,20 @@ pub struct Presence {
     untold: BTreeSet<SessionId>,
     /// What the sessions here were last told.
     told: BTreeSet<SessionId>,
+    /// Sessions of other nodes that came or went since the stored list was last
+    /// asked for: what was heard of them is newer than the list.
+    heard: BTreeSet<SessionId>,
 }
 
 impl Presence {
     pub fn new(here: NodeId) -> Self {
-        Self { here, members: BTreeMap::new(), untold: BTreeSet::new(), told: BTreeSet::new() }
+        Self {
+            here,
+            members: BTreeMap::new(),
+            untold: BTreeSet::new(),
+            told: BTreeSet::new(),
+            heard: BTreeSet::new(),
+        }
     }
 
     /// True if the member is new.
@@ -73,37 +82,43 @@ impl Presence {
     /// What another node told.
     pub fn apply(&mut self, origin: NodeId, change: Change) {
         for member in change.joined {
+            self.heard.insert(member.session.clone());
             self.insert(origin, member);
         }
         for session in change.left {
+            self.heard.insert(session.clone());
             if self.members.get(&session).is_some_and(|(from, _)| *from == origin) {
                 self.leave(&session);
             }
         }
     }
 
+    /// The stored list is being asked for.
+    pub fn recall_begins(&mut self) {
+        self.heard.clear();
+    }
+
     /// Takes the full list of other nodes' members, as the bus stores it:
-    /// whoever is not in it has gone with its node.
+    /// whoever is not in it has gone with its node, unless it was heard of
+    /// since the list was asked for.
     pub fn replace_remote(&mut self, remote: Vec<(NodeId, Member)>) {
         let present: BTreeSet<_> = remote.iter().map(|(_, member)| member.session.clone()).collect();
         let gone: Vec<_> = self
             .members
             .iter()
-            .filter(|(session, (origin, _))| *origin != self.here && !present.contains(*session))
+            .filter(|(session, (origin, _))| {
+                *origin != self.here && !present.contains(*session) && !self.heard.contains(*session)
+            })
             .map(|(session, _)| session.clone())
             .collect();
         gone.iter().for_each(|session| {
             self.leave(session);
         });
-        let here = self.here;
-        for (origin, member) in remote.into_iter().filter(|(origin, _)| *origin != here) {
-            self.insert(origin, member);
+        for (origin, member) in remote {
+            if origin != self.here && !self.heard.contains(&member.session) {
+                self.insert(origin, member);
+            }
         }
-    }
-
-    /// The sessions of this node.
-    pub fn here(&self) -> impl Iterator<Item = &Member> {
-        self.members.values().filter(|(node, _)| *node == self.here).map(|(_, member)| member)
     }
 
     pub fn count(&self) -> usize {
@@ -177,11 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_heard_since_the_list_was_asked_for_is_newer_than_the_list() {
+        let (node, left) = (NodeId(2), SessionId::new("left").unwrap());
+        let mut presence = Presence::new(NodeId(1));
+        presence.recall_begins();
+        presence.apply(node, Change { joined: vec![member("came")], left: vec![left] });
+        presence.replace_remote(vec![(node, member("left"))]);
+        assert_eq!(presence.listed(), [member("came")]);
+    }
+
+    #[test]
     fn members_of_a_dead_node_leave_and_local_ones_stay() {
         let mut presence = Presence::new(NodeId(1));
         presence.enter(member("here"));
         presence.apply(NodeId(2), Change { joined: vec![member("there")], left: vec![] });
         presence.take_untold();
+        presence.recall_begins();
         presence.replace_remote(vec![]);
         let change = presence.take_untold();
         assert_eq!(change.left, [SessionId::new("there").unwrap()]);

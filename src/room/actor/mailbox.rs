@@ -1,0 +1,153 @@
+//! How a room is spoken to: the messages of its mailbox, and the handle that
+//! sends them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::outbox::Outbox;
+use super::super::presence::Change;
+use crate::bus::NodeId;
+use crate::clock::UnixMillis;
+use crate::ids::SessionId;
+use crate::position::Position;
+use crate::protocol::server::{Member, ResyncReason};
+use crate::protocol::{Json, Refusal};
+use crate::store::history::{Head, LogEvent, PageOutcome, ReadError};
+
+/// Messages that may wait for a room.
+const MAILBOX: usize = 1024;
+
+/// Tells a session's feed from the one it had before it joined again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedId(pub(super) u64);
+
+pub enum Command {
+    Join {
+        member: Member,
+        outbox: Outbox,
+        from: Option<Position>,
+        reply: oneshot::Sender<Result<Admitted, Refusal>>,
+    },
+    Leave {
+        session: SessionId,
+    },
+    Next {
+        session: SessionId,
+        feed: FeedId,
+        after: Position,
+        reply: oneshot::Sender<Next>,
+    },
+    /// This node's own commits, and what other nodes announce.
+    Events {
+        events: Vec<LogEvent>,
+        committed_at: UnixMillis,
+    },
+    /// A local session's signal, or another node's.
+    Signal {
+        from: SessionId,
+        message: Json,
+        local: bool,
+    },
+    Presence {
+        origin: NodeId,
+        change: Change,
+    },
+    Remote {
+        members: Vec<(NodeId, Member)>,
+    },
+    /// What the periodic comparison with the log found.
+    Head {
+        head: Position,
+    },
+    /// Announcements may have been lost.
+    Missed,
+    /// The bus came back, perhaps empty.
+    BusLost,
+    /// Who is here on other nodes may have changed unheard.
+    Recall,
+    Repaired {
+        outcome: Result<PageOutcome, ReadError>,
+        from_primary: bool,
+    },
+    Restarted {
+        head: Result<Head, ReadError>,
+        reason: ResyncReason,
+    },
+    /// Would a session at this position be fed without reading the log?
+    Covers {
+        position: Position,
+        reply: oneshot::Sender<bool>,
+    },
+    Who {
+        reply: oneshot::Sender<(usize, Vec<Member>)>,
+    },
+}
+
+/// What a joiner is told before its pages.
+pub struct Admitted {
+    pub feed: FeedId,
+    pub members: Vec<Member>,
+    pub count: usize,
+    pub delivered: Position,
+    /// The events after the asked position, if memory has them all.
+    pub recent: Option<Vec<LogEvent>>,
+}
+
+/// What a catching-up session gets next.
+pub enum Next {
+    /// It has seen all that was delivered, and is fed live from here.
+    Live,
+    Events(Vec<LogEvent>),
+    /// Memory doesn't reach back so far: read the log, which goes at least so far.
+    Log {
+        head: Position,
+    },
+    /// Its feed has ended: it left, or joined again.
+    Gone,
+}
+
+/// A cheap handle to a room's task.
+#[derive(Clone)]
+pub struct RoomHandle {
+    mailbox: mpsc::Sender<Command>,
+    missed: Arc<AtomicBool>,
+}
+
+impl RoomHandle {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (mailbox, commands) = mpsc::channel(MAILBOX);
+        (Self { mailbox, missed: Arc::default() }, commands)
+    }
+
+    /// Whether an announcement found the mailbox full; forgets it.
+    pub(super) fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
+
+    /// `Err` when the room has just ended: open it anew.
+    pub async fn send(&self, command: Command) -> Result<(), ()> {
+        self.mailbox.send(command).await.map_err(drop)
+    }
+
+    /// For what the log can replace. Never waits.
+    pub fn announce(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.mailbox.try_send(command) {
+            self.missed.store(true, Ordering::Release);
+        }
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.mailbox.same_channel(&other.mailbox)
+    }
+
+    pub async fn covers(&self, position: Position) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Covers { position, reply }).await.is_ok() && answer.await.unwrap_or(false)
+    }
+}

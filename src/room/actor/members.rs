@@ -1,0 +1,156 @@
+//! Joining, leaving, signals, and who is here.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::announcement::Announcement;
+use super::super::outbox::Outbox;
+use super::super::presence::{Change, LISTED_MAX};
+use super::order::Repair;
+use super::{Admitted, Command, FeedId, Feeding, Next, Room, Session};
+use crate::ids::SessionId;
+use crate::metrics::gateway::{self, GapCause};
+use crate::position::Position;
+use crate::protocol::Json;
+use crate::protocol::server::{self, Member, PresenceChange};
+use crate::store::history::Freshness;
+
+/// How long presence changes wait to be told together.
+const PRESENCE_TICK: Duration = Duration::from_millis(250);
+/// How much of memory one answer to a catching-up session carries.
+const MEMORY_PAGE_BYTES: usize = 256 * 1024;
+
+impl Room {
+    pub(super) fn admit(&mut self, member: Member, outbox: Outbox, from: Option<Position>) -> Admitted {
+        self.feeds += 1;
+        let feed = FeedId(self.feeds);
+        let session = Session { outbox, feed, state: Feeding::CatchingUp };
+        self.sessions.insert(member.session.clone(), session);
+        self.timers.linger = None;
+        self.active.get_or_insert_with(gateway::active_room);
+        if self.presence.enter(member.clone()) {
+            // Stored before it is told: whoever listens too late to hear it reads it.
+            self.store_member(&member);
+            self.announce_presence(Change { joined: vec![member.clone()], left: vec![] });
+            self.tell_presence_soon();
+        }
+        let count = self.presence.count();
+        let members = if count > LISTED_MAX { Vec::new() } else { self.presence.listed() };
+        let recent = from
+            .filter(|_| self.context.sessions.memory_serving)
+            .and_then(|position| self.delivery.since(position))
+            .map(|events| events.cloned().collect());
+        Admitted { feed, members, count, delivered: self.delivery.delivered(), recent }
+    }
+
+    pub(super) fn leave(&mut self, session: &SessionId) {
+        if self.sessions.remove(session).is_none() {
+            return;
+        }
+        self.presence.leave(session);
+        self.context.bus.presence_leave(self.id, session);
+        self.announce_presence(Change { joined: vec![], left: vec![session.clone()] });
+        self.tell_presence_soon();
+        if self.sessions.is_empty() {
+            self.active = None;
+            self.timers.linger = Some(Instant::now() + self.context.sessions.room_linger);
+        }
+    }
+
+    pub(super) fn next(&mut self, session: &SessionId, feed: FeedId, after: Position) -> Next {
+        let Some(entry) = self.sessions.get_mut(session).filter(|entry| entry.feed == feed) else {
+            return Next::Gone;
+        };
+        let delivered = self.delivery.delivered();
+        if after == delivered || after.seq > delivered.seq {
+            entry.state = Feeding::Live { after };
+            if after.seq > delivered.seq {
+                // The session read further than this room has delivered.
+                self.repair(Repair { cause: GapCause::Head, freshness: Freshness::AtLeast(after) });
+            }
+            return Next::Live;
+        }
+        let Some(events) = self.delivery.since(after) else {
+            return Next::Log { head: delivered };
+        };
+        let mut bytes = 0;
+        let page = events.take_while(|event| {
+            bytes += event.json.len();
+            bytes <= MEMORY_PAGE_BYTES || bytes == event.json.len()
+        });
+        Next::Events(page.cloned().collect())
+    }
+
+    pub(super) fn signal(&mut self, from: &SessionId, message: &Json, local: bool) {
+        for (_, entry) in self.sessions.iter().filter(|(session, _)| *session != from) {
+            if matches!(entry.state, Feeding::Live { .. }) {
+                entry.outbox.signal(self.id, from.clone(), message.clone());
+            }
+        }
+        if local {
+            let announcement = Announcement::Signal { session: from.clone(), message: message.clone() };
+            self.context.announce(self.id, &announcement);
+        }
+    }
+
+    /// For those who come later.
+    pub(super) fn store_member(&self, member: &Member) {
+        let stored = serde_json::to_string(member).expect("strings always serialize");
+        self.context.bus.presence_enter(self.id, &member.session, stored);
+    }
+
+    pub(super) fn announce_presence(&self, change: Change) {
+        self.context.announce(self.id, &Announcement::Presence { change: change.to_bytes() });
+    }
+
+    pub(super) fn tell_presence_soon(&mut self) {
+        if self.presence.has_untold() && self.timers.presence.is_none() {
+            self.timers.presence = Some(Instant::now() + PRESENCE_TICK);
+        }
+    }
+
+    pub(super) fn tell_presence(&mut self) {
+        let change = self.presence.take_untold();
+        let count = self.presence.count();
+        if change.is_empty() {
+            return;
+        }
+        let listed = count <= LISTED_MAX;
+        let all = if listed { change.clone() } else { Change::default() };
+        let shared = self.presence_message(&all.joined, &all.left, count);
+        for (session, entry) in &self.sessions {
+            let about_itself = listed && change.joined.iter().any(|member| member.session == *session);
+            let message = if about_itself {
+                let others: Vec<_> =
+                    change.joined.iter().filter(|m| m.session != *session).cloned().collect();
+                if others.is_empty() && change.left.is_empty() {
+                    continue;
+                }
+                self.presence_message(&others, &change.left, count)
+            } else {
+                shared.clone()
+            };
+            // A session that is behind learns who is there when it is joined or
+            // told next; presence is a hint, the count corrects itself.
+            if matches!(entry.state, Feeding::Live { .. }) && entry.outbox.try_feed(&message).is_err() {
+                tracing::debug!(room = %self.id, %session, "a presence change found no room");
+            }
+        }
+    }
+
+    pub(super) fn presence_message(&self, joined: &[Member], left: &[SessionId], count: usize) -> Json {
+        server::presence(&PresenceChange { room: self.id, joined, left, count })
+    }
+
+    /// Asks the bus who is here on other nodes.
+    pub(super) fn recall_members(&mut self) {
+        self.presence.recall_begins();
+        let (context, room, itself) = (self.context.clone(), self.id, self.itself.clone());
+        self.context.tasks.spawn("room-members", async move {
+            if let Some(members) = context.remote_members(room).await {
+                itself.announce(Command::Remote { members });
+            }
+        });
+    }
+}
