@@ -33,6 +33,11 @@ impl Asked {
         Self { id: None, index: None, of: Some(Of::Known("hello")), room: None, op: None }
     }
 
+    /// A submit whose op could be read, so that it is answered by ack or reject.
+    pub fn is_submit(&self) -> bool {
+        self.op.is_some()
+    }
+
     /// One of a fixed set, for labels.
     pub fn metric(&self) -> &'static str {
         match self.of {

@@ -95,9 +95,21 @@ impl<'a> Reader<'a> {
                 Ok(message) => self.dispatch(&asked, message).await,
                 Err(refused) => Err(refused.refusal.into()),
             };
+            if said.is_err() && asked.is_submit() {
+                self.answer_earlier_submits().await;
+            }
             self.settle(&asked, said)?;
         }
         Ok(())
+    }
+
+    /// Submits are answered in order. Those that reach a lane are by the lane; a
+    /// submit that is refused before waits here until it is its turn.
+    async fn answer_earlier_submits(&self) {
+        let Session { vitals, in_flight, .. } = self.session;
+        if !in_flight.is_empty() {
+            vitals.while_busy(in_flight.none()).await;
+        }
     }
 
     /// A client that asks without reading the answers is not read either.

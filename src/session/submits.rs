@@ -38,6 +38,10 @@ impl InFlight {
         self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.permits.available_permits() == IN_FLIGHT_MAX as usize
+    }
+
     /// Waits until everything is answered. Cancel-safe.
     pub async fn none(&self) {
         drop(self.permits.acquire_many(IN_FLIGHT_MAX).await);

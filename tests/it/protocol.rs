@@ -201,6 +201,29 @@ async fn the_items_of_a_frame_stand_or_fall_alone() {
 }
 
 #[tokio::test]
+async fn submits_are_answered_in_order_refused_ones_too() {
+    let world = World::shared();
+    let alice = world.person("alice");
+    let room = world.room(&alice, "open").await;
+    let mut client = world.client(0, &alice).await;
+    client.join(room).await;
+    let kinds = [r#""message","data":1"#, r#""fly""#, r#""shape.delete","shape_id":"a""#, r#""message""#];
+    let ops: Vec<_> = (0..200).map(|n| format!("op-{n}")).collect();
+    let submits: Vec<_> = ops
+        .iter()
+        .zip(kinds.iter().cycle())
+        .map(|(op, kind)| format!(r#"{{"type":"submit","room":{room},"op":"{op}","kind":{kind}}}"#))
+        .collect();
+    client.send_text(&format!("[{}]", submits.join(","))).await;
+    let mut answered = Vec::new();
+    for _ in &ops {
+        let answer = client.wait(|m| m["type"] == "ack" || m["type"] == "reject").await;
+        answered.push(answer["op"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(answered, ops);
+}
+
+#[tokio::test]
 async fn values_come_back_exactly_as_they_were_sent() {
     let world = World::shared();
     let alice = world.person("alice");
