@@ -240,7 +240,8 @@ async fn values_come_back_exactly_as_they_were_sent() {
     let ack = client.answer(room, "o").await;
     assert_eq!(ack["type"], "ack", "{ack}");
     for path in ["shapes", "events"] {
-        let answer = world.api(&alice).get(&format!("/v1/rooms/{room}/{path}")).await.unwrap();
+        let answer =
+            world.api(&alice).get(&format!("/v1/rooms/{room}/{path}?freshness=primary")).await.unwrap();
         assert!(answer.text.contains(&format!("\"n\":{numbers}")), "{path}: {}", answer.text);
         assert!(answer.text.contains(&format!("\"t\":{text}")), "{path}: {}", answer.text);
     }
