@@ -296,6 +296,28 @@ test('whoever comes without a room gets one of their own', async () => {
   assert.equal((await ada.ids()).length, 1);
 });
 
+test('an account signs in, is told what is wrong, and signs out', async () => {
+  const { lb, demo } = cluster.facts;
+  const context = await browser.newContext();
+  present.push({ leaves: () => context.close() });
+  const page = await context.newPage();
+  await page.goto(`${lb}/?room=${demo.slug}`);
+  await page.getByText('I have an account').click();
+  await page.getByLabel('E-mail').fill(demo.email);
+  const password = page.locator('#password');
+  await password.fill('not the password');
+  await password.press('Enter');
+  await page.locator('#who .problem:not(:empty)').waitFor();
+  await password.fill(demo.password);
+  await password.press('Enter');
+  await page.waitForFunction(() => globalThis.whiteboard?.room.state === 'live');
+  await page.getByRole('button', { name: 'Who is here' }).click();
+  await page.locator('#people-list li', { hasText: '(you)' }).waitFor();
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  await page.getByRole('button', { name: 'Start drawing' }).waitFor();
+  assert.equal(await page.evaluate(() => localStorage.getItem('roomgate.session')), null);
+});
+
 test('a locked room asks for its password', async () => {
   const { slug } = await cluster.room({ password: 'open sesame' });
   const ada = await enters(cluster.url(0), slug, 'Ada', { outside: true });
