@@ -16,8 +16,8 @@ pub enum Error {
     /// A process ended before it was of use. `log` is the end of what it wrote.
     #[error("{name} ended ({status}); its last words:\n{log}")]
     Ended { name: String, status: String, log: String },
-    #[error("{name} did not become ready within {waited:?}; see {}", log.display())]
-    NotReady { name: String, waited: Duration, log: PathBuf },
+    #[error("{name} did not become ready within {waited:?}; its last words:\n{log}")]
+    NotReady { name: String, waited: Duration, log: String },
     #[error("no free port between {first} and {last}")]
     NoPort { first: u16, last: u16 },
     #[error("{name}: {source}")]

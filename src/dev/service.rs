@@ -151,7 +151,7 @@ impl Service {
     }
 
     pub(super) fn not_ready(&self) -> Error {
-        Error::NotReady { name: self.spec.name.clone(), waited: READY_WAIT, log: self.spec.log.clone() }
+        Error::NotReady { name: self.spec.name.clone(), waited: READY_WAIT, log: last_words(&self.spec.log) }
     }
 }
 
