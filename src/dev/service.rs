@@ -156,7 +156,7 @@ impl Service {
 }
 
 pub(super) const POLL: Duration = Duration::from_millis(20);
-pub(super) const READY_WAIT: Duration = Duration::from_secs(60);
+pub(super) const READY_WAIT: Duration = Duration::from_secs(120);
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
 impl Probe {

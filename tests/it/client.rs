@@ -143,6 +143,17 @@ impl Client {
         }
     }
 
+    /// Takes what comes until `done`.
+    pub async fn listens_until(&mut self, done: impl Future) {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                _ = &mut done => return,
+                () = self.receive() => assert!(self.closed.is_none(), "closed with {:?}", self.closed),
+            }
+        }
+    }
+
     /// Waits for the end and returns the close code.
     pub async fn ends(&mut self) -> Option<u16> {
         while self.closed.is_none() {

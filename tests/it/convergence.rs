@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use tokio::sync::Barrier;
 
 use crate::client::{Client, rect};
 use crate::view::View;
@@ -27,11 +28,12 @@ async fn everyone_in_a_room_sees_the_same_events_and_ends_with_the_same_shapes()
         rooms.push(world.room(&owner, "drawing").await);
     }
 
-    let scripts = (0..CLIENTS).map(|i| Script::new(seed, i, &rooms).run(world));
+    let all_done = Barrier::new(CLIENTS);
+    let scripts = (0..CLIENTS).map(|i| Script::new(seed, i, &rooms).run(world, &all_done));
     let clients: Vec<Client> = join_all(scripts).await;
 
     for room in rooms {
-        let log = whole_log(world, &owner, room).await;
+        let log = whole_log(world, &owner, room, FROM_PRIMARY).await;
         assert!(log.len() > STEPS, "room {room} was hardly drawn in: {}", log.len());
         let here = clients.iter().filter(|client| client.rooms.contains_key(&room));
         let nodes: std::collections::BTreeSet<&str> = here.map(|client| client.node.as_str()).collect();
@@ -44,7 +46,7 @@ async fn everyone_in_a_room_sees_the_same_events_and_ends_with_the_same_shapes()
 async fn check_room(world: &World, owner: &Person, room: u64, log: &[Value], clients: &[Client]) {
     let mut replay = View { live: true, ..View::default() };
     log.iter().for_each(|event| replay.event(event));
-    let state = state_over_http(world, owner, room).await;
+    let state = state_over_http(world, owner, room, FROM_PRIMARY).await;
     assert_eq!(replay.shapes, state, "room {room}: the state is not what the log says");
     for client in clients {
         let Some(view) = client.rooms.get(&room) else { continue };
@@ -75,7 +77,7 @@ impl Script {
         Self { number, rng, rooms: pair }
     }
 
-    async fn run(mut self, world: &World) -> Client {
+    async fn run(mut self, world: &World, all_done: &Barrier) -> Client {
         let person = world.person(&format!("client{}", self.number));
         let mut client = world.client(self.number % NODES, &person).await;
         for room in self.rooms {
@@ -92,7 +94,7 @@ impl Script {
                 client = self.reconnect(world, client).await;
             }
         }
-        self.settle(world, client).await
+        self.settle(world, client, all_done).await
     }
 
     /// Few shape ids at a time, so that clients get in each other's way; new ones
@@ -130,40 +132,37 @@ impl Script {
         client
     }
 
-    /// Waits until this client has seen all that its rooms hold once everybody is
-    /// done: heads are read until they stand still.
-    async fn settle(&self, world: &World, mut client: Client) -> Client {
-        let owner = client.person.clone();
-        let mut before = BTreeMap::new();
-        loop {
-            let mut heads = BTreeMap::new();
-            for room in self.rooms {
-                let head = head(world, &owner, room).await;
-                client.catches_up(room, head).await;
-                heads.insert(room, head);
-            }
-            if heads == before {
-                return client;
-            }
-            before = heads;
-            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    /// Waits until everybody is done, and then until this client has seen all.
+    async fn settle(&self, world: &World, mut client: Client, all_done: &Barrier) -> Client {
+        client.listens_until(all_done.wait()).await;
+        for room in self.rooms {
+            client.catches_up(room, head(world, &client.person.clone(), room).await).await;
         }
+        client
     }
 }
 
 async fn head(world: &World, person: &Person, room: u64) -> u64 {
-    let answer = world.api(person).get(&format!("/v1/rooms/{room}/events?limit=1")).await.unwrap();
+    let answer =
+        world.api(person).get(&format!("/v1/rooms/{room}/events?limit=1&{FROM_PRIMARY}")).await.unwrap();
     answer.json()["head"].as_u64().unwrap_or_else(|| panic!("{}", answer.text))
 }
 
-/// All events, page by page.
-pub async fn whole_log(world: &World, person: &Person, room: u64) -> Vec<Value> {
-    pages(world, person, &format!("/v1/rooms/{room}/events?limit=200")).await
+/// All events, page by page, as new as `fresh` asks, e.g. `min_seq=1.5`.
+pub async fn whole_log(world: &World, person: &Person, room: u64, fresh: &str) -> Vec<Value> {
+    pages(world, person, &format!("/v1/rooms/{room}/events?limit=200&{fresh}")).await
 }
 
+pub const FROM_PRIMARY: &str = "freshness=primary";
+
 /// All live shapes with their versions, page by page.
-pub async fn state_over_http(world: &World, person: &Person, room: u64) -> BTreeMap<String, (u64, Value)> {
-    let items = pages(world, person, &format!("/v1/rooms/{room}/shapes?limit=200")).await;
+pub async fn state_over_http(
+    world: &World,
+    person: &Person,
+    room: u64,
+    fresh: &str,
+) -> BTreeMap<String, (u64, Value)> {
+    let items = pages(world, person, &format!("/v1/rooms/{room}/shapes?limit=200&{fresh}")).await;
     let entry = |item: Value| {
         let id = item["shape"]["id"].as_str().unwrap().to_owned();
         (id, (item["version"].as_u64().unwrap(), item["shape"].clone()))

@@ -27,14 +27,21 @@ async fn real_drawings_come_back_equal_value_by_value_from_both_shards() {
 
     let rooms = join_all(drawings.iter().map(|(slug, shapes)| draw(world, slug, shapes))).await;
     println!("all acked after {:.1} s", began.elapsed().as_secs_f64());
-    let checks = drawings.values().zip(&rooms).map(|(shapes, room)| check(world, *room, shapes));
+    let checks = drawings.values().zip(&rooms).map(|(shapes, room)| check(world, room, shapes));
     let shards: std::collections::BTreeSet<usize> = join_all(checks).await.into_iter().collect();
     println!("all equal after {:.1} s", began.elapsed().as_secs_f64());
     assert_eq!(shards.len(), world.cluster().shards().len(), "all rooms lie on shards {shards:?}");
 }
 
-/// Submits a room's shapes by several clients at once; the room's id.
-async fn draw(world: &World, slug: &str, shapes: &[Value]) -> u64 {
+/// A room and the position of its last ack.
+struct Drawn {
+    room: u64,
+    epoch: u64,
+    seq: u64,
+}
+
+/// Submits a room's shapes by several clients at once.
+async fn draw(world: &World, slug: &str, shapes: &[Value]) -> Drawn {
     let owner = world.person("owner");
     let slug = format!("{}-{:08x}", slug.chars().take(50).collect::<String>(), rand::random::<u32>());
     let room = world.room_called(&owner, &slug, "open").await;
@@ -54,25 +61,29 @@ async fn draw(world: &World, slug: &str, shapes: &[Value]) -> u64 {
                 let ack = artist.answer(room, &op(i)).await;
                 assert_eq!(ack["type"], "ack", "{ack}");
                 assert!(ack.get("duplicate").is_none(), "{ack}");
-                acked.push(ack["seq"].as_u64().unwrap());
+                acked.push((ack["seq"].as_u64().unwrap(), ack["epoch"].as_u64().unwrap()));
             }
         }
         acked
     });
-    let mut acked: Vec<u64> = join_all(people).await.concat();
+    let mut acked: Vec<(u64, u64)> = join_all(people).await.concat();
     acked.sort_unstable();
+    let (seq, epoch) = *acked.last().unwrap();
+    let acked: Vec<u64> = acked.into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(
         acked,
         (1..=shapes.len() as u64).collect::<Vec<_>>(),
         "each op is acked once, with a seq of its own"
     );
-    room
+    Drawn { room, epoch, seq }
 }
 
 /// Compares the log and the state over HTTP with the input; the room's shard.
-async fn check(world: &World, room: u64, shapes: &[Value]) -> usize {
+async fn check(world: &World, drawn: &Drawn, shapes: &[Value]) -> usize {
     let reader = world.person("reader");
-    let log = whole_log(world, &reader, room).await;
+    let Drawn { room, epoch, seq } = *drawn;
+    let fresh = format!("min_seq={epoch}.{seq}");
+    let log = whole_log(world, &reader, room, &fresh).await;
     let seqs: Vec<u64> = log.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (1..=shapes.len() as u64).collect::<Vec<_>>());
 
@@ -81,7 +92,7 @@ async fn check(world: &World, room: u64, shapes: &[Value]) -> usize {
     let logged: BTreeMap<&str, &Value> =
         log.iter().map(|event| (event["shape"]["id"].as_str().unwrap(), &event["shape"])).collect();
     assert_eq!(logged, sent);
-    let state = state_over_http(world, &reader, room).await;
+    let state = state_over_http(world, &reader, room, &fresh).await;
     let kept: BTreeMap<&str, &Value> = state.iter().map(|(id, (_, shape))| (id.as_str(), shape)).collect();
     assert_eq!(kept, sent);
     world.shard_of(room).await

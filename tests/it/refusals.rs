@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::client::{Client, rect};
+use crate::convergence::{FROM_PRIMARY, state_over_http};
 use crate::world::{World, now};
 
 #[tokio::test]
@@ -96,7 +97,7 @@ async fn what_people_write_comes_back_byte_for_byte() {
     let mut other = world.client(2, &bob).await;
     other.join(room).await;
     assert_eq!(other.rooms[&room].shapes["💧"].1, shape);
-    let state = crate::convergence::state_over_http(world, &bob, room).await;
+    let state = state_over_http(world, &bob, room, FROM_PRIMARY).await;
     assert_eq!(state["💧"].1, shape);
 }
 
