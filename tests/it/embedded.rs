@@ -64,6 +64,7 @@ async fn a_restart_finds_data_ports_and_people_again_and_brings_back_what_dies()
     );
     let mut client = again.client(0, &alice).await;
     client.join(room).await;
+    client.catches_up(room, 1).await;
     assert_eq!(client.rooms[&room].shapes["r"], (1, rect("r", 1)));
 
     let service = again.cluster().nodes()[0].service();
@@ -107,5 +108,6 @@ async fn drawing_goes_on_after_a_failover_and_nothing_acked_in_sync_is_lost() {
     let bob = world.person("bob");
     let mut other = world.client(1, &bob).await;
     other.join(room).await;
+    other.catches_up(room, 25).await;
     assert_eq!(other.rooms[&room].shapes.len(), 25);
 }

@@ -96,6 +96,7 @@ async fn what_people_write_comes_back_byte_for_byte() {
     let bob = world.person("bob");
     let mut other = world.client(2, &bob).await;
     other.join(room).await;
+    other.catches_up(room, 1).await;
     assert_eq!(other.rooms[&room].shapes["💧"].1, shape);
     let state = state_over_http(world, &bob, room, FROM_PRIMARY).await;
     assert_eq!(state["💧"].1, shape);
@@ -136,10 +137,12 @@ async fn positions_that_are_not_in_the_log_are_answered_with_a_resync() {
         let resync = late.wait(|m| m["type"] == "resync").await;
         assert_eq!(resync["reason"], reason, "{from}");
         late.until(|client| client.rooms[&room].live).await;
+        late.catches_up(room, 1).await;
         assert_eq!(late.rooms[&room].shapes["r"], (1, rect("r", 1)));
     }
     let mut all = world.client(2, &alice).await;
     all.resume(room, crate::view::View::default()).await;
+    all.catches_up(room, 1).await;
     assert_eq!(all.rooms[&room].seen.len(), 1);
 }
 
