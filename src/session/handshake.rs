@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -79,7 +80,8 @@ async fn arrive(switched: OnUpgrade, offer: Offer) -> Option<Arrival> {
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => Some(Arrival {
             tcp: parts.io.into_inner(),
-            read: parts.read_buf,
+            // A copy: the original would keep hyper's whole read buffer alive.
+            read: Bytes::copy_from_slice(&parts.read_buf),
             dialect: offer.dialect,
             token: offer.token,
         }),
