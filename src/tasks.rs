@@ -61,12 +61,15 @@ impl Tasks {
     #[allow(clippy::disallowed_methods, reason = "the one place that may spawn")]
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let running = Running::start(self.shared.clone(), name);
-        drop(tokio::spawn(async move {
-            let _running = running;
-            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        // Combinators, not an async block: that would hold `work` twice, and
+        // there are tasks by the ten thousand.
+        let task = AssertUnwindSafe(work).catch_unwind().map(move |ended| {
+            if ended.is_err() {
                 tracing::error!(task = name, "task panicked");
             }
-        }));
+            drop(running);
+        });
+        drop(tokio::spawn(task));
     }
 
     pub fn stop_signal(&self) -> Stop {
