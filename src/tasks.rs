@@ -58,18 +58,14 @@ impl Tasks {
     }
 
     /// Runs `work` under `name`. A panic in it is logged, not propagated.
-    #[allow(clippy::disallowed_methods, reason = "the one place that may spawn")]
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        let running = Running::start(self.shared.clone(), name);
-        // Combinators, not an async block: that would hold `work` twice, and
-        // there are tasks by the ten thousand.
-        let task = AssertUnwindSafe(work).catch_unwind().map(move |ended| {
-            if ended.is_err() {
-                tracing::error!(task = name, "task panicked");
-            }
-            drop(running);
-        });
-        drop(tokio::spawn(task));
+        spawn(name, work, Running::start(self.shared.clone(), name));
+    }
+
+    /// As [`Tasks::spawn`], for what serves a handle and ends when that is dropped:
+    /// it watches no [`Stop`], and [`Tasks::ended`] doesn't wait for it.
+    pub fn spawn_for_handle(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        spawn(name, work, ());
     }
 
     pub fn stop_signal(&self) -> Stop {
@@ -100,6 +96,20 @@ impl Tasks {
     pub fn running(&self) -> BTreeMap<&'static str, usize> {
         self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// `held` is dropped when the task has ended.
+#[allow(clippy::disallowed_methods, reason = "the one place that may spawn")]
+fn spawn(name: &'static str, work: impl Future<Output = ()> + Send + 'static, held: impl Send + 'static) {
+    // Combinators, not an async block: that would hold `work` twice, and there
+    // are tasks by the ten thousand.
+    let task = AssertUnwindSafe(work).catch_unwind().map(move |ended| {
+        if ended.is_err() {
+            tracing::error!(task = name, "task panicked");
+        }
+        drop(held);
+    });
+    drop(tokio::spawn(task));
 }
 
 /// Counts a task in, and out again when dropped, panic or not.

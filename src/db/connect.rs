@@ -84,7 +84,7 @@ pub async fn connect(
     let not_replicated = Arc::new(AtomicBool::new(false));
     let noticed = not_replicated.clone();
     let name = endpoint.name.clone();
-    tasks.spawn("db-connection", async move {
+    tasks.spawn_for_handle("db-connection", async move {
         loop {
             match poll_fn(|cx| driver.poll_message(cx)).await {
                 // The notice comes before COMMIT's answer, and is noted here

@@ -23,6 +23,6 @@ pub async fn connect(dsn: &str) -> Result<Admin, Error> {
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.map_err(Error::sql(dsn))?;
     // It ends with the client, or with an error that the client's next
     // statement reports.
-    Tasks::new().spawn("dev-admin-connection", async move { if connection.await.is_err() {} });
+    Tasks::new().spawn_for_handle("dev-admin-connection", async move { if connection.await.is_err() {} });
     Ok(Admin(client))
 }
