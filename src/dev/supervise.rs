@@ -59,19 +59,21 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub async fn run(mut self) {
         let mut starts = self.service.starts();
+        let mut down = false;
         loop {
             let process = starts.borrow_and_update().clone();
-            tokio::select! {
-                () = self.stop.wait() => return,
-                status = process.ended() => self.ended(process.pid(), &status.to_string()).await,
-            }
-            // It is started again by us just now, or later by somebody else.
-            tokio::select! {
-                () = self.stop.wait() => return,
-                changed = starts.changed() => if changed.is_err() { return },
-            }
-            if self.service.is_running() && !self.service.was_stopped() {
+            if down && process.exit().is_none() && !self.service.was_stopped() {
+                down = false;
                 self.back();
+            }
+            tokio::select! {
+                () = self.stop.wait() => return,
+                status = process.ended(), if !down => {
+                    down = true;
+                    self.ended(process.pid(), &status.to_string()).await;
+                }
+                // Started by somebody; told once more when it answers.
+                changed = starts.changed() => if changed.is_err() { return },
             }
         }
     }

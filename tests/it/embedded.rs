@@ -1,5 +1,6 @@
 //! The embedded cluster itself.
 
+use std::path::Path;
 use std::time::Duration;
 
 use roomgate::dev::{Scratch, report};
@@ -27,6 +28,7 @@ async fn two_clusters_run_side_by_side_and_a_killed_process_leaves_the_rest() {
     // What is left of one: a primary, a node, the balancer. It still serves.
     node.kill().await;
     node.restart().await.unwrap();
+    told_of(&one.cluster().report().jwt.key_file.with_file_name("dev.json"), node.pid()).await;
     one.balanced().await;
     for world in [&one, &other] {
         let alice = world.person("alice");
@@ -38,6 +40,28 @@ async fn two_clusters_run_side_by_side_and_a_killed_process_leaves_the_rest() {
     }
     let running = |world: &World| world.cluster().services().iter().filter(|s| s.is_running()).count();
     assert_eq!((running(&one), running(&other)), (3, 6));
+}
+
+/// Waits until the file says that the first node's pid is `pid`.
+async fn told_of(file: &Path, pid: i32) {
+    wait_for_pid(file, |told| told == pid).await;
+}
+
+async fn told_of_another(file: &Path, pid: i32) {
+    wait_for_pid(file, |told| told != pid).await;
+}
+
+async fn wait_for_pid(file: &Path, fits: impl Fn(i32) -> bool) {
+    let told = || {
+        let report: report::Report = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        report.nodes[0].pid
+    };
+    let fits = async {
+        while !fits(told()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), fits).await.expect("dev.json tells of the new process");
 }
 
 #[tokio::test]
@@ -70,17 +94,7 @@ async fn a_restart_finds_data_ports_and_people_again_and_brings_back_what_dies()
     let service = again.cluster().nodes()[0].service();
     let pid = service.pid();
     service.kill().await;
-    let brought_back = async {
-        loop {
-            let file = std::fs::read(options.data.join("dev.json")).unwrap();
-            let told: report::Report = serde_json::from_slice(&file).unwrap();
-            if told.nodes[0].pid != pid {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), brought_back).await.expect("it is brought back");
+    told_of_another(&options.data.join("dev.json"), pid).await;
     again.client(0, &alice).await.join(room).await;
 }
 
