@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
 
 use super::error::{Class, DbError};
+use crate::metrics::EndpointMetrics;
 
 /// A statement with a name: the `statement` label of metrics and the subject of
 /// error messages. Make them `static`.
@@ -31,6 +33,7 @@ pub struct Connection {
     not_replicated: Arc<AtomicBool>,
     abandoned: AtomicBool,
     in_transaction: AtomicBool,
+    metrics: Option<EndpointMetrics>,
 }
 
 impl Connection {
@@ -41,7 +44,13 @@ impl Connection {
             not_replicated,
             abandoned: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
+            metrics: None,
         }
+    }
+
+    /// From now on its statements are measured.
+    pub(super) fn measured_by(self, metrics: EndpointMetrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     pub async fn query(
@@ -126,7 +135,7 @@ impl Connection {
         if let Some(statement) = self.cached().get(sql.name) {
             return Ok(statement.clone());
         }
-        let statement = self.watch(sql.name, self.client.prepare(sql.text)).await?;
+        let statement = self.watch("prepare", self.client.prepare(sql.text)).await?;
         self.cached().insert(sql.name, statement.clone());
         Ok(statement)
     }
@@ -135,19 +144,30 @@ impl Connection {
         self.statements.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a statement to its end and notes it if it is dropped before.
+    /// Runs a statement to its end, measures it, and notes it if it is dropped
+    /// before.
     async fn watch<T>(
         &self,
         what: &'static str,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, DbError> {
         let mut running = Running { abandoned: &self.abandoned, ended: false };
+        let started = Instant::now();
         let result = statement.await;
         running.ended = true;
+        if let Some(metrics) = &self.metrics {
+            metrics.query_done(what, started.elapsed());
+        }
         result.map_err(|error| {
             let error = DbError::from_postgres(what, &error);
             if error.class().breaks_connection() {
                 self.abandoned.store(true, Ordering::SeqCst);
+            }
+            // Those behind a failed statement of a transaction say nothing new.
+            if let Some(metrics) = &self.metrics
+                && !error.is_in_failed_transaction()
+            {
+                metrics.error(error.class().as_str());
             }
             error
         })

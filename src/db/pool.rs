@@ -15,6 +15,7 @@ use super::connect::{SessionSettings, connect};
 use super::connection::{Connection, Sql};
 use super::error::{Class, DbError};
 use crate::config;
+use crate::metrics::EndpointMetrics;
 use crate::tasks::Tasks;
 
 /// A cheap handle to the pool of one endpoint and one purpose.
@@ -24,6 +25,7 @@ pub struct Pool {
     generation: Arc<AtomicU64>,
     waiting: Arc<AtomicU64>,
     last_error: LastError,
+    metrics: EndpointMetrics,
 }
 
 /// For metrics.
@@ -42,6 +44,7 @@ impl Pool {
         limits: &config::Pool,
         settings: SessionSettings,
         statements: &'static [&'static [&'static Sql]],
+        metrics: EndpointMetrics,
         tasks: &Tasks,
     ) -> Self {
         let generation = Arc::new(AtomicU64::new(0));
@@ -51,6 +54,7 @@ impl Pool {
             settings,
             statements,
             generation: generation.clone(),
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
         let inner = bb8::Pool::builder()
@@ -62,19 +66,31 @@ impl Pool {
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
-        Self { inner, generation, waiting: Arc::default(), last_error }
+        Self { inner, generation, waiting: Arc::default(), last_error, metrics }
     }
 
     /// Waits at most the pool's acquire timeout.
     pub async fn get(&self) -> Result<Lease, DbError> {
         let _waiting = Waiting::start(&self.waiting);
-        match self.inner.get_owned().await {
-            Ok(connection) => Ok(Lease { connection }),
-            Err(bb8::RunError::User(error)) => Err(error),
-            Err(bb8::RunError::TimedOut) => Err(self.last_error.take().unwrap_or_else(|| {
+        let started = Instant::now();
+        let connection = self.inner.get_owned().await;
+        self.metrics.pool_waited(started.elapsed());
+        let error = match connection {
+            Ok(connection) => {
+                let (metrics, started) = (self.metrics.clone(), Instant::now());
+                return Ok(Lease { connection, metrics, started });
+            }
+            Err(bb8::RunError::User(error)) => error,
+            Err(bb8::RunError::TimedOut) => self.last_error.take().unwrap_or_else(|| {
                 DbError::new(Class::PoolTimeout, "checkout", "no connection of the pool came free in time")
-            })),
-        }
+            }),
+        };
+        self.metrics.error(error.class().as_str());
+        Err(error)
+    }
+
+    pub fn metrics(&self) -> &EndpointMetrics {
+        &self.metrics
     }
 
     /// Every connection made so far is dropped when it comes back.
@@ -95,6 +111,14 @@ impl Pool {
 /// A connection on loan; it goes back when dropped, or away if it is broken.
 pub struct Lease {
     connection: bb8::PooledConnection<'static, Manager>,
+    metrics: EndpointMetrics,
+    started: Instant,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.metrics.connection_held(self.started.elapsed());
+    }
 }
 
 impl Deref for Lease {
@@ -110,6 +134,7 @@ struct Manager {
     settings: SessionSettings,
     statements: &'static [&'static [&'static Sql]],
     generation: Arc<AtomicU64>,
+    metrics: EndpointMetrics,
     tasks: Tasks,
 }
 
@@ -123,16 +148,11 @@ impl bb8::ManageConnection for Manager {
     type Error = DbError;
 
     async fn connect(&self) -> Result<Managed, DbError> {
-        // Read before connecting: a change of role in between makes this one old.
-        let generation = self.generation.load(Ordering::SeqCst);
-        let started = Instant::now();
-        let connection = connect(&self.endpoint, &self.settings, &self.tasks).await?;
-        let left = self.settings.connect_timeout.saturating_sub(started.elapsed());
-        let statements = self.statements.concat();
-        tokio::time::timeout(left, connection.prepare(&statements)).await.map_err(|_| {
-            DbError::new(Class::Connection, "connect", format!("{} is slow to prepare", self.endpoint.name))
-        })??;
-        Ok(Managed { connection, generation })
+        let managed = self.open().await;
+        if managed.is_err() {
+            self.metrics.connect_failed();
+        }
+        managed
     }
 
     async fn is_valid(&self, managed: &mut Managed) -> Result<(), DbError> {
@@ -144,6 +164,22 @@ impl bb8::ManageConnection for Manager {
 
     fn has_broken(&self, managed: &mut Managed) -> bool {
         managed.generation != self.generation.load(Ordering::SeqCst) || managed.connection.is_broken()
+    }
+}
+
+impl Manager {
+    async fn open(&self) -> Result<Managed, DbError> {
+        // Read before connecting: a change of role in between makes this one old.
+        let generation = self.generation.load(Ordering::SeqCst);
+        let started = Instant::now();
+        let connection = connect(&self.endpoint, &self.settings, &self.tasks).await?;
+        let connection = connection.measured_by(self.metrics.clone());
+        let left = self.settings.connect_timeout.saturating_sub(started.elapsed());
+        let statements = self.statements.concat();
+        tokio::time::timeout(left, connection.prepare(&statements)).await.map_err(|_| {
+            DbError::new(Class::Connection, "connect", format!("{} is slow to prepare", self.endpoint.name))
+        })??;
+        Ok(Managed { connection, generation })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Handles for one shard and for one endpoint, made once by who owns them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
@@ -61,7 +62,7 @@ impl ShardMetrics {
     }
 
     /// A statement ended, well or not.
-    pub fn query_done(&self, role: Role, statement: &'static str, elapsed: Duration) {
+    fn query_done(&self, role: Role, statement: &'static str, elapsed: Duration) {
         self.0.queries[role as usize].get(statement).record(elapsed);
         if elapsed > SLOW_QUERY {
             db::slow_query(statement);
@@ -69,7 +70,7 @@ impl ShardMetrics {
     }
 
     /// An error of `class`, see the table of error classes in `db`.
-    pub fn error(&self, class: &'static str) {
+    fn error(&self, class: &'static str) {
         self.0.errors.get(class).increment(1);
     }
 
@@ -92,7 +93,7 @@ impl ShardMetrics {
         self.0.sync_standbys.set(f64::from(count));
     }
 
-    pub fn deadlock(&self) {
+    fn deadlock(&self) {
         self.0.deadlocks.increment(1);
     }
 }
@@ -102,6 +103,9 @@ impl ShardMetrics {
 pub struct EndpointMetrics(Arc<Endpoint>);
 
 struct Endpoint {
+    shard: ShardMetrics,
+    /// Index into [`Role::ALL`]: what the server was when last seen.
+    role: AtomicU8,
     /// In the order of [`Role::ALL`]: size, available, waiting.
     pools: [[Gauge; 3]; 3],
     pool_wait: Histogram,
@@ -132,6 +136,8 @@ impl EndpointMetrics {
             [&db::POOL_SIZE, &db::POOL_AVAILABLE, &db::POOL_WAITING].map(|family| series(family, &labels))
         };
         Self(Arc::new(Endpoint {
+            shard: ShardMetrics::new(shard),
+            role: AtomicU8::new(Role::Unknown as u8),
             pools: Role::ALL.map(pool),
             pool_wait: series(&db::POOL_WAIT, &names),
             held: series(&db::HELD, &names),
@@ -149,12 +155,27 @@ impl EndpointMetrics {
     /// The pool as it is, in the role the server has now. The series of its
     /// other roles fall to zero, so that a sum over roles stays right.
     pub fn pool(&self, role: Role, now: PoolUse) {
+        self.0.role.store(role as u8, Ordering::Relaxed);
         for each in Role::ALL {
             let now = if each == role { now } else { PoolUse::default() };
             let [size, available, waiting] = &self.0.pools[each as usize];
             size.set(f64::from(now.size));
             available.set(f64::from(now.available));
             waiting.set(f64::from(now.waiting));
+        }
+    }
+
+    /// A statement ended here, well or not; counted under the server's role.
+    pub fn query_done(&self, statement: &'static str, elapsed: Duration) {
+        let role = Role::ALL[usize::from(self.0.role.load(Ordering::Relaxed))];
+        self.0.shard.query_done(role, statement, elapsed);
+    }
+
+    /// An error of `class` came from here.
+    pub fn error(&self, class: &'static str) {
+        self.0.shard.error(class);
+        if class == "deadlock" {
+            self.0.shard.deadlock();
         }
     }
 

@@ -37,7 +37,7 @@ impl Endpoint {
         capacity: usize,
         zone: Option<&str>,
     ) -> Self {
-        let metrics = EndpointMetrics::new(shard.as_str(), &config.name);
+        let metrics = pool.metrics().clone();
         let same_zone = zone.is_some() && config.zone.as_deref() == zone;
         Self {
             shard,

@@ -15,7 +15,7 @@ use super::staleness::{Lsn, Timeline};
 use crate::config;
 use crate::db::{Pool, SessionSettings, Sql};
 use crate::ids::{NodeName, ShardName};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{EndpointMetrics, ShardMetrics};
 use crate::placement::ShardIndex;
 use crate::tasks::Tasks;
 
@@ -157,7 +157,8 @@ impl Shard {
             search_path: setup.search_path,
         };
         let endpoint = |(index, config): (usize, &config::Endpoint)| {
-            let pool = Pool::new(config, setup.pool, settings.clone(), setup.statements, tasks);
+            let metrics = EndpointMetrics::new(name.as_str(), &config.name);
+            let pool = Pool::new(config, setup.pool, settings.clone(), setup.statements, metrics, tasks);
             let capacity = setup.pool.max_connections as usize;
             let zone = setup.node.zone.as_deref();
             Arc::new(Endpoint::new(name.clone(), config.clone(), pool, index, capacity, zone))

@@ -23,7 +23,7 @@ use super::retry::{self, MAX_RETRIES, Next};
 use super::transaction::{self, Cause, CommitProof, Locked, Read, Writes, Written};
 use super::{Shared, isolate, unknown};
 use crate::clock::UnixMillis;
-use crate::db::{Class, Lease};
+use crate::db::Lease;
 use crate::ids::RoomId;
 use crate::log::{Decision, Event, Outcome, RoomState, decide};
 use crate::metrics::{self, ShardMetrics};
@@ -279,7 +279,6 @@ impl Lane {
                 Ok(Ok(connection)) => return Some((endpoint, connection)),
                 Ok(Err(error)) => {
                     tracing::debug!(shard = %self.shard.name(), %error, "no connection for an append");
-                    self.metrics.error(error.class().as_str());
                     if error.class().breaks_connection() {
                         self.shard.suspect(&endpoint);
                     }
@@ -357,10 +356,6 @@ impl Lane {
     /// One line a failure, and its metrics.
     fn note(&self, unit: &Unit, cause: &Cause, next: Next) {
         let class = cause.class();
-        self.metrics.error(class);
-        if class == Class::Deadlock.as_str() {
-            self.metrics.deadlock();
-        }
         metrics::database::transaction_retried(class);
         tracing::warn!(
             shard = %self.shard.name(), aside = self.seat.aside, submits = unit.batch.len(),

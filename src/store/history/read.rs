@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 use super::judge::{Facts, Unfit};
 use super::{Read, ReadError, deadline, statements};
 use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::ids::RoomId;
 use crate::log::Event;
-use crate::metrics::Role;
 use crate::placement::{ShardIndex, slot_of};
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
@@ -170,7 +169,7 @@ impl Reader {
         let mut route = shard.read(freshness, deadline);
         loop {
             let target = route.target().await?;
-            match run(shard, &target, sql, params, deadline).await {
+            match run(&target, sql, params, deadline).await {
                 Ok(rows) => {
                     route.used(&target);
                     return Ok(rows);
@@ -198,7 +197,7 @@ impl Reader {
         let mut route = shard.read(asked.freshness, deadline);
         loop {
             let target = route.target().await?;
-            let rows = match run(shard, &target, sql, &params, deadline).await {
+            let rows = match run(&target, sql, &params, deadline).await {
                 Ok(rows) => rows,
                 Err(error) => {
                     failed(&mut route, target, error)?;
@@ -253,28 +252,17 @@ fn failed(route: &mut Route, target: Target, error: DbError) -> Result<(), ReadE
 }
 
 async fn run(
-    shard: &Shard,
     target: &Target,
     sql: &'static Sql,
     params: &[&(dyn ToSql + Sync)],
     deadline: Instant,
 ) -> Result<Vec<Row>, DbError> {
-    let started = Instant::now();
-    let late = |_| DbError::new(Class::Connection, sql.name, "no answer in time");
+    let patience = Instant::now() + REPLICA_PATIENCE;
+    let until = if target.is_primary() { deadline } else { deadline.min(patience) };
     let statement = async {
         let connection = target.endpoint().pool().get().await?;
         connection.query(sql, params).await
     };
-    let (role, result) = if target.is_primary() {
-        (Role::Primary, timeout_at(deadline.into(), statement).await)
-    } else {
-        let left = deadline.saturating_duration_since(started);
-        (Role::Replica, timeout(REPLICA_PATIENCE.min(left), statement).await)
-    };
-    let result = result.map_err(late).flatten();
-    shard.metrics().query_done(role, sql.name, started.elapsed());
-    if let Err(error) = &result {
-        shard.metrics().error(error.class().as_str());
-    }
-    result
+    let late = |_| DbError::new(Class::Connection, sql.name, "no answer in time");
+    timeout_at(until.into(), statement).await.map_err(late).flatten()
 }
