@@ -56,7 +56,8 @@ it: ## integration tests against real clusters
 .PHONY: browser-test
 browser-test: install-test ## the whiteboard in a real browser
 	$(part)
-	$(CARGO) build --locked
+	# With the tests' features, so that nothing is compiled twice.
+	$(CARGO) test --locked --no-run --test it
 	cd tests/browser && npm ci --no-audit --no-fund && npm test
 
 .PHONY: real-shapes
