@@ -1,0 +1,195 @@
+//! Signing up, in and out.
+
+use std::time::{Duration, Instant};
+
+use roomgate::dev::{Answer, Api};
+use serde_json::{Value, json};
+
+use crate::world::{World, now};
+
+/// Nobody else's.
+fn email(name: &str) -> String {
+    format!("{name}-{:016x}@Example.test", rand::random::<u64>())
+}
+
+fn api(world: &World, node: usize) -> Api {
+    Api::new(&world.cluster().nodes()[node].url())
+}
+
+async fn sign_up(api: &Api, email: &str) -> Value {
+    let wish = json!({"email": email, "password": "correct horse", "name": "Ann"});
+    let answer = api.post("/v1/signup", &wish).await.unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.json()
+}
+
+async fn sign_in(api: &Api, email: &str, password: &str) -> Answer {
+    api.post("/v1/signin", &json!({"email": email, "password": password})).await.unwrap()
+}
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["error"]["code"]),
+        (status, &json!(code)),
+        "{}",
+        answer.text
+    );
+}
+
+#[tokio::test]
+async fn an_account_made_on_one_node_signs_in_on_another() {
+    let world = World::shared();
+    let email = email("ann");
+    let made = sign_up(&api(world, 0), &email).await;
+    let keys: Vec<_> = made.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["expires_at", "refresh_token", "token", "user"]);
+    let expires_in = made["expires_at"].as_u64().unwrap() - now() * 1000;
+    assert!((890_000..=900_999).contains(&expires_in), "15 minutes, not {expires_in} ms");
+
+    let signed_in = sign_in(&api(world, 1), &email.to_uppercase(), "correct horse").await;
+    assert_eq!(signed_in.status, 200);
+    assert_eq!(signed_in.json()["user"], made["user"]);
+    let me =
+        api(world, 2).signed_in(signed_in.json()["token"].as_str().unwrap()).get("/v1/me").await.unwrap();
+    assert_eq!(me.json(), json!({"user": made["user"]}));
+    assert_eq!(made["user"], json!({"id": made["user"]["id"], "email": email, "name": "Ann", "photo": null}));
+    let again = json!({"email": email.to_lowercase(), "password": "another one", "name": "Eve"});
+    refused(&api(world, 1).post("/v1/signup", &again).await.unwrap(), 409, "email_taken");
+}
+
+#[tokio::test]
+async fn an_unknown_email_and_a_wrong_password_look_the_same() {
+    let world = World::shared();
+    let api = api(world, 0);
+    let known = email("ann");
+    sign_up(&api, &known).await;
+    let (mut times, mut bodies) = ([Duration::MAX; 2], [Value::Null, Value::Null]);
+    for _ in 0..8 {
+        for (who, address) in [known.as_str(), &email("nobody")].into_iter().enumerate() {
+            let asked = Instant::now();
+            let answer = sign_in(&api, address, "wrong horse").await;
+            times[who] = times[who].min(asked.elapsed());
+            refused(&answer, 401, "unauthenticated");
+            bodies[who] = answer.json()["error"]["message"].clone();
+        }
+    }
+    assert_eq!(bodies[0], bodies[1]);
+    let ratio = times[0].as_secs_f64() / times[1].as_secs_f64();
+    assert!((0.6..1.7).contains(&ratio), "known {:?}, unknown {:?}", times[0], times[1]);
+}
+
+#[tokio::test]
+async fn refresh_tokens_rotate_over_nodes_and_a_copied_one_ends_them_all() {
+    let world = World::shared();
+    let first = sign_up(&api(world, 0), &email("ann")).await;
+    let refresh = async |node, token: &Value| {
+        api(world, node).post("/v1/token/refresh", &json!({"refresh_token": token})).await.unwrap()
+    };
+    let second = refresh(1, &first["refresh_token"]).await;
+    assert_eq!(second.status, 200);
+    assert_eq!(second.json()["user"], first["user"]);
+    assert_ne!(second.json()["refresh_token"], first["refresh_token"]);
+    refused(&refresh(2, &first["refresh_token"]).await, 401, "unauthenticated");
+    refused(&refresh(0, &second.json()["refresh_token"]).await, 401, "unauthenticated");
+    refused(&refresh(0, &json!("made up")).await, 401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn who_signed_out_gets_no_new_token() {
+    let world = World::shared();
+    let email = email("ann");
+    let [here, there] = [sign_up(&api(world, 0), &email).await, {
+        sign_in(&api(world, 1), &email, "correct horse").await.json()
+    }];
+    let out = json!({"refresh_token": here["refresh_token"]});
+    assert_eq!(api(world, 2).post("/v1/signout", &out).await.unwrap().status, 204);
+    refused(&api(world, 0).post("/v1/token/refresh", &out).await.unwrap(), 401, "unauthenticated");
+    // Without a refresh token: on every device.
+    let signed_in = api(world, 0).signed_in(there["token"].as_str().unwrap());
+    let everywhere = signed_in.send("POST".parse().unwrap(), "/v1/signout", None).await.unwrap();
+    assert_eq!(everywhere.status, 204, "{}", everywhere.text);
+    let other = json!({"refresh_token": there["refresh_token"]});
+    refused(&api(world, 0).post("/v1/token/refresh", &other).await.unwrap(), 401, "unauthenticated");
+    refused(&api(world, 0).post("/v1/signout", &json!({})).await.unwrap(), 401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn sign_ups_that_are_no_sign_ups_are_refused() {
+    let world = World::shared();
+    let api = api(world, 0);
+    let with = |field: &str, value: Value| {
+        let mut wish = json!({"email": email("ann"), "password": "correct horse", "name": "Ann"});
+        wish[field] = value;
+        wish.to_string()
+    };
+    let post = "POST";
+    for (body, status, code) in [
+        (with("password", json!("short")), 400, "bad_message"),
+        (with("password", json!("x".repeat(129))), 400, "bad_message"),
+        (with("password", json!("x".repeat(1 << 20))), 413, "too_large"),
+        (with("password", json!(12_345_678)), 400, "bad_message"),
+        (with("email", json!("nobody")), 400, "bad_message"),
+        (with("email", json!(null)), 400, "bad_message"),
+        (with("name", json!("")), 400, "bad_message"),
+        (with("name", json!("x".repeat(65))), 400, "bad_message"),
+        (with("name", json!("\u{0}")), 400, "bad_json"),
+        ("{\"email\":\"a@b\",\"email\":\"c@d\"}".to_owned(), 400, "bad_json"),
+        ("[1]".to_owned(), 400, "bad_message"),
+        ("{".to_owned(), 400, "bad_json"),
+        ("[".repeat(100), 422, "too_deep"),
+    ] {
+        let answer = api.send(post.parse().unwrap(), "/v1/signup", Some(body)).await.unwrap();
+        refused(&answer, status, code);
+    }
+    let long = sign_in(&api, "a@b.test", &"x".repeat(200)).await;
+    refused(&long, 401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn names_with_newlines_and_markup_come_back_as_they_are() {
+    let world = World::shared();
+    let name = "Ann\r\n\u{1b}[31m<script>alert(1)</script>\u{202e}🦀 ' OR true --";
+    let wish = json!({"email": email("ann"), "password": "correct horse", "name": name});
+    let made = api(world, 0).post("/v1/signup", &wish).await.unwrap();
+    assert_eq!(made.json()["user"]["name"], name);
+}
+
+#[tokio::test]
+async fn guessing_is_slowed_down_by_account_and_sockets_are_left_alone() {
+    let world = World::start(|options| {
+        let options = options.set("limits.signins_per_minute", 4).set("limits.signups_per_minute", 3);
+        roomgate::dev::Options { shards: 1, replicas: 0, nodes: 1, ..options }
+    })
+    .await;
+    let api = api(&world, 0);
+    let email = email("ann");
+    sign_up(&api, &email).await;
+    // How many more there may be depends on when the demo account was made.
+    let more = futures_util::future::join_all((0..4).map(async |_| {
+        let wish = json!({"email": self::email("eve"), "password": "correct horse", "name": "Eve"});
+        api.post("/v1/signup", &wish).await.unwrap().status.as_u16()
+    }));
+    assert!(more.await.contains(&429), "sign-ups of an address are limited");
+    for _ in 0..4 {
+        refused(&sign_in(&api, &email, "wrong horse").await, 401, "unauthenticated");
+    }
+    let slowed = sign_in(&api, &email, "correct horse").await;
+    refused(&slowed, 429, "rate_limited");
+    let retry_after: u64 = slowed.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&retry_after), "{retry_after}");
+
+    // The same for the password of a room.
+    let (owner, guesser) = (world.person("olga"), world.person("gus"));
+    let wish = json!({"slug": "secret-room", "password": "open sesame"});
+    assert_eq!(world.api(&owner).post("/v1/rooms", &wish).await.unwrap().status, 201);
+    let guess = async |password: &str| {
+        let body = json!({"password": password}).to_string();
+        let path = "/v1/rooms/secret-room/members/me";
+        world.api(&guesser).send("PUT".parse().unwrap(), path, Some(body)).await.unwrap()
+    };
+    for _ in 0..4 {
+        refused(&guess("open barley").await, 403, "bad_password");
+    }
+    refused(&guess("open sesame").await, 429, "rate_limited");
+}

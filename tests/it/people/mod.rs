@@ -1,0 +1,9 @@
+//! People and rooms: what is stored of them, and what HTTP says of them.
+
+mod accounts;
+mod doors;
+mod lists;
+mod rooms;
+mod server;
+mod stored;
+mod world;

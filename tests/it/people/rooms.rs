@@ -1,0 +1,181 @@
+//! Rooms and members on a shard.
+
+use std::time::{Duration, Instant};
+
+use roomgate::ids::RoomId;
+use roomgate::placement::slot_of;
+use roomgate::position::{Epoch, Position, Seq};
+use roomgate::protocol::{Access, Role};
+use roomgate::routing::Freshness;
+use roomgate::store::rooms::{Membership, RoomsError, Visits, Wanted};
+use roomgate::store::slots::SLOT_LOCKS;
+
+use super::world::{World, new_room, soon, user};
+
+#[tokio::test]
+async fn a_room_comes_back_as_it_was_made_and_making_it_twice_is_once() {
+    let world = World::start().await;
+    let (ann, bob) = (user("ann"), user("bob"));
+    let new = world.room(&ann).await;
+    world.rooms.insert(&new, soon()).await.unwrap();
+    let found = world.find(new.room, &bob).await.unwrap();
+    assert_eq!((&found.facts.slug, &*found.facts.name), (&new.slug, new.name.as_str()));
+    assert_eq!((found.facts.access, found.facts.head), (Access::Password, Position::BEGINNING));
+    assert_eq!(&*found.facts.metadata, r#"{"n": 1.5, "team": "blue"}"#);
+    assert_eq!(found.facts.role_of(&ann, found.membership), Some(Role::Owner));
+    assert_eq!(found.facts.role_of(&bob, found.membership), None);
+    assert_eq!((world.count("room").await, world.count("room_head").await), (1, 1));
+    let unknown = world.find(RoomId::random(), &bob).await;
+    assert!(matches!(unknown, Err(RoomsError::Unknown)), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_member_keeps_the_first_role_and_the_removed_stay_removed() {
+    let world = World::start().await;
+    let (ann, bob, eve) = (user("ann"), user("bob"), user("eve"));
+    let room = world.room(&ann).await.room;
+    let revision = async || world.find(room, &ann).await.unwrap().facts.access_rev;
+    let before = revision().await;
+    let member = |role| Membership::Member(role);
+    let add = async |user, role| world.rooms.add_member(room, user, role, soon()).await.unwrap();
+    assert_eq!(add(&bob, Role::Viewer).await, member(Role::Viewer));
+    assert!(revision().await > before, "nodes are told to look again");
+    assert_eq!(add(&bob, Role::Editor).await, member(Role::Viewer));
+    world
+        .sql(&format!("INSERT INTO room_member (room_id, user_id, role) VALUES ({room}, 'eve', 'removed')"))
+        .await;
+    assert_eq!(add(&eve, Role::Editor).await, Membership::Removed);
+    assert_eq!(world.find(room, &bob).await.unwrap().membership, Some(member(Role::Viewer)));
+    let nowhere = world.rooms.add_member(RoomId::random(), &bob, Role::Editor, soon()).await;
+    assert!(matches!(nowhere, Err(RoomsError::Unknown)), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_slot_that_moved_away_while_its_lock_was_waited_for() {
+    let world = World::start().await;
+    let new = new_room(&user("ann"));
+    let slot = slot_of(new.room);
+    let fence = world.server.admin().await.unwrap();
+    fence.batch_execute("BEGIN").await.unwrap();
+    fence
+        .execute("SELECT pg_advisory_xact_lock($1, $2)::text", &[&SLOT_LOCKS, &i32::from(slot.0)])
+        .await
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let (written, ()) = futures_util::future::join(world.rooms.insert(&new, deadline), async {
+        world.waits_for_lock().await;
+        let moved = "UPDATE slot_owner SET state = 'moved', moved_to = 'b' WHERE slot = $1";
+        fence.execute(moved, &[&i32::from(slot.0)]).await.unwrap();
+        fence.batch_execute("COMMIT").await.unwrap();
+    })
+    .await;
+    assert!(matches!(written, Err(RoomsError::NoOwner)), "{written:?}");
+    assert_eq!(world.count("room").await, 0);
+    let read = world.find(new.room, &user("ann")).await;
+    assert!(matches!(read, Err(RoomsError::NoOwner)), "{read:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_primary_that_is_not_the_claimed_one() {
+    let world = World::start().await;
+    world.sql("UPDATE shard_claim SET timeline = 9").await;
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let written = world.rooms.insert(&new_room(&user("ann")), deadline).await;
+    assert!(matches!(written, Err(RoomsError::NotClaimed)), "{written:?}");
+    assert_eq!(world.count("room").await, 0);
+}
+
+#[tokio::test]
+async fn a_position_that_is_not_in_the_log_is_named() {
+    let world = World::start().await;
+    let ann = user("ann");
+    let room = world.room(&ann).await.room;
+    world
+        .sql(&format!(
+            "INSERT INTO room_event (room_id, seq, epoch, op_id, user_id, kind, body, digest, created_at)
+             SELECT {room}, n, 7, 'op' || n, 'ann', 'message', '{{}}', '', now() FROM generate_series(1, 3) AS n;
+             UPDATE room_head SET head_seq = 3, head_epoch = 7"
+        ))
+        .await;
+    let at = async |epoch, seq| {
+        let freshness = Freshness::AtLeast(Position::new(Epoch(epoch), Seq(seq)));
+        world.rooms.find(Wanted { room, user: Some(&ann), freshness, deadline: soon() }).await
+    };
+    assert_eq!(at(7, 3).await.unwrap().facts.head, Position::new(Epoch(7), Seq(3)));
+    assert!(at(7, 2).await.is_ok() && at(0, 0).await.is_ok());
+    assert!(matches!(at(6, 2).await, Err(RoomsError::PositionLost)));
+    assert!(matches!(at(7, 4).await, Err(RoomsError::AheadOfLog)));
+    assert!(matches!(at(7, u64::MAX).await, Err(RoomsError::AheadOfLog)));
+}
+
+#[tokio::test]
+async fn a_persons_rooms_are_listed_once_each_in_pages() {
+    let world = World::start().await;
+    let (ann, bob) = (user("ann"), user("bob"));
+    let mut expected = Vec::new();
+    for n in 0..12 {
+        let owner = if n % 2 == 0 { &ann } else { &bob };
+        let room = world.room(owner).await.room;
+        if n % 3 == 0 {
+            world.rooms.add_member(room, &ann, Role::Viewer, soon()).await.unwrap();
+        }
+        if n % 2 == 0 || n % 3 == 0 {
+            expected.push(room);
+        }
+    }
+    let removed = world.room(&bob).await.room;
+    world
+        .sql(&format!(
+            "INSERT INTO room_member (room_id, user_id, role) VALUES ({removed}, 'ann', 'removed')"
+        ))
+        .await;
+    expected.sort();
+    for limit in [1, 3, 100] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = world.rooms.of_user(&ann, after, limit, Freshness::Primary, soon()).await.unwrap();
+            assert!(page.rooms.len() <= limit);
+            listed.extend(page.rooms.iter().map(|facts| facts.room));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, expected, "in pages of {limit}");
+    }
+}
+
+#[tokio::test]
+async fn visits_are_counted_without_waiting_for_a_locked_room() {
+    let world = World::start().await;
+    let (busy, idle) = (world.room(&user("ann")).await.room, world.room(&user("ann")).await.room);
+    let visits = Visits::new(world.rooms.clone());
+    for _ in 0..100 {
+        visits.add(busy);
+        visits.add(idle);
+    }
+    let counted = async |room| world.find(room, &user("ann")).await.unwrap().facts.visits;
+    let append = world.server.admin().await.unwrap();
+    append.batch_execute("BEGIN").await.unwrap();
+    append
+        .execute("SELECT FROM room_head WHERE room_id = $1 FOR NO KEY UPDATE", &[&busy.as_i64()])
+        .await
+        .unwrap();
+    visits.write().await;
+    assert_eq!((counted(busy).await, counted(idle).await), (0, 100));
+    append.batch_execute("COMMIT").await.unwrap();
+    visits.add(busy);
+    visits.write().await;
+    visits.write().await;
+    assert_eq!((counted(busy).await, counted(idle).await), (101, 100));
+}
+
+impl World {
+    /// Until the gateway's connection waits for an advisory lock.
+    async fn waits_for_lock(&self) {
+        let waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        while self.admin.query_opt(waiting, &[]).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

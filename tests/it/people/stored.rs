@@ -1,0 +1,148 @@
+//! Accounts, refresh tokens and slugs in the directory.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use roomgate::auth::RefreshToken;
+use roomgate::digests::PasswordHash;
+use roomgate::directory::{DirectoryError, NewAccount};
+use roomgate::ids::{RoomId, Slug};
+use roomgate::protocol::Code;
+
+use super::world::{World, user};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const NAME: &str = "Ann\r\n\u{1b}[31m'; DROP TABLE account; --";
+
+fn account(id: &str, email: &str) -> NewAccount {
+    NewAccount {
+        id: user(id),
+        email: email.to_owned(),
+        name: NAME.to_owned(),
+        password: PasswordHash::new("$argon2id$1".to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn an_email_opens_one_account_whatever_its_case() {
+    let world = World::start().await;
+    let directory = &world.directory;
+    let ann = directory.create_account(&account("ann", "Ann@Example.test")).await.unwrap();
+    assert_eq!((ann.name.as_str(), ann.photo), (NAME, None));
+    // A repeat of the very same statement, whose first answer was lost.
+    assert!(directory.create_account(&account("ann", "Ann@Example.test")).await.is_ok());
+    let taken = directory.create_account(&account("eve", "aNN@example.TEST")).await;
+    assert!(matches!(taken, Err(DirectoryError::EmailTaken)), "{taken:?}");
+    let found = directory.credentials("ANN@EXAMPLE.TEST").await.unwrap().unwrap();
+    assert_eq!((found.account.id, found.account.email.as_str()), (user("ann"), "Ann@Example.test"));
+    assert_eq!(found.password.as_str(), "$argon2id$1");
+    assert!(directory.credentials("' OR true --").await.unwrap().is_none());
+    assert!(directory.account(&user("eve")).await.unwrap().is_none());
+    assert_eq!(world.count("directory.account").await, 1);
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
+    let world = World::start().await;
+    let directory = &world.directory;
+    directory.create_account(&account("ann", "a@x.test")).await.unwrap();
+    let [first, second, third, other] = std::array::from_fn(|_| RefreshToken::random());
+    directory.add_refresh_token(first.digest(), &user("ann"), HOUR).await.unwrap();
+    directory.add_refresh_token(other.digest(), &user("ann"), HOUR).await.unwrap();
+
+    let rotate = async |old: &RefreshToken, new: &RefreshToken| {
+        directory.rotate_refresh_token(old.digest(), new.digest(), HOUR).await
+    };
+    assert_eq!(rotate(&first, &second).await.unwrap(), user("ann"));
+    // The same rotation again: its first answer was lost.
+    assert_eq!(rotate(&first, &second).await.unwrap(), user("ann"));
+    let reused = rotate(&first, &third).await.unwrap_err();
+    assert_eq!(reused.refusal().code, Code::Unauthenticated);
+    assert!(rotate(&second, &third).await.is_err(), "the thief's or the victim's, it has ended");
+    assert!(rotate(&other, &third).await.is_ok(), "the other device goes on");
+}
+
+#[tokio::test]
+async fn of_two_rotations_at_once_one_wins() {
+    let world = World::start().await;
+    world.directory.create_account(&account("ann", "a@x.test")).await.unwrap();
+    let token = RefreshToken::random();
+    world.directory.add_refresh_token(token.digest(), &user("ann"), HOUR).await.unwrap();
+    let rotations = (0..8).map(|_| async {
+        let new = RefreshToken::random();
+        world.directory.rotate_refresh_token(token.digest(), new.digest(), HOUR).await
+    });
+    let won = join_all(rotations).await.iter().filter(|rotated| rotated.is_ok()).count();
+    assert_eq!(won, 1);
+}
+
+#[tokio::test]
+async fn expired_and_revoked_refresh_tokens_are_refused() {
+    let world = World::start().await;
+    let directory = &world.directory;
+    directory.create_account(&account("ann", "a@x.test")).await.unwrap();
+    let [expired, revoked, all] = std::array::from_fn(|_| RefreshToken::random());
+    directory.add_refresh_token(expired.digest(), &user("ann"), Duration::ZERO).await.unwrap();
+    directory.add_refresh_token(revoked.digest(), &user("ann"), HOUR).await.unwrap();
+    directory.add_refresh_token(all.digest(), &user("ann"), HOUR).await.unwrap();
+    directory.revoke_refresh_token(revoked.digest()).await.unwrap();
+    directory.revoke_refresh_token(RefreshToken::random().digest()).await.unwrap();
+    for token in [&expired, &revoked] {
+        let new = RefreshToken::random();
+        assert!(directory.rotate_refresh_token(token.digest(), new.digest(), HOUR).await.is_err());
+    }
+    directory.revoke_refresh_tokens_of(&user("ann")).await.unwrap();
+    assert_eq!(world.count("directory.refresh_token").await, 0);
+}
+
+#[tokio::test]
+async fn a_slug_has_one_room_and_its_owner_may_continue_creating_it() {
+    let world = World::start().await;
+    let directory = &world.directory;
+    let slug = Slug::new("our-room").unwrap();
+    let first = RoomId::random();
+    assert_eq!(directory.reserve_slug(&slug, &user("ann"), first).await.unwrap(), first);
+    assert_eq!(directory.room_by_slug(&slug).await.unwrap(), None, "not before it is there");
+    let again = directory.reserve_slug(&slug, &user("ann"), RoomId::random()).await.unwrap();
+    assert_eq!(again, first);
+    let stolen = directory.reserve_slug(&slug, &user("eve"), RoomId::random()).await;
+    assert!(matches!(stolen, Err(DirectoryError::SlugTaken)));
+
+    directory.activate_slug(&slug, first).await.unwrap();
+    let late = directory.reserve_slug(&slug, &user("ann"), RoomId::random()).await;
+    assert!(matches!(late, Err(DirectoryError::SlugTaken)));
+    assert_eq!(directory.room_by_slug(&slug).await.unwrap(), Some(first));
+}
+
+#[tokio::test]
+async fn a_known_slug_outlasts_the_directory_and_others_wait_only_so_long() {
+    let world = World::start().await;
+    let (known, unknown) = (Slug::new("known").unwrap(), Slug::new("unknown").unwrap());
+    world
+        .sql("INSERT INTO directory.slug (slug, room_id, owner, state) VALUES ('known', 7, 'ann', 'active')")
+        .await;
+    // Many at once, one query.
+    let many = (0..200).map(|_| world.directory.room_by_slug(&known));
+    assert!(join_all(many).await.iter().all(|room| room.as_ref().is_ok_and(|id| id.is_some())));
+
+    world.server.service().kill().await;
+    let room = world.directory.room_by_slug(&known).await.unwrap();
+    assert_eq!(room, Some(RoomId::new(7).unwrap()));
+    let asked = Instant::now();
+    let refusal = world.directory.room_by_slug(&unknown).await.unwrap_err().refusal();
+    assert_eq!(refusal.code, Code::Unavailable);
+    assert!(refusal.retry_after_ms.is_some());
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_not_an_error_to_the_caller() {
+    let world = World::start().await;
+    world.directory.create_account(&account("ann", "a@x.test")).await.unwrap();
+    for n in 0..5 {
+        world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'roomgate'").await;
+        let made = world.directory.create_account(&account(&format!("u{n}"), &format!("u{n}@x.test"))).await;
+        assert!(made.is_ok(), "{made:?}");
+    }
+}
