@@ -69,7 +69,7 @@ const OUTBOX_BYTES: Family =
 const EPOCH_CHANGES: Family = Family::counter(
     "roomgate_epoch_changes_total",
     &["shard"],
-    "Times this node saw the epoch of a shard's slots rise.",
+    "Times this node raised the epochs of a shard's slots because it claimed a new primary.",
 );
 const BUILD_INFO: Family =
     Family::gauge("roomgate_build_info", &["version", "commit"], "Always 1; its labels tell what runs.");
@@ -336,7 +336,7 @@ pub fn outbox_shrank(bytes: usize) {
     GATEWAY.outbox_bytes.decrement(bytes as f64);
 }
 
-/// The epoch of a shard's slots rose.
+/// This node claimed a new primary, and the epochs of the shard's slots rose.
 pub fn epoch_changed(shard: &ShardName) {
     let counter: Counter = series(&EPOCH_CHANGES, &[shard.as_str()]);
     counter.increment(1);
