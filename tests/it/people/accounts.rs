@@ -156,7 +156,7 @@ async fn names_with_newlines_and_markup_come_back_as_they_are() {
 }
 
 #[tokio::test]
-async fn guessing_is_slowed_down_by_account_and_sockets_are_left_alone() {
+async fn guessing_is_slowed_down_for_accounts_and_rooms_alike() {
     let world = World::start(|options| {
         let options = options.set("limits.signins_per_minute", 4).set("limits.signups_per_minute", 3);
         roomgate::dev::Options { shards: 1, replicas: 0, nodes: 1, ..options }
@@ -192,4 +192,32 @@ async fn guessing_is_slowed_down_by_account_and_sockets_are_left_alone() {
         refused(&guess("open barley").await, 403, "bad_password");
     }
     refused(&guess("open sesame").await, 429, "rate_limited");
+}
+
+#[tokio::test]
+async fn hundreds_of_sign_ins_at_once_are_shed_and_sockets_go_on() {
+    let world = World::shared();
+    let alice = world.person("alice");
+    let room = world.room(&alice, "open").await;
+    let mut client = world.client(2, &alice).await;
+    client.join(room).await;
+    // Nobody else checks passwords on this node.
+    let api = api(world, 2);
+    let flood = futures_util::future::join_all((0..400).map(|n| {
+        let (api, email) = (api.clone(), email(&format!("n{n}")));
+        async move { sign_in(&api, &email, "wrong horse").await.status.as_u16() }
+    }));
+    let mut slowest = Duration::ZERO;
+    let drawing = async {
+        for n in 0..50 {
+            let asked = Instant::now();
+            let ack = client.submit(room, &format!("op{n}"), &json!({"kind": "message", "data": n})).await;
+            assert_eq!(ack["type"], "ack", "{ack}");
+            slowest = slowest.max(asked.elapsed());
+        }
+    };
+    let (statuses, ()) = futures_util::future::join(flood, drawing).await;
+    assert!(statuses.iter().all(|status| matches!(status, 401 | 503)), "{statuses:?}");
+    assert!(statuses.contains(&401) && statuses.contains(&503), "{statuses:?}");
+    assert!(slowest < Duration::from_secs(2), "an ack took {slowest:?}");
 }

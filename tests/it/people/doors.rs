@@ -116,7 +116,7 @@ async fn a_right_password_makes_a_member_for_good() {
         403,
         "bad_password",
     );
-    let mut client = world.client(2, &bob).await;
+    let mut client = world.client(0, &bob).await;
     for (password, code) in [(Value::Null, "password_required"), (json!("open barley"), "bad_password")] {
         let error =
             client.refused(&json!({"type": "join", "room": room, "password": password}).to_string()).await;
