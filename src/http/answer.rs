@@ -48,6 +48,9 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     let mut response = run(next.run(request)).await;
 
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+        if refusal.code == Code::RateLimited {
+            metrics::gateway::rate_limited("http");
+        }
         refuse(&mut response, &refusal, &id);
     }
     let is_asset = response.extensions().get::<Asset>().is_some();
