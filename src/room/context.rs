@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
+use tokio::sync::Notify;
 
 use super::actor::RoomHandle;
 use super::announcement::Announcement;
@@ -27,6 +28,8 @@ pub struct Context {
     pub sessions: config::Sessions,
     /// How old the reads may be that need no position.
     pub max_stale: Duration,
+    /// Announcements may have been lost: the heads are compared at once.
+    pub heads_due: Notify,
     /// One load for all who wait for the same room; least recently used out.
     pub snapshots: Cache<RoomId, Arc<SnapshotPages>>,
 }
@@ -44,7 +47,7 @@ impl Context {
             .weigher(|_, pages: &Arc<SnapshotPages>| u32::try_from(pages.bytes()).unwrap_or(u32::MAX))
             .max_capacity(SNAPSHOT_CACHE_BYTES)
             .build();
-        Self { node, history, bus, tasks, sessions, max_stale, snapshots }
+        Self { node, history, bus, tasks, sessions, max_stale, heads_due: Notify::new(), snapshots }
     }
 
     /// Tells the other nodes. Never waits; while Redis is away, or when its queue

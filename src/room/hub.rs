@@ -159,6 +159,8 @@ impl Hub {
                 }
             }
             BusEvent::Lost => {
+                // One reading a shard, not one a room.
+                self.context.heads_due.notify_one();
                 for handle in self.rooms().values() {
                     handle.announce(Command::BusLost);
                 }

@@ -44,6 +44,7 @@ async fn check_heads(hub: Hub) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = hub.context().heads_due.notified() => {}
             () = stop.wait() => return,
         }
         let mut by_shard: HashMap<_, Vec<_>> = HashMap::new();

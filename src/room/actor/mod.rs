@@ -203,10 +203,7 @@ impl Room {
             }
             Command::Head { head } => self.compare(head),
             Command::Missed => self.repair(self.doubt(GapCause::Bus)),
-            Command::BusLost => {
-                self.repair(self.doubt(GapCause::Bus));
-                self.timers.recall = Some(Instant::now() + RECALL_DELAY);
-            }
+            Command::BusLost => self.timers.recall = Some(Instant::now() + RECALL_DELAY),
             Command::Recall => self.recall_members(),
             Command::Repaired { outcome, from_primary } => self.repaired(outcome, from_primary),
             Command::Restarted { head, reason } => self.restarted(head, reason),
