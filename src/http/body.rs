@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::http::{StatusCode, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -20,6 +20,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For everything but batches of events.
 const BODY_BYTES: usize = 64 * 1024;
+
+/// How much of a body that is too large is read to no use, and how long a pause
+/// in it is waited for.
+const DISCARD_BYTES: usize = 4 << 20;
+const DISCARD_PAUSE: Duration = Duration::from_millis(250);
 
 /// A JSON object of at most 64 KiB as a `T`.
 pub(super) struct Json<T>(pub T);
@@ -66,16 +71,31 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str, depth: usize) -> Answer<T> 
         .map_err(|error| ApiError::new(Code::BadMessage, error.to_string()))
 }
 
-async fn collect(body: Body, most: usize) -> Answer<Bytes> {
-    match Limited::new(body, most).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(ApiError::new(Code::TooLarge, format!("the body may have {most} bytes")))
-        }
-        Err(error) => {
+async fn collect(mut body: Body, most: usize) -> Answer<Bytes> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
             tracing::debug!(%error, "client left in the middle of a body");
-            Err(ApiError::new(Code::BadMessage, "the body is incomplete"))
+            ApiError::new(Code::BadMessage, "the body is incomplete")
+        })?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > most {
+            discard(body).await;
+            return Err(ApiError::new(Code::TooLarge, format!("the body may have {most} bytes")));
         }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Reads on for a while: a connection that is closed with bytes unread is reset,
+/// and the client would never see why it was refused.
+async fn discard(mut body: Body) {
+    let mut discarded = 0;
+    while discarded < DISCARD_BYTES
+        && let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await
+    {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 
