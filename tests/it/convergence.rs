@@ -10,7 +10,7 @@ use tokio::sync::Barrier;
 
 use crate::client::{Client, rect};
 use crate::view::View;
-use crate::world::{Person, World};
+use crate::world::{Person, World, seed};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 20;
@@ -193,9 +193,4 @@ fn bare(event: &Value) -> Value {
     fields.remove("type");
     fields.remove("room");
     event
-}
-
-#[expect(clippy::disallowed_methods, reason = "a seed to replay is no configuration")]
-fn seed() -> u64 {
-    std::env::var("ROOMGATE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random)
 }

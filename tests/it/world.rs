@@ -179,6 +179,12 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
+/// Of what is drawn at random: `ROOMGATE_SEED`, or another one every time.
+#[expect(clippy::disallowed_methods, reason = "a seed to replay is no configuration")]
+pub fn seed() -> u64 {
+    std::env::var("ROOMGATE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random)
+}
+
 /// The shared cluster is never dropped. Its processes die with us; its folder is
 /// removed by a shell that waits for our end of its pipe to close.
 fn remove_at_exit(scratch: &Scratch) {

@@ -23,6 +23,10 @@ pub enum Cut {
     Answer,
 }
 
+impl Cut {
+    const ALL: [Self; 3] = [Self::Before, Self::After, Self::Answer];
+}
+
 pub struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -34,7 +38,8 @@ struct Shared {
     rng: Mutex<SmallRng>,
     /// How many of 100 commits are cut.
     percent: AtomicUsize,
-    cuts: AtomicUsize,
+    /// By kind, in the order of [`Cut::ALL`].
+    cuts: [AtomicUsize; 3],
 }
 
 impl Drop for Proxy {
@@ -51,7 +56,7 @@ impl Proxy {
             upstream,
             rng: Mutex::new(SmallRng::seed_from_u64(seed)),
             percent: AtomicUsize::new(0),
-            cuts: AtomicUsize::new(0),
+            cuts: Default::default(),
         });
         let tasks = Tasks::new();
         let (accepting, spawner, mut stop) = (shared.clone(), tasks.clone(), tasks.stop_signal());
@@ -74,9 +79,10 @@ impl Proxy {
         self.shared.percent.store(percent, Ordering::SeqCst);
     }
 
-    /// How many commits were cut.
-    pub fn cuts(&self) -> usize {
-        self.shared.cuts.load(Ordering::SeqCst)
+    /// How many commits were cut: on their way, behind their back, and of their
+    /// answer.
+    pub fn cuts(&self) -> [usize; 3] {
+        self.shared.cuts.each_ref().map(|count| count.load(Ordering::SeqCst))
     }
 }
 
@@ -86,8 +92,9 @@ impl Shared {
         if rng.random_range(0..100) >= self.percent.load(Ordering::SeqCst) {
             return Cut::None;
         }
-        self.cuts.fetch_add(1, Ordering::SeqCst);
-        [Cut::Before, Cut::After, Cut::Answer][rng.random_range(0..3)]
+        let kind = rng.random_range(0..Cut::ALL.len());
+        self.cuts[kind].fetch_add(1, Ordering::SeqCst);
+        Cut::ALL[kind]
     }
 }
 
