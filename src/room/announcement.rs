@@ -16,15 +16,15 @@ use crate::store::history::LogEvent;
 
 const VERSION: u8 = 1;
 const EVENTS: u8 = 1;
-const SIGNAL: u8 = 2;
+const SIGNALS: u8 = 2;
 const PRESENCE: u8 = 3;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Announcement {
     /// Committed events of one room, in seq order.
     Events { committed_at: UnixMillis, events: Vec<LogEvent> },
-    /// A `signal` message and who sent it.
-    Signal { session: SessionId, message: Json },
+    /// The last `signal` message of each of some sessions.
+    Signals { signals: Vec<(SessionId, Json)> },
     /// Somebody came or went: a JSON document, see `presence.rs`.
     Presence { change: Bytes },
 }
@@ -35,7 +35,7 @@ impl Announcement {
         out.put_u8(VERSION);
         out.put_u8(match self {
             Self::Events { .. } => EVENTS,
-            Self::Signal { .. } => SIGNAL,
+            Self::Signals { .. } => SIGNALS,
             Self::Presence { .. } => PRESENCE,
         });
         out.put_u64(origin.0);
@@ -48,9 +48,11 @@ impl Announcement {
                     put_text(&mut out, event.json.bytes());
                 }
             }
-            Self::Signal { session, message } => {
-                put_text(&mut out, session.as_str().as_bytes());
-                put_text(&mut out, message.bytes());
+            Self::Signals { signals } => {
+                for (session, message) in signals {
+                    put_text(&mut out, session.as_str().as_bytes());
+                    put_text(&mut out, message.bytes());
+                }
             }
             Self::Presence { change } => put_text(&mut out, change),
         }
@@ -70,10 +72,7 @@ impl Announcement {
                 committed_at: UnixMillis(payload.try_get_i64().ok()?),
                 events: decode_events(payload)?,
             },
-            SIGNAL => Self::Signal {
-                session: SessionId::new(std::str::from_utf8(&get_text(&mut payload)?).ok()?).ok()?,
-                message: Json::from_bytes(get_text(&mut payload)?, 1)?,
-            },
+            SIGNALS => Self::Signals { signals: decode_signals(payload)? },
             PRESENCE => Self::Presence { change: get_text(&mut payload)? },
             _ => return None,
         };
@@ -83,7 +82,9 @@ impl Announcement {
     fn size(&self) -> usize {
         let body = match self {
             Self::Events { events, .. } => events.iter().map(|e| 20 + e.json.len()).sum::<usize>() + 8,
-            Self::Signal { session, message } => 8 + session.as_str().len() + message.len(),
+            Self::Signals { signals } => {
+                signals.iter().map(|(session, message)| 8 + session.as_str().len() + message.len()).sum()
+            }
             Self::Presence { change } => 4 + change.len(),
         };
         10 + body
@@ -99,6 +100,15 @@ fn decode_events(mut payload: Bytes) -> Option<Vec<LogEvent>> {
         events.push(LogEvent { position: Position::new(epoch, seq), json });
     }
     Some(events)
+}
+
+fn decode_signals(mut payload: Bytes) -> Option<Vec<(SessionId, Json)>> {
+    let mut signals = Vec::new();
+    while payload.has_remaining() {
+        let session = SessionId::new(std::str::from_utf8(&get_text(&mut payload)?).ok()?).ok()?;
+        signals.push((session, Json::from_bytes(get_text(&mut payload)?, 1)?));
+    }
+    Some(signals)
 }
 
 fn put_text(out: &mut BytesMut, text: &[u8]) {
@@ -125,9 +135,10 @@ mod tests {
         };
         let all = [
             Announcement::Events { committed_at: UnixMillis(77), events: vec![event(1), event(2)] },
-            Announcement::Signal {
-                session: SessionId::new("abc").unwrap(),
-                message: Json::one("{}".to_owned()),
+            Announcement::Signals {
+                signals: ["abc", "d"]
+                    .map(|session| (SessionId::new(session).unwrap(), Json::one("{}".to_owned())))
+                    .to_vec(),
             },
             Announcement::Presence { change: Bytes::from_static(b"{\"left\":[]}") },
         ];

@@ -101,7 +101,7 @@ impl Hub {
     pub fn signal(&self, room: RoomId, session: &SessionId, user: &UserId, data: &str) {
         let message = server::signal(room, session, user, data);
         if let Some(handle) = self.rooms().get(&room) {
-            handle.announce(Command::Signal { from: session.clone(), message, local: true });
+            handle.hint(Command::Signals { signals: vec![(session.clone(), message)], local: true });
         }
     }
 
@@ -155,7 +155,10 @@ impl Hub {
                     && let Some(command) = heard(origin, announcement)
                     && let Some(handle) = self.rooms().get(&room)
                 {
-                    handle.announce(command);
+                    match command {
+                        Command::Signals { .. } => handle.hint(command),
+                        _ => handle.announce(command),
+                    }
                 }
             }
             BusEvent::Lost => {
@@ -258,7 +261,7 @@ impl Announce for Hub {
 fn heard(origin: NodeId, announcement: Announcement) -> Option<Command> {
     Some(match announcement {
         Announcement::Events { committed_at, events } => Command::Events { events, committed_at },
-        Announcement::Signal { session, message } => Command::Signal { from: session, message, local: false },
+        Announcement::Signals { signals } => Command::Signals { signals, local: false },
         Announcement::Presence { change } => {
             Command::Presence { origin, change: Change::from_bytes(&change)? }
         }

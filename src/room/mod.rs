@@ -13,6 +13,7 @@ mod deliver;
 mod hub;
 mod outbox;
 mod presence;
+mod signals;
 mod snapshot;
 pub mod watch;
 

@@ -116,14 +116,22 @@ impl Outbox {
         }
     }
 
-    /// The latest signal of `from`, replacing one that still waits.
-    pub fn signal(&self, room: RoomId, from: SessionId, message: Json) {
+    /// The latest signal of each sender, replacing one that still waits.
+    pub fn signals<'a>(&self, room: RoomId, signals: impl Iterator<Item = &'a (SessionId, Json)>) {
         let mut state = self.state();
         if state.accepts() {
-            state.signals.insert((room, from), message);
+            state.signals.extend(signals.map(|(from, message)| ((room, from.clone()), message.clone())));
+            let waits = !state.signals.is_empty();
             drop(state);
-            self.shared.ready.notify_one();
+            if waits {
+                self.shared.ready.notify_one();
+            }
         }
+    }
+
+    /// Drops the waiting signals that nobody should see any more.
+    pub fn keep_signals(&self, keep: impl Fn(RoomId, &SessionId) -> bool) {
+        self.state().signals.retain(|(room, from), _| keep(*room, from));
     }
 
     /// Ends the session once what is queued has been written. The first call's
@@ -228,10 +236,12 @@ mod tests {
         let outbox = Outbox::new(10);
         let (room, ann, bob) =
             (RoomId::new(1).unwrap(), SessionId::new("a").unwrap(), SessionId::new("b").unwrap());
-        outbox.signal(room, ann.clone(), json("1"));
-        outbox.signal(room, bob, json("2"));
-        outbox.signal(room, ann, json("3"));
+        outbox.signals(room, [(ann.clone(), json("1")), (bob.clone(), json("2"))].iter());
+        outbox.signals(room, [(ann.clone(), json("3"))].iter());
         assert_eq!(outbox.take(100).await.messages, [json("3"), json("2")]);
+        outbox.signals(room, [(ann.clone(), json("4")), (bob, json("5"))].iter());
+        outbox.keep_signals(|_, from| *from != ann);
+        assert_eq!(outbox.take(100).await.messages, [json("5")]);
     }
 
     #[tokio::test]

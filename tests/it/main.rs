@@ -23,5 +23,6 @@ mod real_drawings;
 mod refusals;
 mod routing;
 mod session;
+mod signals;
 mod view;
 mod world;

@@ -45,9 +45,8 @@ pub enum Command {
         committed_at: UnixMillis,
     },
     /// A local session's signal, or another node's.
-    Signal {
-        from: SessionId,
-        message: Json,
+    Signals {
+        signals: Vec<(SessionId, Json)>,
         local: bool,
     },
     Presence {
@@ -136,6 +135,11 @@ impl RoomHandle {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.mailbox.try_send(command) {
             self.missed.store(true, Ordering::Release);
         }
+    }
+
+    /// For what is outdated soon. Never waits; a full mailbox drops it.
+    pub fn hint(&self, command: Command) {
+        if self.mailbox.try_send(command).is_err() {}
     }
 
     pub fn is_ended(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Joining, leaving, signals, and who is here.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,9 +46,9 @@ impl Room {
     }
 
     pub(super) fn leave(&mut self, session: &SessionId) {
-        if self.sessions.remove(session).is_none() {
-            return;
-        }
+        let Some(entry) = self.sessions.remove(session) else { return };
+        entry.outbox.keep_signals(|room, _| room != self.id);
+        self.signals.forget(session);
         self.presence.leave(session);
         self.context.bus.presence_leave(self.id, session);
         self.announce_presence(Change { joined: vec![], left: vec![session.clone()] });
@@ -82,15 +83,23 @@ impl Room {
         Next::Events(page.cloned().collect())
     }
 
-    pub(super) fn signal(&mut self, from: &SessionId, message: &Json, local: bool) {
-        for (_, entry) in self.sessions.iter().filter(|(session, _)| *session != from) {
+    pub(super) fn put_signals(&mut self, signals: Vec<(SessionId, Json)>, local: bool) {
+        let now = Instant::now();
+        for (from, message) in signals {
+            let due = self.signals.put(from, message, local, now);
+            self.timers.signals.get_or_insert(due);
+        }
+    }
+
+    pub(super) fn tell_signals(&mut self, now: Instant) {
+        let told = self.signals.take(now);
+        for (session, entry) in &self.sessions {
             if matches!(entry.state, Feeding::Live { .. }) {
-                entry.outbox.signal(self.id, from.clone(), message.clone());
+                entry.outbox.signals(self.id, told.all.iter().filter(|(from, _)| from != session));
             }
         }
-        if local {
-            let announcement = Announcement::Signal { session: from.clone(), message: message.clone() };
-            self.context.announce(self.id, &announcement);
+        if !told.local.is_empty() {
+            self.context.announce(self.id, &Announcement::Signals { signals: told.local });
         }
     }
 
@@ -116,10 +125,13 @@ impl Room {
         if change.is_empty() {
             return;
         }
+        let left: BTreeSet<&SessionId> = change.left.iter().collect();
         let listed = count <= LISTED_MAX;
         let all = if listed { change.clone() } else { Change::default() };
         let shared = self.presence_message(&all.joined, &all.left, count);
         for (session, entry) in &self.sessions {
+            // Whoever is told that somebody left must not see them move later.
+            entry.outbox.keep_signals(|room, from| room != self.id || !left.contains(from));
             let about_itself = listed && change.joined.iter().any(|member| member.session == *session);
             let message = if about_itself {
                 let others: Vec<_> =

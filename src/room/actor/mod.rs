@@ -22,6 +22,7 @@ use super::context::Context;
 use super::deliver::Delivery;
 use super::outbox::Outbox;
 use super::presence::Presence;
+use super::signals::Signals;
 use crate::ids::{RoomId, SessionId};
 use crate::metrics::gateway::{self, GapCause};
 use crate::position::Position;
@@ -60,6 +61,7 @@ struct Room {
     delivery: Delivery,
     sessions: HashMap<SessionId, Session>,
     presence: Presence,
+    signals: Signals,
     feeds: u64,
     /// A read of the log is under way.
     repairing: bool,
@@ -90,13 +92,14 @@ enum Feeding {
 struct Timers {
     gap: Option<Instant>,
     presence: Option<Instant>,
+    signals: Option<Instant>,
     linger: Option<Instant>,
     recall: Option<Instant>,
 }
 
 impl Timers {
     fn next(&self) -> Option<Instant> {
-        [self.gap, self.presence, self.linger, self.recall].into_iter().flatten().min()
+        [self.gap, self.presence, self.signals, self.linger, self.recall].into_iter().flatten().min()
     }
 }
 
@@ -145,6 +148,7 @@ impl Room {
             delivery: Delivery::new(head.position, head.slot_epoch, HELD_MAX, recent),
             sessions: HashMap::new(),
             presence: Presence::new(context.node),
+            signals: Signals::default(),
             feeds: 0,
             repairing: false,
             repair_again: None,
@@ -192,8 +196,9 @@ impl Room {
                 drop(reply.send(next));
             }
             Command::Events { events, committed_at } => self.offer(events, committed_at),
-            Command::Signal { from, message, local } => self.signal(&from, &message, local),
+            Command::Signals { signals, local } => self.put_signals(signals, local),
             Command::Presence { origin, change } => {
+                change.left.iter().for_each(|session| self.signals.forget(session));
                 self.presence.apply(origin, change);
                 self.tell_presence_soon();
             }
@@ -228,6 +233,9 @@ impl Room {
         }
         if take_due(&mut self.timers.presence, now) {
             self.tell_presence();
+        }
+        if take_due(&mut self.timers.signals, now) {
+            self.tell_signals(now);
         }
         if take_due(&mut self.timers.recall, now) {
             self.recall_members();
