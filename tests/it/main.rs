@@ -14,6 +14,7 @@ mod client;
 mod convergence;
 mod delivery;
 mod embedded;
+mod head_checks;
 mod idempotency;
 mod legacy;
 mod people;

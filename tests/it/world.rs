@@ -1,5 +1,6 @@
 //! A cluster to test against, and the people in it.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -145,17 +146,41 @@ impl World {
     }
 
     /// The sum of a counter's samples over all nodes, by one of its labels.
-    pub async fn counted(&self, metric: &str, label: &str) -> std::collections::BTreeMap<String, f64> {
-        let mut sums = std::collections::BTreeMap::new();
-        for node in self.cluster.nodes() {
-            let text = Api::new(&node.admin_url()).get("/metrics").await.unwrap().text;
-            for line in text.lines().filter(|line| line.starts_with(&format!("{metric}{{"))) {
-                let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
-                let key = line.split(&format!("{label}=\"")).nth(1).and_then(|rest| rest.split('"').next());
-                *sums.entry(key.unwrap_or_default().to_owned()).or_default() += value;
+    pub async fn counted(&self, metric: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for node in 0..self.cluster.nodes().len() {
+            for (key, value) in self.counted_on(node, metric, label).await {
+                *sums.entry(key).or_default() += value;
             }
         }
         sums
+    }
+
+    /// The same on one node.
+    pub async fn counted_on(&self, node: usize, metric: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for (labels, value) in self.samples(node, metric).await {
+            let key = labels.split(&format!("{label}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            *sums.entry(key.unwrap_or_default().to_owned()).or_default() += value;
+        }
+        sums
+    }
+
+    /// The sum of all samples of a metric on one node.
+    pub async fn measured(&self, node: usize, metric: &str) -> f64 {
+        self.samples(node, metric).await.iter().map(|(_, value)| value).sum()
+    }
+
+    /// The labels and values of a metric on one node.
+    async fn samples(&self, node: usize, metric: &str) -> Vec<(String, f64)> {
+        let admin = self.cluster.nodes()[node].admin_url();
+        let text = Api::new(&admin).get("/metrics").await.unwrap().text;
+        let sample = |line: &str| {
+            let (labels, value) = line.strip_prefix(metric)?.rsplit_once(' ')?;
+            let whole = labels.is_empty() || labels.starts_with('{');
+            whole.then(|| (labels.to_owned(), value.parse().unwrap()))
+        };
+        text.lines().filter_map(sample).collect()
     }
 }
 
