@@ -4,25 +4,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, EventInterface};
+use fred::interfaces::ClientLike;
 use fred::types::config::{Config, ReconnectPolicy};
-use fred::types::{Builder, ConnectHandle, RespVersion};
+use fred::types::{Builder, RespVersion};
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::line::{Guard, Line};
 use super::{Away, Bus};
 use crate::config;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
 
 /// Every command is answered in this time, or has failed.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
-/// A connection that answered nothing for so long is replaced. The client's own
-/// detection counts from the last write, so that pings keep it from ever acting,
-/// and it does not run while a write to a full socket blocks.
-const SILENT: Duration = Duration::from_secs(2);
-/// The same for a client that is trying to connect, which takes its time.
-const STUCK: Duration = Duration::from_secs(10);
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How often both connections are asked, so that a frozen Redis or a black hole
 /// is noticed although nobody speaks.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,19 +80,17 @@ fn password(redis: &config::Redis) -> Result<Option<String>, Away> {
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// Connects both, replaces what has gone silent, and keeps `up` true to the
-/// facts.
-pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop: Stop) {
-    let mut reconnects = (speaker.reconnect_rx(), listener.reconnect_rx());
-    let mut guards = [Guard::start(speaker), Guard::start(listener)];
+/// Keeps both connections alive, and `up` true to the facts.
+pub(super) async fn watch(bus: Bus, mut guards: [Guard; 2], lines: [Line; 2], mut stop: Stop) {
+    let [mut speaking, mut listening] = lines.map(|line| line.connections());
     let mut ticks = interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            _ = reconnects.0.recv() => {}
-            _ = reconnects.1.recv() => {}
+            _ = speaking.next() => {}
+            _ = listening.next() => {}
             () = stop.wait() => break,
         }
         let up = join_all(guards.iter_mut().map(Guard::check)).await.into_iter().all(|up| up);
@@ -114,39 +107,6 @@ pub(super) async fn watch(bus: Bus, speaker: Client, listener: Client, mut stop:
     }
     metrics::up(false);
     for guard in guards {
-        // It has gone, or goes with the process.
-        drop(timeout(COMMAND_TIMEOUT, guard.client.quit()).await);
-    }
-}
-
-/// A client and when it was last known to be well.
-struct Guard {
-    client: Client,
-    /// The client's task. Connecting again leaves the old one to itself, which
-    /// would then reconnect for ever beside the new one.
-    running: ConnectHandle,
-    /// Of the last answer, or of the last new start.
-    well_at: Instant,
-}
-
-impl Guard {
-    fn start(client: Client) -> Self {
-        Self { running: client.connect(), client, well_at: Instant::now() }
-    }
-
-    async fn check(&mut self) -> bool {
-        let connected = self.client.is_connected();
-        let answers =
-            connected && matches!(timeout(COMMAND_TIMEOUT, self.client.ping::<()>(None)).await, Ok(Ok(())));
-        let silence = self.well_at.elapsed();
-        if answers {
-            self.well_at = Instant::now();
-        } else if silence > if connected { SILENT } else { STUCK } {
-            tracing::debug!(?silence, connected, "a new connection to Redis in place of one that is silent");
-            self.running.abort();
-            self.running = self.client.connect();
-            self.well_at = Instant::now();
-        }
-        answers
+        guard.end().await;
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::BusEvent;
+use super::line::Line;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
@@ -35,38 +36,40 @@ fn room_of(channel: &str) -> Option<RoomId> {
 }
 
 pub(super) async fn run(
-    client: Client,
+    line: Line,
     mut wishes: mpsc::Receiver<Wish>,
     heard: mpsc::Sender<BusEvent>,
     mut stop: Stop,
 ) {
-    let mut messages = client.message_rx();
-    let mut reconnects = client.reconnect_rx();
-    let mut wanted = HashSet::new();
-    let mut connections = 0;
+    let mut messages = line.client().message_rx();
+    let mut connections = line.connections();
+    let (mut wanted, mut count) = (HashSet::new(), 0);
+    // The client was replaced; what the new one brings counts from its connection.
+    let mut is_over = false;
     loop {
         tokio::select! {
-            message = messages.recv() => {
+            message = messages.recv(), if !is_over => {
                 let event = match message {
                     Ok(message) => read(message),
                     Err(RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "messages of other nodes came faster than they were handled");
                         Some(BusEvent::Lost)
                     }
-                    Err(RecvError::Closed) => return,
+                    Err(RecvError::Closed) => {
+                        is_over = true;
+                        None
+                    }
                 };
                 if let Some(event) = event && heard.send(event).await.is_err() {
                     return;
                 }
             }
-            reconnected = reconnects.recv() => {
-                if matches!(reconnected, Err(RecvError::Closed)) {
-                    return;
-                }
-                connections += 1;
-                if connections > 1 {
+            client = connections.next() => {
+                count += 1;
+                if count > 1 {
                     metrics::reconnected();
                 }
+                (messages, is_over) = (client.message_rx(), false);
                 resubscribe(&client, &wanted).await;
                 // Whatever was said since the old connection died is lost.
                 if heard.send(BusEvent::Lost).await.is_err() {
@@ -75,7 +78,7 @@ pub(super) async fn run(
             }
             wish = wishes.recv() => {
                 let Some(wish) = wish else { return };
-                fulfil(&client, &mut wanted, wish, &mut wishes).await;
+                fulfil(&line.client(), &mut wanted, wish, &mut wishes).await;
             }
             () = stop.wait() => return,
         }

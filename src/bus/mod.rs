@@ -7,6 +7,7 @@
 
 mod client;
 mod ledger;
+mod line;
 mod listen;
 mod presence;
 mod speak;
@@ -18,7 +19,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::Client;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -49,7 +49,7 @@ pub struct Bus {
 struct Shared {
     speak: mpsc::Sender<speak::Saying>,
     listen: mpsc::Sender<listen::Wish>,
-    client: Client,
+    line: line::Line,
     up: AtomicBool,
     node: NodeId,
     ledger: Mutex<ledger::Ledger>,
@@ -82,22 +82,23 @@ impl Bus {
         let (speak, sayings) = mpsc::channel(SPEAK_QUEUE);
         let (listen, wishes) = mpsc::channel(LISTEN_QUEUE);
         let (heard, incoming) = mpsc::channel(HEARD_QUEUE);
-        let speaker = client::build(config)?;
-        let listener = client::build(config)?;
+        let (speaker, speaking) = line::Guard::start(client::build(config)?);
+        let (listener, listening) = line::Guard::start(client::build(config)?);
         let shared = Shared {
             speak,
             listen,
-            client: speaker.clone(),
+            line: speaking.clone(),
             up: AtomicBool::new(false),
             node,
             ledger: Mutex::default(),
             presence_changed: Notify::new(),
         };
         let bus = Self { shared: Arc::new(shared) };
-        tasks.spawn("bus-listen", listen::run(listener.clone(), wishes, heard, tasks.stop_signal()));
+        tasks.spawn("bus-listen", listen::run(listening.clone(), wishes, heard, tasks.stop_signal()));
         tasks.spawn("bus-presence", presence::keep(bus.clone(), tasks.stop_signal()));
-        tasks.spawn("bus-speak", speak::run(speaker.clone(), sayings, tasks.stop_signal()));
-        tasks.spawn("bus-watch", client::watch(bus.clone(), speaker, listener, tasks.stop_signal()));
+        tasks.spawn("bus-speak", speak::run(speaking.clone(), sayings, tasks.stop_signal()));
+        let (guards, lines) = ([speaker, listener], [speaking, listening]);
+        tasks.spawn("bus-watch", client::watch(bus.clone(), guards, lines, tasks.stop_signal()));
         Ok((bus, incoming))
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::Error;
-use fred::interfaces::{ClientLike, EventInterface, HashesInterface, SortedSetsInterface};
+use fred::interfaces::{ClientLike, HashesInterface, SortedSetsInterface};
 use fred::types::CustomCommand;
 use futures_util::future::{join, join_all};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -55,7 +55,7 @@ fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
 impl Bus {
     /// Who is in `room` on nodes that live: the node and what was stored.
     pub async fn members(&self, room: RoomId) -> Result<Vec<(NodeId, String)>, Away> {
-        let client = &self.shared.client;
+        let client = self.shared.line.client();
         // In this order, see above; sent together.
         let entries = client.hgetall::<Vec<(String, String)>, _>(members_key(room));
         let (entries, alive) = Box::pin(join(bounded(entries), self.alive())).await;
@@ -75,7 +75,7 @@ impl Bus {
 
     /// The nodes that live, this one included.
     pub async fn alive(&self) -> Result<HashSet<NodeId>, Away> {
-        let client = &self.shared.client;
+        let client = self.shared.line.client();
         let nodes = client.zrangebyscore::<Vec<(String, f64)>, _, _, _>(
             NODES_KEY,
             f64::NEG_INFINITY,
@@ -83,7 +83,8 @@ impl Bus {
             true,
             None,
         );
-        let (nodes, now) = bounded(Box::pin(async { Ok(join(nodes, server_time_ms(client)).await) })).await?;
+        let (nodes, now) =
+            bounded(Box::pin(async { Ok(join(nodes, server_time_ms(&client)).await) })).await?;
         let (nodes, now) = (nodes.map_err(away)?, now.map_err(away)?);
         let living = nodes.into_iter().filter(|(_, expires)| *expires > now);
         let mut alive: HashSet<_> =
@@ -115,16 +116,14 @@ async fn server_time_ms(client: &Client) -> Result<f64, Error> {
 /// Keeps Redis to what the ledger says, and says that this node lives; at the
 /// end, that it has gone.
 pub(super) async fn keep(bus: Bus, mut stop: Stop) {
-    let client = &bus.shared.client;
-    let mut reconnects = client.reconnect_rx();
+    let mut connections = bus.shared.line.connections();
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known_alive = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => known_alive = beat(&bus).await,
-            // A lagged receiver has missed reconnects, which is one as well.
-            _ = reconnects.recv() => {
+            _ = connections.next() => {
                 bus.ledger().owe_all();
                 known_alive = beat(&bus).await;
             }
@@ -135,7 +134,7 @@ pub(super) async fn keep(bus: Bus, mut stop: Stop) {
             known_alive = settle(&bus).await;
         }
     }
-    let name = bus.shared.node.to_string();
+    let (client, name) = (bus.shared.line.client(), bus.shared.node.to_string());
     if let Err(error) = bounded(client.zrem::<i64, _, _>(NODES_KEY, name.as_str())).await {
         tracing::debug!(%error, "can't say that this node has gone");
     }
@@ -144,12 +143,12 @@ pub(super) async fn keep(bus: Bus, mut stop: Stop) {
 /// Says that this node lives, and forgets those that don't. False if that could
 /// not be said.
 async fn beat(bus: &Bus) -> bool {
-    let (client, name) = (&bus.shared.client, bus.shared.node.to_string());
+    let (client, name) = (bus.shared.line.client(), bus.shared.node.to_string());
     if !client.is_connected() {
         return false;
     }
     let beat = async {
-        let now = server_time_ms(client).await?;
+        let now = server_time_ms(&client).await?;
         let life = (now + LEASE_MS, name.as_str());
         let added: i64 = client.zadd(NODES_KEY, None, None, false, false, life).await?;
         let _removed: i64 = client.zremrangebyscore(NODES_KEY, f64::NEG_INFINITY, now).await?;
@@ -196,7 +195,7 @@ async fn settle(bus: &Bus) -> bool {
 
 async fn store(bus: &Bus, write: &Write) -> Result<(), Away> {
     let (room, session) = &write.key;
-    let client = &bus.shared.client;
+    let client = bus.shared.line.client();
     match &write.member {
         Some(member) => {
             let entry = (session.as_str(), format!("{} {member}", bus.shared.node));

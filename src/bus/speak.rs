@@ -1,11 +1,11 @@
 //! Speaking: one task that sends what waits, in order, many at a time.
 
 use bytes::Bytes;
-use fred::clients::Client;
 use fred::interfaces::{ClientLike, PubsubInterface};
 use futures_util::future;
 use tokio::sync::mpsc;
 
+use super::line::Line;
 use super::listen::channel;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
@@ -21,13 +21,14 @@ pub(super) struct Saying {
 
 /// What can't be said now is dropped: it would be stale when Redis is back, and
 /// whoever misses it finds it in the log.
-pub(super) async fn run(client: Client, mut sayings: mpsc::Receiver<Saying>, mut stop: Stop) {
+pub(super) async fn run(line: Line, mut sayings: mpsc::Receiver<Saying>, mut stop: Stop) {
     let mut batch = Vec::with_capacity(PIPELINE);
     loop {
         tokio::select! {
             count = sayings.recv_many(&mut batch, PIPELINE) => if count == 0 { return },
             () = stop.wait() => return,
         }
+        let client = line.client();
         if !client.is_connected() {
             metrics::dropped(batch.len() as u64);
             batch.clear();

@@ -174,12 +174,12 @@ async fn a_frozen_redis_is_noticed_within_seconds_and_its_return_is_lost() {
     // A fault of seven seconds: long enough for both to give their sockets up. A
     // shorter one loses nothing, and need not say so.
     tokio::time::sleep(Duration::from_secs(7).saturating_sub(started.elapsed())).await;
-    assert!(!speaker.bus.shared.client.is_connected());
+    assert!(!speaker.bus.shared.line.client().is_connected());
     world.redis.service().resume();
     listener.lost().await;
     say_until_heard(&speaker, &mut listener, room(1), "back").await;
     // Each connection that was given up has gone.
-    let client = &speaker.bus.shared.client;
+    let client = speaker.bus.shared.line.client();
     let list = fred::types::CustomCommand::new_static("CLIENT", None, false);
     let started = Instant::now();
     loop {
@@ -326,7 +326,7 @@ async fn a_node_that_was_taken_for_dead_enters_again() {
     a.bus.presence_enter(room(1), &session("anna"), "anna".to_owned());
     members_become(&b, room(1), &["anna"]).await;
     // As if its heartbeats had not come for long: others forget it.
-    let client = &b.bus.shared.client;
+    let client = b.bus.shared.line.client();
     {
         use fred::interfaces::{HashesInterface, SortedSetsInterface};
         let _: i64 = client.zrem("roomgate:nodes", NodeId(1).to_string()).await.unwrap();
