@@ -1,0 +1,258 @@
+//! The faults, and how they are done to a cluster.
+
+use std::fmt;
+use std::time::Duration;
+
+use roomgate::dev::{Gateway, Postgres, Service};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::Failure;
+use crate::burst;
+use crate::cluster::World;
+use crate::history::Excuse;
+use crate::load::Load;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "snake_case")]
+pub enum Fault {
+    /// SIGKILL of the node that this client is on, and started again.
+    KillNode {
+        client: usize,
+    },
+    /// SIGSTOP and SIGCONT.
+    FreezeNode {
+        client: usize,
+    },
+    /// SIGTERM, and started again.
+    DrainNode {
+        client: usize,
+    },
+    /// The server ends the gateways' connections, ten times a second.
+    KillBackends {
+        shard: usize,
+    },
+    /// SIGKILL of the postmaster, and started again.
+    KillDatabase {
+        shard: usize,
+    },
+    /// Fast shutdown, and started again.
+    StopDatabase {
+        shard: usize,
+    },
+    FreezeDatabase {
+        shard: usize,
+    },
+    KillRedis,
+    FreezeRedis,
+    /// All its clients, every 2 s.
+    KillRedisClients,
+    /// The node of a client of the corner room is frozen while that room gets
+    /// more than any buffer holds.
+    Burst {
+        client: usize,
+        megabytes: usize,
+    },
+    /// A client of the corner room stops reading until it is so far behind.
+    StopReading {
+        client: usize,
+        megabytes: usize,
+    },
+    /// The primary is killed and a replica promoted.
+    FailOver {
+        shard: usize,
+    },
+    /// The same, after its replica has been cut off for a while: what is acked
+    /// meanwhile is lost.
+    LoseTail {
+        shard: usize,
+    },
+    /// Nothing: the load alone.
+    Nothing,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KillNode { client } => write!(f, "SIGKILL the node of client {client}"),
+            Self::FreezeNode { client } => write!(f, "freeze the node of client {client}"),
+            Self::DrainNode { client } => write!(f, "SIGTERM the node of client {client}"),
+            Self::KillBackends { shard } => write!(f, "kill backends of shard {shard}"),
+            Self::KillDatabase { shard } => write!(f, "SIGKILL primary {shard}"),
+            Self::StopDatabase { shard } => write!(f, "fast shutdown of primary {shard}"),
+            Self::FreezeDatabase { shard } => write!(f, "freeze primary {shard}"),
+            Self::KillRedis => f.write_str("SIGKILL Redis"),
+            Self::FreezeRedis => f.write_str("freeze Redis"),
+            Self::KillRedisClients => f.write_str("kill Redis' clients every 2 s"),
+            Self::Burst { megabytes, .. } => write!(f, "{megabytes} MB past a frozen node"),
+            Self::StopReading { client, megabytes } => {
+                write!(f, "client {client} lags {megabytes} MB")
+            }
+            Self::FailOver { shard } => write!(f, "failover of shard {shard}"),
+            Self::LoseTail { shard } => write!(f, "lossy failover of shard {shard}"),
+            Self::Nothing => f.write_str("nothing"),
+        }
+    }
+}
+
+impl Fault {
+    /// Does it, keeps it up for `lasts`, and heals it.
+    pub async fn play(&self, world: &World, load: &mut Load, lasts: Duration) -> Result<(), Failure> {
+        match *self {
+            Self::KillNode { client } => kill(node_of(world, load, client)?.service(), lasts).await,
+            Self::FreezeNode { client } => freeze(node_of(world, load, client)?.service(), lasts).await,
+            Self::DrainNode { client } => {
+                let node = node_of(world, load, client)?.service();
+                node.stop().await;
+                sleep(lasts).await;
+                Ok(node.restart().await?)
+            }
+            Self::KillBackends { shard } => kill_backends(primary_of(world, shard), lasts).await,
+            Self::KillDatabase { shard } => kill(primary_of(world, shard).service(), lasts).await,
+            Self::StopDatabase { shard } => {
+                let primary = primary_of(world, shard).service();
+                primary.stop().await;
+                sleep(lasts).await;
+                Ok(primary.restart().await?)
+            }
+            Self::FreezeDatabase { shard } => freeze(primary_of(world, shard).service(), lasts).await,
+            Self::KillRedis => kill(world.cluster.redis().service(), lasts).await,
+            Self::FreezeRedis => freeze(world.cluster.redis().service(), lasts).await,
+            Self::KillRedisClients => kill_redis_clients(world.cluster.redis().port(), lasts).await,
+            Self::Burst { client, megabytes } => {
+                let frozen = node_of(world, load, load.in_corner(client))?;
+                let (through, service) = (other_node(world, frozen)?, frozen.service());
+                service.pause();
+                let written = burst::write(world, load, through, megabytes * 200, 5_000).await;
+                sleep(lasts).await;
+                service.resume();
+                written
+            }
+            Self::StopReading { client, megabytes } => {
+                let reader = load.in_corner(client);
+                load.set_reading(reader, false);
+                let through = &world.cluster.nodes()[0];
+                let written = burst::write(world, load, through, megabytes * 50, 20_000).await;
+                sleep(lasts).await;
+                load.set_reading(reader, true);
+                written
+            }
+            Self::FailOver { shard } => world.cluster.fail_over(shard).await.map(drop).map_err(Into::into),
+            Self::LoseTail { shard } => lose_tail(world, shard, lasts).await,
+            Self::Nothing => {
+                sleep(lasts).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whom it keeps from being on time.
+    pub fn excuses(&self, load: &Load) -> Vec<Excuse> {
+        match *self {
+            Self::KillNode { client } | Self::FreezeNode { client } | Self::DrainNode { client } => {
+                vec![Excuse::Node(load.node_of(client))]
+            }
+            Self::Burst { client, .. } => vec![Excuse::Node(load.node_of(load.in_corner(client)))],
+            Self::KillDatabase { shard }
+            | Self::StopDatabase { shard }
+            | Self::FreezeDatabase { shard }
+            | Self::FailOver { shard }
+            | Self::LoseTail { shard } => vec![Excuse::Shard(shard)],
+            Self::StopReading { client, .. } => vec![Excuse::Client(load.in_corner(client))],
+            Self::KillBackends { .. }
+            | Self::KillRedis
+            | Self::FreezeRedis
+            | Self::KillRedisClients
+            | Self::Nothing => Vec::new(),
+        }
+    }
+
+    /// What must have been noticed of it, or the run is void: any of these.
+    pub fn leaves(&self) -> &'static [&'static str] {
+        match self {
+            Self::KillNode { .. } | Self::FreezeNode { .. } => &["connections lost"],
+            Self::DrainNode { .. } => &["goodbyes"],
+            Self::KillBackends { .. } | Self::KillDatabase { .. } | Self::StopDatabase { .. } => {
+                &["transactions retried", "commits unknown"]
+            }
+            Self::FreezeDatabase { .. } | Self::FailOver { .. } => &["transactions retried"],
+            Self::LoseTail { .. } => &["resyncs"],
+            Self::KillRedis | Self::FreezeRedis | Self::KillRedisClients => &["gaps repaired"],
+            Self::Burst { .. } => &["gaps repaired"],
+            Self::StopReading { .. } => &["sessions lagging"],
+            Self::Nothing => &[],
+        }
+    }
+}
+
+/// The one that the client is on.
+fn node_of<'a>(world: &'a World, load: &Load, client: usize) -> Result<&'a Gateway, Failure> {
+    let name = load.node_of(client);
+    let found = world.cluster.nodes().iter().find(|node| node.name() == name);
+    found.ok_or_else(|| format!("client {client} is on no node").into())
+}
+
+fn other_node<'a>(world: &'a World, than: &Gateway) -> Result<&'a Gateway, Failure> {
+    let found = world.cluster.nodes().iter().find(|node| node.name() != than.name());
+    found.ok_or_else(|| "there is only one node".into())
+}
+
+fn primary_of(world: &World, shard: usize) -> &Postgres {
+    world.cluster.shards()[shard].primary()
+}
+
+async fn kill(service: &Service, lasts: Duration) -> Result<(), Failure> {
+    service.kill_for_good().await;
+    sleep(lasts).await;
+    Ok(service.restart().await?)
+}
+
+async fn freeze(service: &Service, lasts: Duration) -> Result<(), Failure> {
+    service.pause();
+    sleep(lasts).await;
+    service.resume();
+    Ok(())
+}
+
+async fn kill_backends(primary: &Postgres, lasts: Duration) -> Result<(), Failure> {
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE usename = 'roomgate' AND state <> 'idle' AND pid <> pg_backend_pid()";
+    let admin = primary.admin().await?;
+    let until = Instant::now() + lasts;
+    while Instant::now() < until {
+        admin.query_one(kill, &[]).await?;
+        sleep(Duration::from_millis(7)).await;
+    }
+    Ok(())
+}
+
+async fn kill_redis_clients(port: u16, lasts: Duration) -> Result<(), Failure> {
+    let until = Instant::now() + lasts;
+    while Instant::now() < until {
+        let mut redis = TcpStream::connect(("127.0.0.1", port)).await?;
+        redis.write_all(b"CLIENT KILL TYPE pubsub\r\nCLIENT KILL TYPE normal\r\n").await?;
+        let mut answer = [0; 64];
+        let _read = redis.read(&mut answer).await?;
+        sleep(Duration::from_secs(2)).await;
+    }
+    Ok(())
+}
+
+/// The replica hears nothing more; what is committed for a while then exists on
+/// the primary alone, which dies.
+async fn lose_tail(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
+    for replica in world.cluster.shards()[shard].replicas() {
+        let admin = replica.admin().await?;
+        admin.batch_execute("ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()").await?;
+    }
+    sleep(lasts).await;
+    let primary = primary_of(world, shard);
+    primary.service().kill_for_good().await;
+    for replica in world.cluster.shards()[shard].replicas() {
+        replica.admin().await?.batch_execute("ALTER SYSTEM RESET primary_conninfo").await?;
+    }
+    world.cluster.fail_over(shard).await?;
+    Ok(())
+}

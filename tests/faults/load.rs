@@ -1,0 +1,176 @@
+//! The clients and readers of a run: started, told what to do, and asked for
+//! their diaries at the end.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::Failure;
+use crate::client::Client;
+use crate::cluster::World;
+use crate::history::{Clock, Diary, Events, Position, Read};
+use crate::plan::Plan;
+use crate::reader;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Draw,
+    /// Only what was begun is finished.
+    Settle,
+    Stop,
+}
+
+/// What all of a run share.
+pub struct Shared {
+    pub clock: Clock,
+    pub events: Events,
+    pub phase: watch::Receiver<Phase>,
+    /// Pause between two submits of a client, on average.
+    pub pause: Duration,
+    /// The highest position that was acked, by room.
+    pub acked: Mutex<BTreeMap<u64, Position>>,
+    pub goodbyes: AtomicUsize,
+}
+
+impl Shared {
+    pub fn is(&self, phase: Phase) -> bool {
+        *self.phase.borrow() == phase
+    }
+
+    pub fn acked(&self, room: u64) -> Option<Position> {
+        self.acked.lock().expect("nobody panics with it").get(&room).copied()
+    }
+
+    pub fn note_ack(&self, room: u64, at: Position) {
+        let mut acked = self.acked.lock().expect("nobody panics with it");
+        let known = acked.entry(room).or_insert(at);
+        if at.seq > known.seq {
+            *known = at;
+        }
+    }
+}
+
+/// How far one client is.
+#[derive(Default)]
+pub struct Status {
+    pub reading: AtomicBool,
+    pub pending: AtomicUsize,
+    pub node: Mutex<String>,
+    /// The last event it has, by room; none while it is not connected.
+    pub at: Mutex<BTreeMap<u64, u64>>,
+}
+
+pub struct Load {
+    pub shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    clients: JoinSet<(usize, Diary)>,
+    readers: JoinSet<Vec<Read>>,
+    statuses: Vec<Arc<Status>>,
+    /// Written by the runner itself.
+    pub written: Vec<Diary>,
+    corner: Vec<usize>,
+}
+
+/// How many are in the corner room.
+const CORNER: usize = 3;
+const READERS: usize = 3;
+
+impl Load {
+    pub fn start(world: &World, plan: &Plan, clock: Clock) -> Result<Self, Failure> {
+        let (phase, phases) = watch::channel(Phase::Draw);
+        let shared = Arc::new(Shared {
+            clock,
+            events: Events::default(),
+            phase: phases,
+            pause: Duration::from_millis(plan.pause_ms),
+            acked: Mutex::default(),
+            goodbyes: AtomicUsize::new(0),
+        });
+        let (mut clients, mut statuses) = (JoinSet::new(), Vec::new());
+        for number in 0..plan.clients {
+            let status = Arc::new(Status { reading: AtomicBool::new(true), ..Status::default() });
+            let rooms = rooms_of(number, world);
+            let client = Client::new(world, number, plan.seed, &rooms, shared.clone(), status.clone())?;
+            clients.spawn(async move { (number, client.run().await) });
+            statuses.push(status);
+        }
+        let mut readers = JoinSet::new();
+        for number in 0..READERS {
+            let rooms: Vec<u64> = world.rooms.iter().map(|room| room.id).collect();
+            let api = world.api(&format!("reader-{number}"))?;
+            let seed = plan.seed.wrapping_add(1_000 + number as u64);
+            readers.spawn(reader::run(api, rooms, seed, shared.clone()));
+        }
+        let corner = (0..CORNER.min(plan.clients)).collect();
+        Ok(Self { shared, phase, clients, readers, statuses, written: Vec::new(), corner })
+    }
+
+    /// The number of a client of the corner room.
+    pub fn in_corner(&self, index: usize) -> usize {
+        self.corner[index % self.corner.len()]
+    }
+
+    /// The node it is, or was last, connected to.
+    pub fn node_of(&self, client: usize) -> String {
+        self.statuses[client].node.lock().expect("nobody panics with it").clone()
+    }
+
+    pub fn set_reading(&self, client: usize, reading: bool) {
+        self.statuses[client].reading.store(reading, Ordering::Relaxed);
+    }
+
+    pub fn settle(&self) {
+        self.phase.send_replace(Phase::Settle);
+    }
+
+    /// Who has not seen all yet, or waits for an answer.
+    pub fn unsettled(&self, heads: &[(u64, u64)]) -> Vec<String> {
+        let mut unsettled = Vec::new();
+        for (number, status) in self.statuses.iter().enumerate() {
+            let pending = status.pending.load(Ordering::Relaxed);
+            if pending > 0 {
+                unsettled.push(format!("client {number} waits for {pending} answers"));
+            }
+            let at = status.at.lock().expect("nobody panics with it");
+            if at.is_empty() {
+                unsettled.push(format!("client {number} is not connected"));
+            }
+            for (room, head) in heads {
+                if let Some(seq) = at.get(room).filter(|seq| *seq != head) {
+                    unsettled.push(format!("client {number} is at {seq} of {head} in room {room}"));
+                }
+            }
+        }
+        unsettled
+    }
+
+    pub async fn stop(mut self) -> (Vec<Diary>, Vec<Read>) {
+        self.phase.send_replace(Phase::Stop);
+        let mut diaries: BTreeMap<usize, Diary> = BTreeMap::new();
+        while let Some(ended) = self.clients.join_next().await {
+            let (number, diary) = ended.expect("a client doesn't panic");
+            diaries.insert(number, diary);
+        }
+        let mut reads = Vec::new();
+        while let Some(ended) = self.readers.join_next().await {
+            reads.extend(ended.expect("a reader doesn't panic"));
+        }
+        let diaries = diaries.into_values().chain(self.written).collect();
+        (diaries, reads)
+    }
+}
+
+/// Two rooms each, in turn; the corner room has the first few.
+fn rooms_of(number: usize, world: &World) -> Vec<u64> {
+    let open = world.rooms.len() - 1;
+    let mut rooms = vec![world.rooms[number % open].id, world.rooms[(number + 1 + number / open) % open].id];
+    if number < CORNER {
+        rooms[1] = world.rooms[open].id;
+    }
+    rooms.dedup();
+    rooms
+}

@@ -1,0 +1,91 @@
+//! The fault runner: real clusters, real clients, real faults, and a checker
+//! that compares all that was seen with what the databases hold at the end.
+//!
+//! `cargo test --test faults -- run` plays every fault once; `--length long` is
+//! for nights. A run is replayed with `--seed`, or from the plan that it wrote.
+//! README.md beside this file has the rules and the figures.
+
+mod burst;
+mod check;
+mod client;
+mod cluster;
+mod draw;
+mod fault;
+mod felt;
+mod fold;
+mod history;
+mod load;
+mod plan;
+mod reader;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::plan::{Length, Plan};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Load, faults, quiet, checker.
+    Run {
+        #[arg(long, value_enum, default_value = "short")]
+        length: Length,
+        /// Of a run to be replayed; any one if it is left out.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// A plan from a file instead.
+        #[arg(long)]
+        plan: Option<PathBuf>,
+        /// Only faults whose names contain this.
+        #[arg(long)]
+        only: Option<String>,
+        /// Where plan and findings are written.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    match runtime.block_on(serve(cli)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(cli: Cli) -> Result<bool, Failure> {
+    match cli.what {
+        What::Run { length, seed, plan, only, out } => {
+            let mut plan = match plan {
+                Some(file) => serde_json::from_slice(&std::fs::read(file)?)?,
+                None => Plan::new(length, seed.unwrap_or_else(rand::random)),
+            };
+            if let Some(only) = only {
+                plan.steps.retain(|step| step.fault.to_string().contains(&only));
+            }
+            println!("seed {}; to replay: cargo test --test faults -- run --seed {}", plan.seed, plan.seed);
+            let outcome = run::run(&plan).await?;
+            println!("{}", outcome.text());
+            if let Some(out) = out {
+                std::fs::write(out, serde_json::to_vec_pretty(&outcome.json())?)?;
+            }
+            Ok(outcome.is_good())
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What is to happen in a run: from a seed, or from a file to be replayed.
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::client::SITS_EVERY;
+use crate::fault::Fault;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of what the clients draw, and of the order of the steps.
+    pub seed: u64,
+    pub nodes: usize,
+    pub shards: usize,
+    /// Acks wait for a replica.
+    pub sync: bool,
+    pub clients: usize,
+    /// The last one is the corner of a few: what is large happens there.
+    pub rooms: usize,
+    /// Between two submits of a client, on average.
+    pub pause_ms: u64,
+    pub steps: Vec<Step>,
+    /// Of every node, besides what all have.
+    #[serde(default)]
+    pub settings: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    #[serde(flatten)]
+    pub fault: Fault,
+    pub lasts_ms: u64,
+    /// From its healing to the next step.
+    pub then_ms: u64,
+}
+
+/// How long a run is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Length {
+    /// Every fault once, briefly.
+    Short,
+    /// Every fault three times, as long as the promise speaks of, in `sync` and
+    /// with failovers.
+    Long,
+}
+
+pub const NODES: usize = 3;
+const SHARDS: usize = 2;
+
+impl Plan {
+    pub fn new(length: Length, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let rounds = if length == Length::Short { 1 } else { 3 };
+        let mut steps = Vec::new();
+        for _ in 0..rounds {
+            let mut round = round(length, &mut rng);
+            round.shuffle(&mut rng);
+            steps.extend(round);
+        }
+        let clients = if length == Length::Short { 24 } else { 36 };
+        Self { clients, ..Self::of(seed, steps) }
+    }
+
+    /// These steps under the usual load.
+    pub fn of(seed: u64, steps: Vec<Step>) -> Self {
+        Self {
+            seed,
+            nodes: NODES,
+            shards: SHARDS,
+            sync: false,
+            clients: 16,
+            rooms: 5,
+            pause_ms: 200,
+            steps,
+            settings: Vec::new(),
+        }
+    }
+}
+
+fn round(length: Length, rng: &mut StdRng) -> Vec<Step> {
+    // Of those who stay where they are.
+    let mut client = || rng.random_range(0..4) * SITS_EVERY;
+    let [kill, freeze, drain, burst, lagging] = std::array::from_fn(|_| client());
+    let mut shard = || rng.random_range(0..SHARDS);
+    let [backends, crash, stop, frozen, switched] = [shard(), shard(), shard(), shard(), shard()];
+    let short = length == Length::Short;
+    let time = |brief: u64, long: u64| if short { brief } else { long };
+    let mut steps = vec![
+        Step::new(Fault::KillNode { client: kill }, 2_000, 3_000),
+        Step::new(Fault::FreezeNode { client: freeze }, time(16_000, 60_000), 4_000),
+        Step::new(Fault::DrainNode { client: drain }, 2_000, 3_000),
+        Step::new(Fault::KillBackends { shard: backends }, time(3_000, 10_000), 2_000),
+        Step::new(Fault::KillDatabase { shard: crash }, time(1_500, 5_000), 4_000),
+        Step::new(Fault::StopDatabase { shard: stop }, time(1_500, 5_000), 4_000),
+        Step::new(Fault::FreezeDatabase { shard: frozen }, time(6_000, 30_000), 5_000),
+        Step::new(Fault::KillRedis, time(5_000, 20_000), 3_000),
+        Step::new(Fault::FreezeRedis, time(5_000, 20_000), 3_000),
+        Step::new(Fault::KillRedisClients, time(5_000, 20_000), 3_000),
+        Step::new(Fault::Burst { client: burst, megabytes: time(42, 60) as usize }, 0, 5_000),
+        Step::new(Fault::StopReading { client: lagging, megabytes: time(21, 40) as usize }, 2_000, 5_000),
+    ];
+    if !short {
+        steps.push(Step::new(Fault::FailOver { shard: switched }, 0, 8_000));
+    }
+    steps
+}
+
+impl Step {
+    pub fn new(fault: Fault, lasts_ms: u64, then_ms: u64) -> Self {
+        Self { fault, lasts_ms, then_ms }
+    }
+}
