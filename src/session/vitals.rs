@@ -12,9 +12,10 @@ use crate::clock::UnixMillis;
 
 pub struct Vitals {
     start: Instant,
-    /// Milliseconds since `start`.
+    /// Nanoseconds since `start`: on a fast link a pong comes within the same
+    /// millisecond as its ping, and must not seem older.
     heard: AtomicU64,
-    /// Milliseconds since `start`, plus one; 0 while the client takes all.
+    /// Nanoseconds since `start`, plus one; 0 while the client takes all.
     stalled: AtomicU64,
     /// The reader waits for the gateway, so silence proves nothing.
     busy: AtomicBool,
@@ -42,7 +43,7 @@ impl Vitals {
     }
 
     pub fn last_heard(&self) -> Instant {
-        self.start + Duration::from_millis(self.heard.load(Ordering::Relaxed))
+        self.start + Duration::from_nanos(self.heard.load(Ordering::Relaxed))
     }
 
     /// Runs `work` of the gateway's own, during which nothing is read.
@@ -79,7 +80,7 @@ impl Vitals {
     /// Since when the client has taken nothing although something waits.
     pub fn stalled_since(&self) -> Option<Instant> {
         let stalled = self.stalled.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.start + Duration::from_millis(stalled))
+        Some(self.start + Duration::from_nanos(stalled))
     }
 
     pub fn token_until(&self, expires_at: UnixMillis) {
@@ -96,6 +97,6 @@ impl Vitals {
     }
 
     fn elapsed(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }

@@ -194,6 +194,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pong_within_a_millisecond_of_its_ping_counts() {
+        let mut world = world();
+        world.token_for(10_000);
+        tokio::time::advance(seconds(25) + Duration::from_micros(500)).await;
+        assert_eq!(world.watch.due(Instant::now(), NOON, &world.vitals), Due::Ping);
+        tokio::time::advance(Duration::from_micros(100)).await;
+        world.vitals.heard();
+        assert_eq!(world.run_until(49).await, []);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn silence_while_the_gateway_itself_keeps_the_reader_waiting_is_forgiven() {
         let mut world = world();
         world.token_for(10_000);
