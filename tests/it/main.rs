@@ -10,6 +10,7 @@
 
 mod append;
 mod broken_frames;
+mod burst;
 mod client;
 mod convergence;
 mod delivery;

@@ -1,0 +1,65 @@
+//! More at once than anything between two nodes can hold: Redis' buffer for a
+//! node, the queues of the bus, what a room holds back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::world::{Person, World};
+
+/// The node that is frozen, with the reader on it.
+const FROZEN: usize = 1;
+const EVENTS: u64 = 11_000;
+/// With 11 000 of them more than the 32 MB that Redis keeps for a listener and
+/// what two sockets hold.
+const EVENT_BYTES: usize = 4500;
+
+#[tokio::test]
+async fn a_burst_larger_than_any_buffer_loses_nothing() {
+    // More announcements than the queues of a node have places: 4096.
+    let world = World::start(|options| options.set("writes.batch_max", 2)).await;
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let room = world.room(&alice, "open").await;
+    let mut reader = world.client(FROZEN, &bob).await;
+    reader.join(room).await;
+    let before = world.measured(FROZEN, "roomgate_bus_reconnects_total").await;
+
+    let node = world.cluster().nodes()[FROZEN].service();
+    node.pause();
+    let began = Instant::now();
+    for batch in 0..EVENTS / 500 {
+        commit(&world, &alice, room, batch).await;
+    }
+    let committed = began.elapsed();
+    node.resume();
+    let thawed = Instant::now();
+    reader.catches_up(room, EVENTS).await;
+    let healed = thawed.elapsed();
+
+    let repairs = world.counted_on(FROZEN, "roomgate_gap_repairs_total", "cause").await;
+    let reconnects = world.measured(FROZEN, "roomgate_bus_reconnects_total").await - before;
+    println!(
+        "{EVENTS} events of {EVENT_BYTES} B, committed in {committed:?}; the last was seen {healed:?} after the \
+         thaw; reconnects to Redis {reconnects}, repairs {repairs:?}"
+    );
+    let seqs = reader.rooms[&room].seen.iter().map(|event| event["seq"].as_u64().unwrap());
+    assert!(seqs.eq(1..=EVENTS), "every event once, in order, on one connection");
+    assert!(healed < Duration::from_secs(5), "{healed:?}");
+    let said = std::fs::read_to_string(world.cluster().redis().service().log()).unwrap();
+    assert!(
+        said.contains("overcoming of output buffer limits"),
+        "Redis kept it all: the test is void; {said}"
+    );
+}
+
+/// Half a thousand events, on another node.
+async fn commit(world: &World, writer: &Person, room: u64, batch: u64) {
+    let text = "x".repeat(EVENT_BYTES);
+    let item = |n| json!({"op": format!("{batch}-{n}"), "kind": "message", "data": text});
+    let items: Vec<Value> = (0..500).map(item).collect();
+    let path = format!("/v1/rooms/{room}/events");
+    let answer = world.api_of(0, writer).post(&path, &json!({"items": items})).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let answers = answer.json();
+    assert!(answers["items"].as_array().unwrap().iter().all(|item| item["type"] == "ack"), "{answers}");
+}
