@@ -12,6 +12,7 @@ mod append;
 mod broken_frames;
 mod burst;
 mod client;
+mod closes;
 mod convergence;
 mod delivery;
 mod embedded;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt};
 use nix::sys::signal::Signal;
 use roomgate::dev::Options;
 use serde_json::{Value, json};
@@ -34,13 +34,15 @@ async fn upgrade(world: &World, path: &str, headers: &[(&'static str, &str)]) ->
     }
 }
 
-async fn with_bearer(world: &World, token: &str) -> Socket {
+pub async fn with_bearer(world: &World, token: &str) -> Socket {
     let protocols = format!("roomgate.v1, bearer.{token}");
     upgrade(world, "/v1/ws", &[("Sec-WebSocket-Protocol", &protocols)]).await.unwrap()
 }
 
 /// All messages up to the close, and its code.
-async fn until_closed(socket: &mut Socket) -> (Vec<Value>, Option<u16>) {
+pub async fn until_closed(
+    socket: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
+) -> (Vec<Value>, Option<u16>) {
     let mut heard = Vec::new();
     loop {
         match tokio::time::timeout(PATIENCE, socket.next()).await.expect("the connection ends") {
@@ -55,12 +57,12 @@ async fn until_closed(socket: &mut Socket) -> (Vec<Value>, Option<u16>) {
     }
 }
 
-fn types(messages: &[Value]) -> Vec<&str> {
+pub fn types(messages: &[Value]) -> Vec<&str> {
     messages.iter().map(|message| message["type"].as_str().unwrap()).collect()
 }
 
 /// A cluster of one node and one database, for tests of what time does.
-async fn small_world(change: impl FnOnce(Options) -> Options) -> World {
+pub async fn small_world(change: impl FnOnce(Options) -> Options) -> World {
     World::start(|options| change(Options { nodes: 1, shards: 1, replicas: 0, ..options })).await
 }
 

@@ -5,5 +5,5 @@ mod faults;
 mod locks;
 mod plans;
 mod proxy;
-mod replication;
+pub mod replication;
 mod world;

@@ -79,7 +79,7 @@ async fn cancel_replication_waits(world: &World) {
 }
 
 /// Freezes what streams to the standby, or lets it go on.
-async fn receiver(standby: &Postgres, signal: Signal) {
+pub async fn receiver(standby: &Postgres, signal: Signal) {
     let admin = standby.admin().await.unwrap();
     let pid: i32 = admin.query_one("SELECT pid FROM pg_stat_wal_receiver", &[]).await.unwrap().get(0);
     kill(Pid::from_raw(pid), signal).unwrap();
