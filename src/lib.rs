@@ -13,6 +13,7 @@ pub mod config;
 
 pub mod metrics;
 
+pub mod planted;
 pub mod tasks;
 
 pub mod placement;

@@ -14,7 +14,7 @@ const ORDER: [&str; 22] = [
     "protocol",
     "config",
     "metrics",
-    "tasks",
+    "tasks planted",
     "placement",
     "log",
     "db",
@@ -62,7 +62,7 @@ const OWNERS: [(&str, &[&str]); 19] = [
     ("indicatif::", &["cli"]),
     ("tracing_subscriber::", &["cli"]),
     ("tokio::spawn", &["tasks"]),
-    ("std::env::var", &["config"]),
+    ("std::env::var", &["config", "planted"]),
     ("unbounded_channel", &[]),
 ];
 

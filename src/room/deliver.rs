@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::planted::{self, Bug};
 use crate::position::{Epoch, Position, Seq};
 use crate::store::history::LogEvent;
 
@@ -62,13 +63,16 @@ impl Delivery {
         for event in events {
             let position = event.position;
             if position.seq <= self.delivered.seq {
+                if planted::has(Bug::DuplicatesDelivered) {
+                    ready.push(event);
+                }
                 // A duplicate, or the other history's event of the same seq. The
                 // head check tells which.
                 continue;
             }
             if position.epoch != self.epoch {
                 check = true;
-            } else if position.seq == self.delivered.seq.next() {
+            } else if position.seq == self.delivered.seq.next() || planted::has(Bug::HolesDelivered) {
                 self.accept(event, &mut ready);
                 self.release_held(&mut ready);
             } else if self.held.len() < self.held_max {
@@ -118,7 +122,8 @@ impl Delivery {
         } else {
             let first = self.recent.front()?.position.seq;
             let index = usize::try_from(position.seq.0.checked_sub(first.0)?).ok()?;
-            (self.recent.get(index)?.position == position).then_some(index + 1)?
+            let missed = usize::from(planted::has(Bug::ResumeOffByOne));
+            (self.recent.get(index)?.position == position).then_some(index + 1 + missed)?
         };
         Some(self.recent.iter().skip(skip))
     }

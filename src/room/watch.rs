@@ -11,6 +11,7 @@ use super::hub::Hub;
 use crate::bus::BusEvent;
 use crate::ids::RoomId;
 use crate::placement::ShardIndex;
+use crate::planted::{self, Bug};
 
 /// How often it is looked who else is alive.
 const ALIVE_CHECK: Duration = Duration::from_secs(5);
@@ -60,6 +61,9 @@ async fn check_heads(hub: Hub) {
 }
 
 async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: &[RoomId]) {
+    if planted::has(Bug::HeadCheckOff) {
+        return;
+    }
     match hub.context().history.heads(shard, rooms, hub.context().max_stale).await {
         Ok(heads) => heads.into_iter().for_each(|head| hub.head(head.room, head.position)),
         // Asked again at the next tick; joins and submits say it to people.

@@ -30,11 +30,9 @@ const IN_FLIGHT: usize = 8;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What the protocol grants a server that was pinged.
 const PONG_LIMIT: Duration = Duration::from_secs(10);
-/// One client of so many stays where it is. The others walk on:
+/// One client of so many stays where it is. The others walk on now and then, as
+/// people do who walk through a building, so that every node has some.
 pub const SITS_EVERY: usize = 3;
-/// how long a client stays before it goes on elsewhere, as people do who walk
-/// through a building; so all nodes have some at all times.
-const STAY_SECONDS: std::ops::Range<f64> = 8.0..30.0;
 /// How often a client that doesn't read looks whether it should.
 const PAUSED_LOOK: Duration = Duration::from_millis(100);
 
@@ -115,7 +113,7 @@ impl Client {
     /// One connection, until it is lost or the run is over.
     async fn converse(&mut self, mut socket: Socket) {
         self.diary.connections.push(Connection::default());
-        let stay = Duration::from_secs_f64(self.rng.random_range(STAY_SECONDS));
+        let stay = self.shared.stay.mul_f64(self.rng.random_range(0.5..1.5));
         let leaves = Instant::now() + stay;
         let mut next_act = Instant::now();
         let (mut heard, mut pinged) = (Instant::now(), None::<Instant>);
@@ -154,6 +152,8 @@ impl Client {
                 () = sleep(PAUSED_LOOK), if !reading => { heard = Instant::now(); Ok(()) }
                 () = sleep_until(leaves), if reading && !self.sits && self.shared.is(Phase::Draw) => {
                     self.connection().left = true;
+                    // What is sent last is not waited for.
+                    drop(self.act(&mut socket).await);
                     return;
                 }
                 _ = phase.changed() => if self.shared.is(Phase::Stop) { return } else { Ok(()) },

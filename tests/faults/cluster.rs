@@ -47,10 +47,12 @@ impl World {
         (options.nodes, options.shards, options.sync) = (plan.nodes, plan.shards, plan.sync);
         let limits = UNLIMITED.iter().map(|limit| (format!("limits.{limit}"), "0".to_owned()));
         let settings = limits.chain(plan.settings.iter().cloned());
-        let options = settings
+        let mut options = settings
             .fold(options.set("sessions.heartbeat_ms", HEARTBEAT_MS), |options, (key, value)| {
                 options.set(&key, value)
             });
+        options.restart = plan.restart;
+        options.env.extend(plan.planted.clone().map(|bug| ("ROOMGATE_PLANTED".to_owned(), bug)));
         let tell = |notice: Notice| {
             if matches!(notice, Notice::Failed { .. }) {
                 eprintln!("{notice}");

@@ -245,7 +245,9 @@ async fn kill_redis_clients(port: u16, lasts: Duration) -> Result<(), Failure> {
 async fn lose_tail(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
     for replica in world.cluster.shards()[shard].replicas() {
         let admin = replica.admin().await?;
-        admin.batch_execute("ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()").await?;
+        // Each on its own: ALTER SYSTEM can't be part of a transaction.
+        admin.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
+        admin.batch_execute("SELECT pg_reload_conf()").await?;
     }
     sleep(lasts).await;
     let primary = primary_of(world, shard);

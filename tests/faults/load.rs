@@ -31,6 +31,8 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
     /// Pause between two submits of a client, on average.
     pub pause: Duration,
+    /// How long a client stays connected, on average.
+    pub stay: Duration,
     /// The highest position that was acked, by room.
     pub acked: Mutex<BTreeMap<u64, Position>>,
     pub goodbyes: AtomicUsize,
@@ -43,6 +45,10 @@ impl Shared {
 
     pub fn acked(&self, room: u64) -> Option<Position> {
         self.acked.lock().expect("nobody panics with it").get(&room).copied()
+    }
+
+    pub fn forget_ack(&self, room: u64) {
+        self.acked.lock().expect("nobody panics with it").remove(&room);
     }
 
     pub fn note_ack(&self, room: u64, at: Position) {
@@ -87,6 +93,7 @@ impl Load {
             events: Events::default(),
             phase: phases,
             pause: Duration::from_millis(plan.pause_ms),
+            stay: Duration::from_millis(plan.stay_ms),
             acked: Mutex::default(),
             goodbyes: AtomicUsize::new(0),
         });

@@ -5,6 +5,7 @@
 //! for nights. A run is replayed with `--seed`, or from the plan that it wrote.
 //! README.md beside this file has the rules and the figures.
 
+mod bugs;
 mod burst;
 mod check;
 mod client;
@@ -54,6 +55,14 @@ enum What {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Every planted bug in real nodes: is each caught? Needs `--features planted`.
+    Bugs {
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only those whose names contain this.
+        #[arg(long)]
+        only: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -87,5 +96,9 @@ async fn serve(cli: Cli) -> Result<bool, Failure> {
             }
             Ok(outcome.is_good())
         }
+        What::Bugs { .. } if cfg!(not(feature = "planted")) => {
+            Err("there are no bugs in this build: cargo test --features planted --test faults -- bugs".into())
+        }
+        What::Bugs { seed, only } => bugs::run_all(seed.unwrap_or_else(rand::random), only.as_deref()).await,
     }
 }

@@ -21,10 +21,21 @@ pub struct Plan {
     pub rooms: usize,
     /// Between two submits of a client, on average.
     pub pause_ms: u64,
+    /// How long a client stays connected before it goes on elsewhere, on average,
+    /// with answers to come.
+    pub stay_ms: u64,
+    /// In which everybody must have everything, once nobody draws any more.
+    pub settle_ms: u64,
     pub steps: Vec<Step>,
     /// Of every node, besides what all have.
     #[serde(default)]
     pub settings: Vec<(String, String)>,
+    /// A bug in every node, for a gateway that was built with them.
+    #[serde(default)]
+    pub planted: Option<String>,
+    /// What dies is brought back by itself.
+    #[serde(default)]
+    pub restart: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,8 +84,12 @@ impl Plan {
             clients: 16,
             rooms: 5,
             pause_ms: 200,
+            stay_ms: 16_000,
+            settle_ms: 20_000,
             steps,
             settings: Vec::new(),
+            planted: None,
+            restart: false,
         }
     }
 }

@@ -25,7 +25,12 @@ pub async fn run(api: Api, rooms: Vec<u64>, seed: u64, shared: Arc<Shared>) -> V
             (0..9, _) => Freshness::MaxStale([200, 500, 1_000, 2_000][rng.random_range(0..4)] * 1_000),
             _ => Freshness::Primary,
         };
-        reads.extend(read(&api, room, freshness, &shared).await);
+        let read = read(&api, room, freshness, &shared).await;
+        if read.as_ref().is_some_and(|read| read.status == 409) {
+            // The position is gone: whatever is acked next counts.
+            shared.forget_ack(room);
+        }
+        reads.extend(read);
         sleep(PAUSE).await;
     }
     reads

@@ -10,6 +10,7 @@ use super::{Command, Feeding, Room, Session};
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
 use crate::metrics::gateway::{self, GapCause};
+use crate::planted::{self, Bug};
 use crate::position::Position;
 use crate::protocol::Json;
 use crate::protocol::server::ResyncReason;
@@ -46,7 +47,10 @@ impl Room {
     /// One encoding, shared by all.
     pub(super) fn fan_out(&mut self, ready: &[LogEvent]) {
         let (Some(first), Some(last)) = (ready.first(), ready.last()) else { return };
-        let parts: Vec<Json> = ready.iter().map(|event| event.json.clone()).collect();
+        let mut parts: Vec<Json> = ready.iter().map(|event| event.json.clone()).collect();
+        if planted::has(Bug::BatchReversed) {
+            parts.reverse();
+        }
         let shared = Json::join(&parts);
         let mut fed = 0;
         let mut overflowed = Vec::new();
@@ -54,12 +58,13 @@ impl Room {
             let Feeding::Live { after } = entry.state else { continue };
             let events = match after.seq.0.checked_sub(first.position.seq.0) {
                 None => shared.clone(),
+                Some(_) if planted::has(Bug::DuplicatesDelivered) => shared.clone(),
                 Some(seen) if after.seq < last.position.seq => {
                     Json::join(&parts[usize::try_from(seen).map_or(parts.len(), |seen| seen + 1)..])
                 }
                 Some(_) => continue,
             };
-            if entry.outbox.try_feed(&events).is_ok() {
+            if entry.outbox.try_feed(&events).is_ok() || planted::has(Bug::LagSkips) {
                 fed += events.messages();
                 entry.state = Feeding::Live { after: last.position };
             } else {

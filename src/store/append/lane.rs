@@ -27,6 +27,7 @@ use crate::db::Lease;
 use crate::ids::RoomId;
 use crate::log::{Decision, Event, Outcome, RoomState, decide};
 use crate::metrics::{self, ShardMetrics};
+use crate::planted::{self, Bug};
 use crate::protocol::Refusal;
 use crate::routing::{Endpoint, Shard};
 use crate::tasks::Stop;
@@ -195,6 +196,16 @@ impl Lane {
             return Attempt::Done;
         }
         let Decision { events, shapes, rooms, .. } = decision;
+        if planted::has(Bug::AckBeforeCommit) {
+            self.answer(batch, outcomes, found, events.clone(), &proof);
+            drop(transaction::write(connection, Writes { events, shapes, rooms }).await);
+            return Attempt::Done;
+        }
+        if planted::has(Bug::AnnounceBeforeCommit) {
+            Committed::group(events.clone(), &proof)
+                .into_iter()
+                .for_each(|c| self.shared.announce.announce(c));
+        }
         let limit = bounded(COMMIT_LIMIT, &batch);
         let mut writing = Box::pin(transaction::write(connection, Writes { events, shapes, rooms }));
         let written = tokio::select! {
@@ -211,6 +222,7 @@ impl Lane {
         };
         match written {
             Written::Committed(events, proof) => {
+                planted::crash_before_announcing();
                 self.metrics.transaction_done("committed");
                 self.answer(batch, outcomes, found, events, &proof);
                 Attempt::Done
@@ -218,6 +230,10 @@ impl Lane {
             Written::Failed(error) => {
                 self.metrics.transaction_done("rolled_back");
                 Attempt::Failed(batch, error.into())
+            }
+            Written::Unresolved(_) if planted::has(Bug::UnknownIsFailure) => {
+                self.refuse(batch, &retry::refusal(None));
+                Attempt::Done
             }
             Written::Unresolved(error) => {
                 self.metrics.transaction_done("unknown");
@@ -231,7 +247,7 @@ impl Lane {
     fn answer(
         &self,
         batch: Batch,
-        outcomes: Vec<Outcome>,
+        mut outcomes: Vec<Outcome>,
         mut events: Vec<Event>,
         written: Vec<Event>,
         proof: &CommitProof,
@@ -241,6 +257,9 @@ impl Lane {
             self.shared.announce.announce(committed);
         }
         self.desk.answered(batch.submits.iter().map(|submit| submit.room));
+        if planted::has(Bug::AnswersReversed) {
+            outcomes.reverse();
+        }
         for (ticket, outcome) in batch.tickets.into_iter().zip(outcomes) {
             ticket.answer(Ok(outcome));
         }

@@ -14,6 +14,7 @@ use super::statements::{self, Head, Member, Ownership, Pairs, RoomFacts, RoomRow
 use crate::db::{Class, Connection, DbError, Lease, Row, Sql};
 use crate::ids::{RoomId, ShapeId, UserId};
 use crate::log::{Before, Event, RoomState, ShapeState, Submit};
+use crate::planted::{self, Bug};
 use crate::protocol::Role;
 use crate::store::slots::SLOT_LOCKS;
 
@@ -117,6 +118,10 @@ pub(super) async fn read(
         Locked::Wait => (&statements::LOCK_SLOTS, &statements::LOCK_HEADS),
         Locked::Skip => (&statements::TRY_LOCK_SLOTS, &statements::SKIP_LOCKED_HEADS),
     };
+    let unprotected = match planted::has(Bug::ReadBeforeLock) {
+        true => Some(unless_empty(connection, &statements::SHAPES, &wanted.shapes).await),
+        false => None,
+    };
     // Sent in this order, each with a snapshot of its own: what is read after
     // the locks is what the locks protect.
     let (locks, facts) = future::join(
@@ -140,8 +145,11 @@ pub(super) async fn read(
     let (slots, heads) = (slots?, statements::heads(&heads?));
     let rooms = statements::rooms(&rooms?);
     let mut before = Before::default();
-    statements::shapes(&shapes?, &wanted, &mut before);
-    statements::ops(&ops?, submits, &mut before);
+    statements::shapes(&unprotected.unwrap_or(shapes)?, &wanted, &mut before);
+    let ops = ops?;
+    if !planted::has(Bug::OpsForgotten) {
+        statements::ops(&ops, submits, &mut before);
+    }
     let members = statements::members(&members?);
     check_server(&rooms, is_sync)?;
     let locked_slots: HashSet<i32> = slots.iter().map(|row| row.get(0)).collect();
@@ -236,7 +244,10 @@ fn role(facts: &RoomFacts, user: &UserId, member: Option<Member>) -> Option<Role
 /// Round trip 2. Owns its connection: whoever stops waiting for it lets it run
 /// to its end elsewhere, so that a COMMIT that is stuck keeps its place in the
 /// pool's budget.
-pub(super) async fn write(connection: Lease, writes: Writes) -> Written {
+pub(super) async fn write(connection: Lease, mut writes: Writes) -> Written {
+    if planted::has(Bug::TombstonesForgotten) {
+        writes.shapes.retain(|(_, _, shape)| shape.data.is_some());
+    }
     let (events, shapes, heads, committed) = future::join4(
         statements::add_events(&connection, &writes.events),
         statements::put_shapes(&connection, &writes.shapes),
@@ -261,6 +272,9 @@ pub(super) async fn write(connection: Lease, writes: Writes) -> Written {
         }
     }
     match committed {
+        Ok(()) if planted::loses_answer() => {
+            Written::Unresolved(DbError::new(Class::Connection, "append", "planted"))
+        }
         Ok(()) => Written::Committed(writes.events, CommitProof(())),
         Err(error) => Written::Unresolved(error),
     }

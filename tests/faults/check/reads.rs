@@ -6,7 +6,7 @@ use super::{Logs, Loss, Verdict, may_be_lost};
 use crate::history::{Answer, Freshness, History, Micros, Position, Read};
 
 pub fn check(history: &History, logs: &Logs, losses: &[Loss], verdict: &mut Verdict) {
-    let acked = acked_by_time(history);
+    let acked = acked_by_time(history, logs);
     for read in &history.reads {
         let log = &logs[&read.room];
         if read.status != 200 {
@@ -37,11 +37,13 @@ pub fn check(history: &History, logs: &Logs, losses: &[Loss], verdict: &mut Verd
     }
 }
 
-/// For each room, when which seq was the highest acked.
-fn acked_by_time(history: &History) -> BTreeMap<u64, Vec<(Micros, u64)>> {
+/// For each room, when which seq was the highest acked, of what wasn't lost.
+fn acked_by_time(history: &History, logs: &Logs) -> BTreeMap<u64, Vec<(Micros, u64)>> {
     let mut acks: BTreeMap<u64, Vec<(Micros, u64)>> = BTreeMap::new();
     for attempt in history.diaries.iter().flat_map(|diary| &diary.attempts) {
-        if let Some((at, Answer::Ack { at: position, .. })) = &attempt.answer {
+        if let Some((at, Answer::Ack { at: position, .. })) = &attempt.answer
+            && logs[&attempt.room].has(position.epoch, position.seq)
+        {
             acks.entry(attempt.room).or_default().push((*at, position.seq));
         }
     }

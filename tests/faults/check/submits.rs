@@ -12,7 +12,7 @@ pub fn check(history: &History, logs: &Logs, losses: &[Loss], verdict: &mut Verd
             let op = (attempt.room, diary.user.as_str(), attempt.op.as_str());
             asked.entry(op).or_default().push(attempt);
         }
-        check_order(&diary.attempts, verdict);
+        check_order(&diary.attempts, logs, verdict);
         verdict.check("nobody_is_refused_for_nothing", diary.errors.iter().all(|e| is_passing(e)), || {
             format!("{}: {:?}", diary.user, diary.errors.iter().find(|e| !is_passing(e)))
         });
@@ -32,6 +32,14 @@ pub fn check(history: &History, logs: &Logs, losses: &[Loss], verdict: &mut Verd
                     verdict,
                 );
             }
+        }
+        for (earlier, attempt) in attempts.iter().enumerate() {
+            let is_repeat = matches!(attempt.answer, Some((_, Answer::Ack { duplicate: true, .. })));
+            let known =
+                attempts[..earlier].iter().any(|a| !matches!(a.answer, Some((_, Answer::Reject { .. }))));
+            verdict.check("rejected_means_no_effect", !is_repeat || known, || {
+                format!("{user} {op} in room {room} was only rejected before, and is a duplicate")
+            });
         }
         let rejected = attempts.iter().all(|a| matches!(a.answer, Some((_, Answer::Reject { .. }))));
         verdict.check("rejected_means_no_effect", !(rejected && found.is_some()), || {
@@ -75,10 +83,12 @@ fn check_acked(
 }
 
 /// What one connection submitted to a room in one go is in the log in that order.
-fn check_order(attempts: &[Attempt], verdict: &mut Verdict) {
+fn check_order(attempts: &[Attempt], logs: &Logs, verdict: &mut Verdict) {
     let mut last: HashMap<(usize, u64), u64> = HashMap::new();
     for attempt in attempts {
-        if let Some((_, Answer::Ack { at, duplicate: false })) = &attempt.answer {
+        if let Some((_, Answer::Ack { at, duplicate: false })) = &attempt.answer
+            && logs[&attempt.room].has(at.epoch, at.seq)
+        {
             let before = last.insert((attempt.connection, attempt.room), at.seq);
             verdict.check(
                 "submits_of_a_session_keep_their_order",
