@@ -126,6 +126,11 @@ impl DbError {
         self.class
     }
 
+    /// The statement's name, "connect" or "checkout".
+    pub fn what(&self) -> &'static str {
+        self.what
+    }
+
     pub fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_deref()
     }

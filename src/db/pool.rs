@@ -18,6 +18,9 @@ use crate::config;
 use crate::metrics::EndpointMetrics;
 use crate::tasks::Tasks;
 
+/// What fails when there is no usable connection to hand out.
+const CHECKOUT: &str = "checkout";
+
 /// A cheap handle to the pool of one endpoint and one purpose.
 #[derive(Clone)]
 pub struct Pool {
@@ -62,7 +65,9 @@ impl Pool {
             .min_idle(Some(limits.min_idle.min(limits.max_connections)))
             .idle_timeout(Some(limits.idle_timeout))
             .connection_timeout(limits.acquire_timeout)
-            .test_on_check_out(false)
+            // Asks nobody: a connection knows whether its socket has ended. Those
+            // that died idle, all at once, would fail one request each.
+            .test_on_check_out(true)
             .retry_connection(false)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
@@ -82,7 +87,7 @@ impl Pool {
             }
             Err(bb8::RunError::User(error)) => error,
             Err(bb8::RunError::TimedOut) => self.last_error.take().unwrap_or_else(|| {
-                DbError::new(Class::PoolTimeout, "checkout", "no connection of the pool came free in time")
+                DbError::new(Class::PoolTimeout, CHECKOUT, "no connection of the pool came free in time")
             }),
         };
         self.metrics.error(error.class().as_str());
@@ -157,7 +162,7 @@ impl bb8::ManageConnection for Manager {
 
     async fn is_valid(&self, managed: &mut Managed) -> Result<(), DbError> {
         if self.has_broken(managed) {
-            return Err(DbError::new(Class::Connection, "checkout", "the connection is broken"));
+            return Err(DbError::new(Class::Connection, CHECKOUT, "the connection is broken"));
         }
         Ok(())
     }
@@ -196,6 +201,10 @@ impl LastError {
 
 impl bb8::ErrorSink<DbError> for LastError {
     fn sink(&self, error: DbError) {
+        if error.what() == CHECKOUT {
+            // Another one is taken or made; whether that works is told next.
+            return;
+        }
         tracing::warn!(%error, "can't connect to the database");
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.class(), error.to_string()));
     }

@@ -20,6 +20,7 @@ mod head_checks;
 mod idempotency;
 mod legacy;
 mod people;
+mod pools;
 mod protocol;
 mod reads;
 mod real_drawings;
