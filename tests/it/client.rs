@@ -84,6 +84,20 @@ impl Client {
         self.join_with(json!({"room": room})).await
     }
 
+    /// Joins, again as often and as late as it is told.
+    pub async fn joins_in_time(&mut self, room: u64) {
+        self.rooms.insert(room, View::default());
+        loop {
+            self.send(&json!({"type": "join", "room": room})).await;
+            let answer = self.wait(|m| m["type"] == "joined" || m["type"] == "error").await;
+            if answer["type"] == "joined" {
+                return self.until(|client| client.rooms[&room].live).await;
+            }
+            let delay = answer["retry_after_ms"].as_u64().unwrap_or_else(|| panic!("{answer}"));
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+    }
+
     /// Goes on where `view` stopped.
     pub async fn resume(&mut self, room: u64, view: View) -> Value {
         let from = view.position();
@@ -132,6 +146,17 @@ impl Client {
             let received = tokio::time::timeout_at(patience, self.receive()).await;
             assert!(received.is_ok(), "{} waited in vain; have {:?}", self.person.user, self.inbox);
         }
+    }
+
+    /// The next message that nobody waited for; none once the connection has
+    /// ended, however it did.
+    pub async fn hears(&mut self) -> Option<Value> {
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        while self.inbox.is_empty() && self.closed.is_none() {
+            let received = tokio::time::timeout_at(patience, self.receive()).await;
+            assert!(received.is_ok(), "{} waited in vain", self.person.user);
+        }
+        self.inbox.pop_front()
     }
 
     pub async fn until(&mut self, so: impl Fn(&Self) -> bool) {

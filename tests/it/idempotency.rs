@@ -1,10 +1,13 @@
 //! One effect per op, whichever node is asked, however often.
 
-use serde_json::json;
+use std::collections::BTreeMap;
 
-use crate::client::rect;
+use roomgate::dev::Options;
+use serde_json::{Value, json};
+
+use crate::client::{Client, rect, submit};
 use crate::convergence::FROM_PRIMARY;
-use crate::world::World;
+use crate::world::{Person, World};
 
 #[tokio::test]
 async fn a_resubmitted_op_gets_its_first_seq_from_any_node() {
@@ -55,4 +58,135 @@ async fn an_op_with_another_body_is_refused_and_the_first_stands() {
     bob.join(room).await;
     let ack = bob.submit(room, "op-1", &json!({"kind": "room.clear"})).await;
     assert_eq!((&ack["type"], &ack["seq"], &ack["cleared"]), (&json!("ack"), &json!(2), &json!(1)), "{ack}");
+}
+
+/// Submits that were on their way when something died.
+const IN_FLIGHT: usize = 200;
+
+#[tokio::test]
+async fn an_op_keeps_its_seq_when_its_node_is_killed_and_started_again() {
+    let world = small_world(|options| options).await;
+    let (alice, room) = alice_and_a_room(&world).await;
+    let (first, acked) = in_flight(&world, &alice, room).await;
+    world.cluster().nodes()[0].service().kill().await;
+    let acked = answers(first, acked).await;
+    has_one_effect_each(&world, &alice, room, &acked, 1).await;
+    world.cluster().nodes()[0].service().restart().await.unwrap();
+    has_one_effect_each(&world, &alice, room, &acked, 0).await;
+}
+
+#[tokio::test]
+async fn an_op_keeps_its_seq_when_its_shard_fails_over_in_sync() {
+    let world = small_world(|options| Options { replicas: 1, sync: true, ..options }).await;
+    let (alice, room) = alice_and_a_room(&world).await;
+    let (first, acked) = in_flight(&world, &alice, room).await;
+    world.cluster().fail_over(0).await.unwrap();
+    let acked = answers(first, acked).await;
+    has_one_effect_each(&world, &alice, room, &acked, 1).await;
+}
+
+#[tokio::test]
+async fn ops_whose_fate_the_database_took_with_it_have_one_effect_each() {
+    let world = small_world(|options| options).await;
+    let (alice, mut room) = alice_and_a_room(&world).await;
+    let server = world.cluster().shards()[0].primary().service();
+    // Until it died with a COMMIT on its way.
+    for kills in 1..=20 {
+        let (first, acked) = in_flight(&world, &alice, room).await;
+        server.kill().await;
+        server.restart().await.unwrap();
+        let acked = answers(first, acked).await;
+        has_one_effect_each(&world, &alice, room, &acked, 1).await;
+        let outcomes = world.counted_on(0, "db_transactions_total", "outcome").await;
+        if outcomes.contains_key("unknown") {
+            return println!("killed {kills} times; transactions {outcomes:?}");
+        }
+        room = world.room(&alice, "open").await;
+    }
+    panic!("no COMMIT was lost: the test is void");
+}
+
+async fn small_world(change: impl FnOnce(Options) -> Options) -> World {
+    World::start(|options| {
+        let options = change(Options { nodes: 2, shards: 1, replicas: 0, ..options });
+        // Many transactions, and patience while a standby is copied.
+        options.set("writes.batch_max", 4).set("writes.failover_wait_ms", 60_000)
+    })
+    .await
+}
+
+async fn alice_and_a_room(world: &World) -> (Person, u64) {
+    let alice = world.person("alice");
+    let room = world.room(&alice, "open").await;
+    (alice, room)
+}
+
+/// Submits many ops on the first node and waits for the first acks only.
+async fn in_flight(world: &World, person: &Person, room: u64) -> (Client, BTreeMap<String, u64>) {
+    let mut client = world.client(0, person).await;
+    client.joins_in_time(room).await;
+    for n in 0..IN_FLIGHT {
+        client.send(&submit(room, &op(n), &body(n))).await;
+    }
+    let mut acked = BTreeMap::new();
+    while acked.len() < 3 {
+        note(&mut acked, &client.hears().await.unwrap());
+    }
+    (client, acked)
+}
+
+/// The acks that came, until all ops are answered or the connection has ended.
+async fn answers(mut client: Client, mut acked: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    while acked.len() < IN_FLIGHT
+        && let Some(message) = client.hears().await
+    {
+        note(&mut acked, &message);
+    }
+    acked
+}
+
+fn note(acked: &mut BTreeMap<String, u64>, message: &Value) {
+    assert_ne!(message["type"], "reject", "{message}");
+    if message["type"] == "ack" {
+        acked.insert(message["op"].as_str().unwrap().to_owned(), message["seq"].as_u64().unwrap());
+    }
+}
+
+/// All are submitted again: those that were acked get the same seq, and the log
+/// has each of them once.
+async fn has_one_effect_each(
+    world: &World,
+    person: &Person,
+    room: u64,
+    acked: &BTreeMap<String, u64>,
+    node: usize,
+) {
+    let mut again = world.client(node, person).await;
+    again.joins_in_time(room).await;
+    let (mut seqs, mut duplicates) = (BTreeMap::new(), 0);
+    for n in 0..IN_FLIGHT {
+        let ack = again.submit(room, &op(n), &body(n)).await;
+        note(&mut seqs, &ack);
+        duplicates += usize::from(ack["duplicate"] == true);
+    }
+    println!(
+        "of {IN_FLIGHT} ops {} were acked at first; resubmitted on node {node}, {duplicates} were known",
+        acked.len()
+    );
+    assert!(acked.iter().all(|(op, seq)| seqs[op] == *seq), "{acked:?} became {seqs:?}");
+    assert!(duplicates >= acked.len());
+    let rows = "SELECT op_id, seq FROM room_event WHERE room_id = $1";
+    let id = i64::try_from(room).unwrap();
+    let logged = world.primaries().await[0].query(rows, &[&id]).await.unwrap();
+    let logged: Vec<(String, u64)> =
+        logged.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs())).collect();
+    assert_eq!((logged.len(), BTreeMap::from_iter(logged)), (IN_FLIGHT, seqs), "one effect each");
+}
+
+fn op(n: usize) -> String {
+    format!("op-{n}")
+}
+
+fn body(n: usize) -> Value {
+    json!({"kind": "message", "data": n})
 }
