@@ -67,8 +67,10 @@ fn plan(bug: Bug, seed: u64) -> Plan {
     }
     // Whoever comes makes its node look at the log, which hides that nobody else does.
     let stay_ms = if bug == Bug::HeadCheckOff { 60_000 } else { 4_000 };
+    // Two nodes must read the same shape in the same moment.
+    let pause_ms = if bug == Bug::ReadBeforeLock { 50 } else { 200 };
     let restart = bug == Bug::CrashBeforeAnnounce;
-    Plan { planted: Some(planted), restart, stay_ms, settle_ms: 8_000, ..Plan::of(seed, steps) }
+    Plan { planted: Some(planted), restart, pause_ms, stay_ms, settle_ms: 8_000, ..Plan::of(seed, steps) }
 }
 
 /// Faults that a sound gateway survives.

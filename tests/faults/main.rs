@@ -20,6 +20,7 @@ mod plan;
 mod reader;
 mod report;
 mod run;
+mod storm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +55,13 @@ enum What {
         /// Where plan and findings are written.
         #[arg(long)]
         out: Option<PathBuf>,
+    },
+    /// Many clients lose their node and come back at once.
+    Storm {
+        #[arg(long, default_value_t = 5_000)]
+        clients: usize,
+        #[arg(long, default_value_t = 50)]
+        rooms: usize,
     },
     /// Every planted bug in real nodes: is each caught? Needs `--features planted`.
     Bugs {
@@ -95,6 +103,11 @@ async fn serve(cli: Cli) -> Result<bool, Failure> {
                 std::fs::write(out, serde_json::to_vec_pretty(&outcome.json())?)?;
             }
             Ok(outcome.is_good())
+        }
+        What::Storm { clients, rooms } => {
+            let storm = storm::run(clients, rooms).await?;
+            println!("{}", storm.text());
+            Ok(storm.is_good())
         }
         What::Bugs { .. } if cfg!(not(feature = "planted")) => {
             Err("there are no bugs in this build: cargo test --features planted --test faults -- bugs".into())

@@ -1,9 +1,11 @@
 //! Pages of logs, read once for all who want them.
 //!
 //! A page is aligned: events `500k + 1 … 500k + 500`. Those who want the same
-//! page at the same time share one reading; a full page never changes, so it is
-//! kept, bounded by bytes. What is kept belongs to one timeline: after a
-//! failover, which may have cut the log, it is read anew.
+//! page at the same time share one reading, and it is kept, bounded by bytes. A
+//! full page never changes; the last one, which does, serves those for whom it
+//! is new enough, and is read anew for the first one for whom it isn't. What is
+//! kept belongs to one timeline: after a failover, which may have cut the log,
+//! it is read anew.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -110,9 +112,6 @@ impl Pages {
                     other => return Err(other.clone()),
                 },
             };
-            if !page.is_full() {
-                self.cache.invalidate(&key).await;
-            }
             match page.answer(after, freshness, asked_at) {
                 Answer::Page(read) => return Ok(Some(read)),
                 Answer::TooOld => self.cache.invalidate(&key).await,
