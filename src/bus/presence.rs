@@ -16,7 +16,7 @@ use fred::error::Error;
 use fred::interfaces::{ClientLike, HashesInterface, SortedSetsInterface};
 use fred::types::CustomCommand;
 use futures_util::future::{join, join_all};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ledger::Write;
 use super::{Away, Bus};
@@ -25,6 +25,8 @@ use crate::tasks::Stop;
 
 const NODES_KEY: &str = "roomgate:nodes";
 const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How soon it is said again when it could not be said.
+const HEARTBEAT_RETRY: Duration = Duration::from_millis(100);
 /// A node that has been silent for so long is dead.
 const LEASE_MS: f64 = 12_000.0;
 /// Nothing here waits longer.
@@ -117,21 +119,25 @@ async fn server_time_ms(client: &Client) -> Result<f64, Error> {
 /// end, that it has gone.
 pub(super) async fn keep(bus: Bus, mut stop: Stop) {
     let mut connections = bus.shared.line.connections();
-    let mut ticks = interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat_at = Instant::now();
     let mut known_alive = false;
     loop {
-        tokio::select! {
-            _ = ticks.tick() => known_alive = beat(&bus).await,
+        let due = tokio::select! {
+            () = sleep_until(beat_at) => true,
             _ = connections.next() => {
                 bus.ledger().owe_all();
-                known_alive = beat(&bus).await;
+                true
             }
-            () = bus.shared.presence_changed.notified() => {}
+            () = bus.shared.presence_changed.notified(), if known_alive => false,
             () = stop.wait() => break,
+        };
+        if due {
+            known_alive = beat(&bus).await;
+            beat_at = Instant::now() + HEARTBEAT;
         }
-        if known_alive {
-            known_alive = settle(&bus).await;
+        known_alive = known_alive && settle(&bus).await;
+        if !known_alive {
+            beat_at = Instant::now() + HEARTBEAT_RETRY;
         }
     }
     let (client, name) = (bus.shared.line.client(), bus.shared.node.to_string());
