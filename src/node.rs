@@ -92,14 +92,14 @@ impl Node {
         let Databases { directory, shards, slots } = Databases::open(config, tasks).await?;
         let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
         let max_stale = config.reads.max_stale;
-        let hub = hub(config, history.clone(), tasks)?;
+        let rooms = Rooms::new(shards.clone(), slots.clone());
+        let hub = hub(config, history.clone(), rooms.clone(), tasks)?;
         let announce = Arc::new(hub.clone());
         let appender =
             Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
 
         let limits = Limits::new(&config.limits);
         let origins = Origins::new(&config.listen.allowed_origins);
-        let rooms = Rooms::new(shards.clone(), slots.clone());
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
         let passwords = Passwords::new(hashing_threads());
@@ -199,11 +199,11 @@ impl Databases {
     }
 }
 
-fn hub(config: &Config, history: History, tasks: &Tasks) -> Result<Hub, NodeError> {
+fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result<Hub, NodeError> {
     let node = NodeId(rand::random());
     let (bus, incoming) = Bus::start(&config.redis, node, tasks)?;
     let sessions = config.sessions.clone();
-    let context = Context::new(node, history, bus, tasks.clone(), sessions, config.reads.max_stale);
+    let context = Context::new(node, history, rooms, bus, tasks.clone(), sessions, config.reads.max_stale);
     let hub = Hub::new(Arc::new(context));
     watch::start(&hub, incoming);
     Ok(hub)

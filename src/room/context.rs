@@ -15,6 +15,7 @@ use crate::config;
 use crate::ids::RoomId;
 use crate::protocol::server::Member;
 use crate::store::history::{Freshness, History, ReadError};
+use crate::store::rooms::Rooms;
 use crate::tasks::Tasks;
 
 /// How many bytes of encoded snapshots are kept, over all rooms.
@@ -23,6 +24,7 @@ const SNAPSHOT_CACHE_BYTES: u64 = 64 << 20;
 pub struct Context {
     pub node: NodeId,
     pub history: History,
+    pub rooms: Rooms,
     pub bus: Bus,
     pub tasks: Tasks,
     pub sessions: config::Sessions,
@@ -38,6 +40,7 @@ impl Context {
     pub fn new(
         node: NodeId,
         history: History,
+        rooms: Rooms,
         bus: Bus,
         tasks: Tasks,
         sessions: config::Sessions,
@@ -47,7 +50,7 @@ impl Context {
             .weigher(|_, pages: &Arc<SnapshotPages>| u32::try_from(pages.bytes()).unwrap_or(u32::MAX))
             .max_capacity(SNAPSHOT_CACHE_BYTES)
             .build();
-        Self { node, history, bus, tasks, sessions, max_stale, heads_due: Notify::new(), snapshots }
+        Self { node, history, rooms, bus, tasks, sessions, max_stale, heads_due: Notify::new(), snapshots }
     }
 
     /// Tells the other nodes. Never waits; while Redis is away, or when its queue

@@ -18,7 +18,7 @@ use crate::position::{Position, Seq};
 use crate::protocol::server::{self, JoinMode, Joined, Member, ResyncReason};
 use crate::protocol::{MessageId, Refusal};
 use crate::store::append::{Announce, Committed, CommittedEvent};
-use crate::store::history::{Freshness, LogEvent, PageOutcome};
+use crate::store::history::{Freshness, LogEvent, PageOutcome, RoomHead};
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct Join {
     pub room: RoomId,
     pub slug: Slug,
     pub member: Member,
+    /// As of which the room let it in as what it is.
+    pub access_rev: u64,
     /// The last event the client has.
     pub from: Option<Position>,
     pub outbox: Outbox,
@@ -136,9 +138,9 @@ impl Hub {
     }
 
     /// What the periodic comparison with the log found.
-    pub fn head(&self, room: RoomId, head: Position) {
-        if let Some(handle) = self.rooms().get(&room) {
-            handle.announce(Command::Head { head });
+    pub fn head(&self, head: &RoomHead) {
+        if let Some(handle) = self.rooms().get(&head.room) {
+            handle.announce(Command::Head { head: head.position, access_rev: head.access_rev });
         }
     }
 
@@ -175,8 +177,13 @@ impl Hub {
         loop {
             let handle = self.open(join.room);
             let (reply, answer) = oneshot::channel();
-            let command =
-                Command::Join { member: join.member.clone(), outbox: join.outbox.clone(), from, reply };
+            let command = Command::Join {
+                member: join.member.clone(),
+                access_rev: join.access_rev,
+                outbox: join.outbox.clone(),
+                from,
+                reply,
+            };
             if handle.send(command).await.is_ok()
                 && let Ok(admitted) = answer.await
             {

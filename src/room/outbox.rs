@@ -27,6 +27,8 @@ struct Shared {
     ready: Notify,
     /// The queue became empty or closed, for feeders.
     drained: Notify,
+    /// The session is to end at once.
+    expelled: Notify,
 }
 
 #[derive(Default)]
@@ -35,6 +37,7 @@ struct State {
     bytes: usize,
     signals: BTreeMap<(RoomId, SessionId), Json>,
     close: Option<CloseCode>,
+    expelled: bool,
     closed: bool,
 }
 
@@ -57,8 +60,13 @@ pub struct Batch {
 
 impl Outbox {
     pub fn new(limit_bytes: usize) -> Self {
-        let shared =
-            Shared { state: Mutex::default(), limit_bytes, ready: Notify::new(), drained: Notify::new() };
+        let shared = Shared {
+            state: Mutex::default(),
+            limit_bytes,
+            ready: Notify::new(),
+            drained: Notify::new(),
+            expelled: Notify::new(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -140,6 +148,30 @@ impl Outbox {
         self.state().close.get_or_insert(code);
         self.shared.ready.notify_one();
         self.shared.drained.notify_waiters();
+    }
+
+    /// Ends the session at once: what waits is dropped, and a client that takes
+    /// nothing isn't waited for.
+    pub fn expel(&self, code: CloseCode) {
+        let mut state = self.state();
+        gateway::outbox_shrank(state.bytes);
+        let close = Some(state.close.unwrap_or(code));
+        *state = State { close, expelled: true, closed: state.closed, ..State::default() };
+        drop(state);
+        self.shared.expelled.notify_one();
+        self.shared.ready.notify_one();
+        self.shared.drained.notify_waiters();
+    }
+
+    /// Resolves when the session is to end at once. Cancel-safe.
+    pub async fn expelled(&self) -> CloseCode {
+        loop {
+            let expelled = self.shared.expelled.notified();
+            if let State { expelled: true, close: Some(code), .. } = &*self.state() {
+                return *code;
+            }
+            expelled.await;
+        }
     }
 
     /// The writer is gone: whatever comes now is dropped, feeders give up.
@@ -262,6 +294,18 @@ mod tests {
         let feeder = outbox.feed(json("more"));
         let (fed, ()) = futures_util::future::join(feeder, async { outbox.shut() }).await;
         assert_eq!(fed, Err(Closed));
+    }
+
+    #[tokio::test]
+    async fn who_is_expelled_gets_no_more_of_what_was_queued() {
+        let outbox = Outbox::new(10);
+        outbox.answer(json("queued"));
+        let (code, ()) =
+            futures_util::future::join(outbox.expelled(), async { outbox.expel(CloseCode::Kicked) }).await;
+        assert_eq!((code, outbox.waiting_bytes()), (CloseCode::Kicked, 0));
+        outbox.answer(json("too late"));
+        let batch = outbox.take(100).await;
+        assert_eq!((batch.messages, batch.close), (vec![], Some(CloseCode::Kicked)));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::NodeId;
 use crate::ids::SessionId;
+use crate::protocol::Role;
 use crate::protocol::server::Member;
 
 /// Above so many, lists are left out and only the count is told.
@@ -47,8 +48,8 @@ pub struct Presence {
     members: BTreeMap<SessionId, (NodeId, Member)>,
     /// Sessions whose coming or going has not been told yet.
     untold: BTreeSet<SessionId>,
-    /// What the sessions here were last told.
-    told: BTreeSet<SessionId>,
+    /// What the sessions here were last told: who is there, and as what.
+    told: BTreeMap<SessionId, Role>,
     /// Sessions of other nodes that came or went since the stored list was last
     /// asked for: what was heard of them is newer than the list.
     heard: BTreeSet<SessionId>,
@@ -60,14 +61,22 @@ impl Presence {
             here,
             members: BTreeMap::new(),
             untold: BTreeSet::new(),
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
             heard: BTreeSet::new(),
         }
     }
 
-    /// True if the member is new.
+    /// True if the member is new, or has another role.
     pub fn enter(&mut self, member: Member) -> bool {
         self.insert(self.here, member)
+    }
+
+    /// A session here has another role now, with which it is returned.
+    pub fn set_role(&mut self, session: &SessionId, role: Role) -> Option<Member> {
+        let (_, member) = self.members.get_mut(session).filter(|(_, member)| member.role != role)?;
+        member.role = role;
+        self.untold.insert(session.clone());
+        Some(member.clone())
     }
 
     /// True if the member was there.
@@ -140,12 +149,12 @@ impl Presence {
         for session in std::mem::take(&mut self.untold) {
             match self.members.get(&session) {
                 Some((_, member)) => {
-                    if self.told.insert(session) {
+                    if self.told.insert(session, member.role) != Some(member.role) {
                         change.joined.push(member.clone());
                     }
                 }
                 None => {
-                    if self.told.remove(&session) {
+                    if self.told.remove(&session).is_some() {
                         change.left.push(session);
                     }
                 }
@@ -155,12 +164,13 @@ impl Presence {
     }
 
     fn insert(&mut self, origin: NodeId, member: Member) -> bool {
-        let session = member.session.clone();
-        let known = self.members.insert(session.clone(), (origin, member)).is_some();
-        if !known {
+        let (session, role) = (member.session.clone(), member.role);
+        let known = self.members.insert(session.clone(), (origin, member));
+        let changed = known.is_none_or(|(_, known)| known.role != role);
+        if changed {
             self.untold.insert(session);
         }
-        !known
+        changed
     }
 }
 
@@ -189,6 +199,23 @@ mod tests {
         let change = presence.take_untold();
         assert_eq!((change.joined, change.left), (vec![member("a")], vec![]));
         assert!(presence.take_untold().is_empty());
+    }
+
+    #[test]
+    fn another_role_is_told_once_and_only_if_it_stays() {
+        let (mut presence, ann) = (Presence::new(NodeId(1)), SessionId::new("ann").unwrap());
+        presence.enter(member("ann"));
+        presence.take_untold();
+        presence.set_role(&ann, Role::Viewer);
+        presence.set_role(&ann, Role::Editor);
+        assert!(presence.take_untold().is_empty());
+        let viewer = Member { role: Role::Viewer, ..member("ann") };
+        assert_eq!(presence.set_role(&ann, Role::Viewer), Some(viewer.clone()));
+        assert_eq!(presence.set_role(&ann, Role::Viewer), None);
+        assert_eq!(presence.take_untold().joined, [viewer]);
+        assert!(!presence.enter(Member { role: Role::Viewer, ..member("ann") }), "joined again as it is");
+        assert!(presence.enter(member("ann")), "joined again with another role");
+        assert_eq!(presence.take_untold().joined, [member("ann")]);
     }
 
     #[test]

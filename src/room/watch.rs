@@ -65,7 +65,7 @@ async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: &[RoomId]) {
         return;
     }
     match hub.context().history.heads(shard, rooms, hub.context().max_stale).await {
-        Ok(heads) => heads.into_iter().for_each(|head| hub.head(head.room, head.position)),
+        Ok(heads) => heads.iter().for_each(|head| hub.head(head)),
         // Asked again at the next tick; joins and submits say it to people.
         Err(error) => tracing::debug!(%error, "can't compare rooms with their logs"),
     }

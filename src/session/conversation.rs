@@ -95,6 +95,7 @@ impl Session {
             written = writer.run() => written.map_or(End::Gone, End::Close),
             code = self.watch() => End::Close(code),
             code = ending.asked() => End::Close(code),
+            code = self.outbox.expelled() => End::Close(code),
         };
         reader.leave_all().await;
         match end {

@@ -226,6 +226,7 @@ impl<'a> Reader<'a> {
                 name: claims.name.to_string(),
                 role: admission.role,
             },
+            access_rev: admission.facts.access_rev,
             from: join.from,
             outbox: outbox.clone(),
         }));

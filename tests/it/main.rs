@@ -8,6 +8,7 @@
     reason = "a test that can't go on fails; helpers of tests are not seen as tests"
 )]
 
+mod access_changes;
 mod append;
 mod broken_frames;
 mod burst;

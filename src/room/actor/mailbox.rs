@@ -15,6 +15,7 @@ use crate::position::Position;
 use crate::protocol::server::{Member, ResyncReason};
 use crate::protocol::{Json, Refusal};
 use crate::store::history::{Head, LogEvent, PageOutcome, ReadError};
+use crate::store::rooms::{Rights, RoomsError};
 
 /// Messages that may wait for a room.
 const MAILBOX: usize = 1024;
@@ -26,6 +27,7 @@ pub struct FeedId(pub(super) u64);
 pub enum Command {
     Join {
         member: Member,
+        access_rev: u64,
         outbox: Outbox,
         from: Option<Position>,
         reply: oneshot::Sender<Result<Admitted, Refusal>>,
@@ -59,6 +61,13 @@ pub enum Command {
     /// What the periodic comparison with the log found.
     Head {
         head: Position,
+        access_rev: u64,
+    },
+    /// What the primary says of sessions that were judged as of another
+    /// `access_rev`.
+    Rights {
+        asked: Vec<(SessionId, FeedId)>,
+        rights: Result<Rights, RoomsError>,
     },
     /// Announcements may have been lost.
     Missed,

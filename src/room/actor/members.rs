@@ -23,10 +23,17 @@ const PRESENCE_TICK: Duration = Duration::from_millis(250);
 const MEMORY_PAGE_BYTES: usize = 256 * 1024;
 
 impl Room {
-    pub(super) fn admit(&mut self, member: Member, outbox: Outbox, from: Option<Position>) -> Admitted {
+    pub(super) fn admit(
+        &mut self,
+        member: Member,
+        access_rev: u64,
+        outbox: Outbox,
+        from: Option<Position>,
+    ) -> Admitted {
         self.feeds += 1;
         let feed = FeedId(self.feeds);
-        let session = Session { outbox, feed, state: Feeding::CatchingUp };
+        let user = member.user.clone();
+        let session = Session { user, access_rev, outbox, feed, state: Feeding::CatchingUp };
         self.sessions.insert(member.session.clone(), session);
         self.timers.linger = None;
         self.active.get_or_insert_with(gateway::active_room);
@@ -86,6 +93,9 @@ impl Room {
     pub(super) fn put_signals(&mut self, signals: Vec<(SessionId, Json)>, local: bool) {
         let now = Instant::now();
         for (from, message) in signals {
+            if local && !self.sessions.contains_key(&from) {
+                continue;
+            }
             let due = self.signals.put(from, message, local, now);
             self.timers.signals.get_or_insert(due);
         }

@@ -9,6 +9,7 @@
 mod mailbox;
 mod members;
 mod order;
+mod rights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::deliver::Delivery;
 use super::outbox::Outbox;
 use super::presence::Presence;
 use super::signals::Signals;
-use crate::ids::{RoomId, SessionId};
+use crate::ids::{RoomId, SessionId, UserId};
 use crate::metrics::gateway::{self, GapCause};
 use crate::position::Position;
 use crate::protocol::{Code, Refusal};
@@ -67,6 +68,8 @@ struct Room {
     repairing: bool,
     /// Another one is due after it, because something newer is known.
     repair_again: Option<Repair>,
+    /// The primary is being asked who may be here.
+    judging: bool,
     timers: Timers,
     /// While somebody is here.
     active: Option<gateway::Counted>,
@@ -75,6 +78,9 @@ struct Room {
 }
 
 struct Session {
+    user: UserId,
+    /// As of which it may be here.
+    access_rev: u64,
     outbox: Outbox,
     feed: FeedId,
     state: Feeding,
@@ -152,6 +158,7 @@ impl Room {
             feeds: 0,
             repairing: false,
             repair_again: None,
+            judging: false,
             timers,
             active: None,
             suspicious: None,
@@ -185,8 +192,8 @@ impl Room {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Join { member, outbox, from, reply } => {
-                let admitted = self.admit(member, outbox, from);
+            Command::Join { member, access_rev, outbox, from, reply } => {
+                let admitted = self.admit(member, access_rev, outbox, from);
                 // A joiner that has gone meanwhile leaves by its own `Leave`.
                 drop(reply.send(Ok(admitted)));
             }
@@ -206,7 +213,11 @@ impl Room {
                 self.presence.replace_remote(members);
                 self.tell_presence_soon();
             }
-            Command::Head { head } => self.compare(head),
+            Command::Head { head, access_rev } => {
+                self.compare(head);
+                self.check_rights(access_rev);
+            }
+            Command::Rights { asked, rights } => self.judged(asked, rights),
             Command::Missed => self.repair(self.doubt(GapCause::Bus)),
             Command::BusLost => self.timers.recall = Some(Instant::now() + RECALL_DELAY),
             Command::Recall => self.recall_members(),

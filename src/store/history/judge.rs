@@ -12,7 +12,7 @@ pub(super) struct Facts {
     pub slot_epoch: Option<Epoch>,
     /// `None`: there is no such room.
     pub head: Option<Position>,
-    pub access_rev: i64,
+    pub access_rev: u64,
     /// The first event that retention has left.
     pub first: Option<Seq>,
     /// What the log has at the positions that the reader named.

@@ -52,7 +52,7 @@ pub struct Head {
     /// The slot's epoch: what new events carry.
     pub slot_epoch: Epoch,
     /// Rises with every change of a role, and when the room is archived.
-    pub access_rev: i64,
+    pub access_rev: u64,
 }
 
 /// One of many heads.
@@ -60,7 +60,7 @@ pub struct Head {
 pub struct RoomHead {
     pub room: RoomId,
     pub position: Position,
-    pub access_rev: i64,
+    pub access_rev: u64,
     pub slot_epoch: Epoch,
 }
 

@@ -105,7 +105,7 @@ pub(super) fn facts(row: &Row, asked: [Option<Position>; 2]) -> Facts {
             .unwrap_or_default()
             .then(|| Epoch::from_i64(row.get::<_, Option<i64>>(1).unwrap_or_default())),
         head: head.map(|seq| Position::new(Epoch::from_i64(row.get(3)), Seq::from_i64(seq))),
-        access_rev: row.get::<_, Option<i64>>(4).unwrap_or_default(),
+        access_rev: row.get::<_, Option<i64>>(4).unwrap_or_default().unsigned_abs(),
         first: row.get::<_, Option<i64>>(5).map(Seq::from_i64),
         asked: [at(0), at(1)],
         peeked: row.get::<_, Option<i64>>(7).map(Epoch::from_i64),
@@ -157,7 +157,7 @@ pub(super) fn head(row: &Row) -> Option<RoomHead> {
     Some(RoomHead {
         room: RoomId::from_i64(row.get(0)).ok()?,
         position: Position::new(Epoch::from_i64(row.get(2)), Seq::from_i64(row.get(1))),
-        access_rev: row.get(3),
+        access_rev: row.get::<_, i64>(3).unsigned_abs(),
         slot_epoch: Epoch::from_i64(row.get(4)),
     })
 }

@@ -8,6 +8,7 @@
 mod drawn;
 mod list;
 mod read;
+mod rights;
 mod row;
 mod visits;
 mod write;
@@ -22,6 +23,7 @@ use crate::store::slots::Slots;
 pub use drawn::{Drawn, DrawnShapes};
 pub use list::RoomPage;
 pub use read::{Found, Wanted};
+pub use rights::Rights;
 pub use row::{Membership, NewRoom, RoomFacts};
 pub use visits::Visits;
 
@@ -34,6 +36,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &write::ADD_MEMBER,
     &write::MEMBER_ROLE,
     &read::FACTS,
+    &rights::RIGHTS,
     &drawn::DRAWN,
     &list::MINE,
     &visits::LOCK_SLOTS,

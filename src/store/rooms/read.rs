@@ -8,7 +8,7 @@ use crate::db::{Row, Sql, ToSql};
 use crate::ids::{RoomId, UserId};
 use crate::placement::slot_of;
 use crate::position::{Epoch, Position};
-use crate::routing::{Freshness, Reason, ServedBy};
+use crate::routing::{Freshness, Reason, ServedBy, Target};
 
 pub(super) static FACTS: Sql = Sql {
     name: "room_facts",
@@ -45,56 +45,91 @@ pub struct Found {
 }
 
 /// What one server's answer is good for.
-enum Answer {
-    Good(Box<(RoomFacts, Option<Membership>)>),
+pub(super) enum Answer<T> {
+    Good(T),
     /// Not an answer to this question: ask another server.
     NotHere(Reason),
     /// True on the primary; a replica may not know better yet.
     Doubtful(RoomsError),
 }
 
+impl<T> Answer<T> {
+    pub fn then<U>(
+        self,
+        next: impl FnOnce(T) -> Result<Answer<U>, RoomsError>,
+    ) -> Result<Answer<U>, RoomsError> {
+        match self {
+            Self::Good(value) => next(value),
+            Self::NotHere(reason) => Ok(Answer::NotHere(reason)),
+            Self::Doubtful(error) => Ok(Answer::Doubtful(error)),
+        }
+    }
+}
+
+/// A statement of one row about one room.
+pub(super) struct Question<'a> {
+    pub room: RoomId,
+    pub freshness: Freshness,
+    pub deadline: Instant,
+    pub sql: &'static Sql,
+    pub params: &'a [&'a (dyn ToSql + Sync)],
+}
+
 impl Rooms {
     /// What a replica denies (no such room, position not reached) is asked of
     /// the primary before it is said; of a slot that has moved, its new shard.
     pub async fn find(&self, wanted: Wanted<'_>) -> Result<Found, RoomsError> {
-        match self.find_here(wanted).await {
+        let Wanted { room, freshness, deadline, user } = wanted;
+        let asked = match freshness {
+            Freshness::AtLeast(position) => Some(position),
+            _ => None,
+        };
+        let slot = i32::from(slot_of(room).0);
+        let user = user.map_or("", UserId::as_str);
+        let seq = asked.map_or(0, |position| position.seq.as_i64());
+        let params: [&(dyn ToSql + Sync); 4] = [&slot, &room.as_i64(), &user, &seq];
+        let question = Question { room, freshness, deadline, sql: &FACTS, params: &params };
+        let ((facts, membership), target) = self.ask(&question, |row| judge(row, asked)).await?;
+        Ok(Found { facts, membership, served_by: target.served_by(), fallback: target.fallback })
+    }
+
+    /// Until a server has a good answer, or none is left to ask.
+    pub(super) async fn ask<T>(
+        &self,
+        question: &Question<'_>,
+        judge: impl Fn(&Row) -> Result<Answer<T>, RoomsError>,
+    ) -> Result<(T, Target), RoomsError> {
+        match self.ask_owner(question, &judge).await {
             Err(RoomsError::NoOwner) => {
                 self.slots.refresh().await;
-                self.find_here(wanted).await
+                self.ask_owner(question, &judge).await
             }
             answer => answer,
         }
     }
 
-    async fn find_here(&self, wanted: Wanted<'_>) -> Result<Found, RoomsError> {
-        let slot = slot_of(wanted.room);
-        let shard = self.shard_of(wanted.room)?;
-        let asked = match wanted.freshness {
-            Freshness::AtLeast(position) => Some(position),
-            _ => None,
-        };
-        let (slot, room) = (i32::from(slot.0), wanted.room.as_i64());
-        let user = wanted.user.map_or("", UserId::as_str);
-        let seq = asked.map_or(0, |position| position.seq.as_i64());
-        let params: [&(dyn ToSql + Sync); 4] = [&slot, &room, &user, &seq];
-        let mut route = shard.read(wanted.freshness, wanted.deadline);
+    async fn ask_owner<T>(
+        &self,
+        question: &Question<'_>,
+        judge: impl Fn(&Row) -> Result<Answer<T>, RoomsError>,
+    ) -> Result<(T, Target), RoomsError> {
+        let shard = self.shard_of(question.room)?;
+        let mut route = shard.read(question.freshness, question.deadline);
         loop {
             let target = route.target().await?;
-            let rows = match target.endpoint().pool().get().await {
-                Ok(lease) => lease.query_one(&FACTS, &params).await,
+            let row = match target.endpoint().pool().get().await {
+                Ok(lease) => lease.query_one(question.sql, question.params).await,
                 Err(error) => Err(error),
             };
-            let answer = match rows {
-                Ok(row) => judge(&row, asked)?,
+            let answer = match row {
+                Ok(row) => judge(&row)?,
                 Err(error) if route.failed(target, &error) => continue,
                 Err(error) => return Err(error.into()),
             };
             match answer {
                 Answer::Good(read) => {
                     route.used(&target);
-                    let (facts, membership) = *read;
-                    let (served_by, fallback) = (target.served_by(), target.fallback);
-                    return Ok(Found { facts, membership, served_by, fallback });
+                    return Ok((read, target));
                 }
                 Answer::Doubtful(error) if target.is_primary() => {
                     route.used(&target);
@@ -108,7 +143,9 @@ impl Rooms {
     }
 }
 
-fn judge(row: &Row, asked: Option<Position>) -> Result<Answer, RoomsError> {
+/// The room, if the answer comes from its owner and there is one. `slot_owner.state`
+/// follows the columns of the room.
+pub(super) fn facts(row: &Row) -> Result<Answer<RoomFacts>, RoomsError> {
     let state: Option<&str> = row.get(COLUMNS);
     if state != Some("active") {
         return Ok(Answer::NotHere(Reason::Epoch));
@@ -116,18 +153,23 @@ fn judge(row: &Row, asked: Option<Position>) -> Result<Answer, RoomsError> {
     if row.get::<_, Option<i64>>(0).is_none() {
         return Ok(Answer::Doubtful(RoomsError::Unknown));
     }
-    let facts = RoomFacts::from_row(row, 0)?;
-    if let Some(asked) = asked
-        && asked.seq.0 > 0
-    {
-        if asked.seq > facts.head.seq {
-            return Ok(Answer::Doubtful(RoomsError::AheadOfLog));
+    RoomFacts::from_row(row, 0).map(Answer::Good)
+}
+
+fn judge(row: &Row, asked: Option<Position>) -> Result<Answer<(RoomFacts, Option<Membership>)>, RoomsError> {
+    facts(row)?.then(|facts| {
+        if let Some(asked) = asked
+            && asked.seq.0 > 0
+        {
+            if asked.seq > facts.head.seq {
+                return Ok(Answer::Doubtful(RoomsError::AheadOfLog));
+            }
+            let epoch = row.get::<_, Option<i64>>(COLUMNS + 2).map(Epoch::from_i64);
+            if epoch != Some(asked.epoch) {
+                return Ok(Answer::Doubtful(RoomsError::PositionLost));
+            }
         }
-        let epoch = row.get::<_, Option<i64>>(COLUMNS + 2).map(Epoch::from_i64);
-        if epoch != Some(asked.epoch) {
-            return Ok(Answer::Doubtful(RoomsError::PositionLost));
-        }
-    }
-    let membership = row.get::<_, Option<&str>>(COLUMNS + 1).map(Membership::parse).transpose()?;
-    Ok(Answer::Good(Box::new((facts, membership))))
+        let membership = row.get::<_, Option<&str>>(COLUMNS + 1).map(Membership::parse).transpose()?;
+        Ok(Answer::Good((facts, membership)))
+    })
 }

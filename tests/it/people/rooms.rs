@@ -7,7 +7,7 @@ use roomgate::placement::slot_of;
 use roomgate::position::{Epoch, Position, Seq};
 use roomgate::protocol::{Access, Role};
 use roomgate::routing::Freshness;
-use roomgate::store::rooms::{Membership, RoomsError, Visits, Wanted};
+use roomgate::store::rooms::{Membership, RoomsError, STATEMENTS, Visits, Wanted};
 use roomgate::store::slots::SLOT_LOCKS;
 
 use super::world::{World, new_room, soon, user};
@@ -142,6 +142,57 @@ async fn a_persons_rooms_are_listed_once_each_in_pages() {
             }
         }
         assert_eq!(listed, expected, "in pages of {limit}");
+    }
+}
+
+#[tokio::test]
+async fn rights_are_what_the_door_would_say_of_each_person_now() {
+    let world = World::start().await;
+    let [ann, bob, eve, zoe] = ["ann", "bob", "eve", "zoe"].map(user);
+    let room = world.room(&ann).await.room;
+    world.rooms.add_member(room, &bob, Role::Viewer, soon()).await.unwrap();
+    world
+        .sql(&format!("INSERT INTO room_member (room_id, user_id, role) VALUES ({room}, 'eve', 'removed')"))
+        .await;
+    let rights = async || {
+        let users = [eve.clone(), zoe.clone(), bob.clone(), ann.clone()];
+        let rights = world.rooms.rights(room, &users, soon()).await.unwrap();
+        let revision = world.find(room, &ann).await.unwrap().facts.access_rev;
+        assert_eq!((rights.access_rev, rights.roles.len()), (revision, 4));
+        users.map(|user| rights.roles[&user])
+    };
+    assert_eq!(rights().await, [None, None, Some(Role::Viewer), Some(Role::Owner)]);
+    world.sql(&format!("UPDATE room SET access = 'public', password_hash = NULL WHERE id = {room}")).await;
+    assert_eq!(rights().await, [None, Some(Role::Editor), Some(Role::Viewer), Some(Role::Owner)]);
+    let nowhere = world.rooms.rights(RoomId::random(), &[bob], soon()).await;
+    assert!(matches!(nowhere, Err(RoomsError::Unknown)), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn who_may_be_in_a_room_is_read_by_keys() {
+    let world = World::start().await;
+    world
+        .sql(
+            "INSERT INTO room (id, slot, slug, name, owner, access, default_role, schema)
+               SELECT id, 1, 'room-' || id, 'r', 'ann', 'public', 'editor', 'open' FROM generate_series(1, 2000) AS id;
+             INSERT INTO room_head (room_id) SELECT id FROM room;
+             INSERT INTO room_member (room_id, user_id, role)
+               SELECT room, 'u' || n, 'editor' FROM generate_series(1, 2000) AS room, generate_series(1, 50) AS n;
+             INSERT INTO room_event (room_id, seq, epoch, op_id, user_id, kind, body, digest, created_at)
+               SELECT room, seq, 7, 'op' || seq, 'u', 'message', '{}', '\\x00', now()
+               FROM generate_series(1, 2000) AS room, generate_series(1, 20) AS seq;
+             ANALYZE;
+             SET plan_cache_mode = force_generic_plan",
+        )
+        .await;
+    for sql in STATEMENTS.iter().filter(|sql| ["room_facts", "room_rights"].contains(&sql.name)) {
+        let parameters = world.admin.prepare(sql.text).await.unwrap().params().len();
+        let nulls = vec!["NULL"; parameters].join(", ");
+        world.sql(&format!("PREPARE checked AS {}", sql.text)).await;
+        let plan = world.admin.query(&format!("EXPLAIN EXECUTE checked({nulls})"), &[]).await.unwrap();
+        let plan = plan.iter().map(|row| row.get(0)).collect::<Vec<String>>().join("\n");
+        world.sql("DEALLOCATE checked").await;
+        assert!(!plan.contains("Seq Scan") && !plan.contains("Hash"), "{}:\n{plan}", sql.name);
     }
 }
 

@@ -1,0 +1,191 @@
+//! A change of who may be in a room, and as what, reaches the sessions that are
+//! in it: on every node within 5 s, with Redis or without.
+//!
+//! Rights are changed here as their writers change them: the rows and the room's
+//! `access_rev` in one transaction on the primary.
+
+use std::time::{Duration, Instant};
+
+use roomgate::dev::{Admin, Options};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::world::{Person, World};
+
+/// The promise: a kick reaches every node within 5 s.
+const PROMISED: Duration = Duration::from_secs(5);
+
+/// Two nodes, and a replica for the periodic checks to read from.
+async fn two_nodes() -> World {
+    World::start(|options| Options { nodes: 2, shards: 1, replicas: 1, ..options }).await
+}
+
+async fn change(world: &World, room: u64, sql: &str) {
+    let admin: &Admin = &world.primaries().await[0];
+    let text = format!(
+        "BEGIN; {sql}; UPDATE room_head SET access_rev = access_rev + 1 WHERE room_id = {room}; COMMIT"
+    );
+    admin.batch_execute(&text).await.unwrap();
+}
+
+async fn set_role(world: &World, room: u64, person: &Person, role: &str) {
+    let user = &person.user;
+    let upsert = format!(
+        "INSERT INTO room_member (room_id, user_id, role) VALUES ({room}, '{user}', '{role}')
+         ON CONFLICT (room_id, user_id) DO UPDATE SET role = excluded.role"
+    );
+    change(world, room, &upsert).await;
+}
+
+/// One session on each node.
+async fn on_both(world: &World, person: &Person, room: u64) -> [Client; 2] {
+    let mut clients = [world.client(0, person).await, world.client(1, person).await];
+    for client in &mut clients {
+        client.join(room).await;
+    }
+    clients
+}
+
+async fn is_in(client: &mut Client, room: u64, op: &str) {
+    let ack = client.submit(room, op, &json!({"kind": "message", "data": op})).await;
+    assert_eq!(ack["type"], "ack", "{ack}");
+    client.catches_up(room, ack["seq"].as_u64().unwrap()).await;
+}
+
+#[tokio::test]
+async fn who_is_removed_is_closed_on_every_node_within_5_s_with_redis_and_without() {
+    let world = two_nodes().await;
+    let [owner, bob, carol, dave] = ["owner", "bob", "carol", "dave"].map(|name| world.person(name));
+    let room = world.room(&owner, "open").await;
+    let mut stays = on_both(&world, &carol, room).await;
+    let mut bobs = on_both(&world, &bob, room).await;
+    let mut daves = on_both(&world, &dave, room).await;
+
+    set_role(&world, room, &bob, "removed").await;
+    closed_as_kicked(&mut bobs).await;
+    for client in &mut stays {
+        client.wait(|m| m["type"] == "presence" && m["count"] == 4).await;
+    }
+
+    world.cluster().redis().service().kill_for_good().await;
+    set_role(&world, room, &dave, "removed").await;
+    closed_as_kicked(&mut daves).await;
+    let [near, far] = &mut stays;
+    is_in(near, room, "near").await;
+    is_in(far, room, "far").await;
+    let mut again = world.client(1, &dave).await;
+    let refused = again.refused(&json!({"type": "join", "room": room}).to_string()).await;
+    assert_eq!(refused["code"], "forbidden", "{refused}");
+}
+
+async fn closed_as_kicked(clients: &mut [Client; 2]) {
+    let removed = Instant::now();
+    for client in clients {
+        assert_eq!(client.ends().await, Some(4102));
+        let took = removed.elapsed();
+        assert!(took < PROMISED, "{took:?}");
+        assert_eq!(client.wait(|m| m["type"] == "goodbye").await["reason"], "kicked");
+    }
+}
+
+#[tokio::test]
+async fn a_demoted_editor_may_not_write_and_is_shown_as_a_viewer_within_5_s() {
+    let world = two_nodes().await;
+    let (owner, bob) = (world.person("owner"), world.person("bob"));
+    let room = world.room(&owner, "open").await;
+    let mut owners = on_both(&world, &owner, room).await;
+    let mut demoted = world.client(1, &bob).await;
+    demoted.join(room).await;
+    is_in(&mut demoted, room, "as-editor").await;
+    for client in &mut owners {
+        let joined = client.wait(|m| presence_of(m, &bob).is_some()).await;
+        assert_eq!(presence_of(&joined, &bob).unwrap()["role"], "editor");
+    }
+
+    set_role(&world, room, &bob, "viewer").await;
+    let changed = Instant::now();
+    let reject = demoted.submit(room, "as-viewer", &json!({"kind": "message", "data": 1})).await;
+    assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("forbidden")));
+    for client in &mut owners {
+        let told = client.wait(|m| presence_of(m, &bob).is_some()).await;
+        assert_eq!(presence_of(&told, &bob).unwrap()["role"], "viewer");
+        assert_eq!(told["count"], 3, "nobody came or went");
+        let took = changed.elapsed();
+        assert!(took < PROMISED, "{took:?}");
+    }
+    for node in 0..2 {
+        let joined = world.client(node, &owner).await.join(room).await;
+        let roles: Vec<_> = joined["members"].as_array().unwrap().iter().map(|m| &m["role"]).collect();
+        assert_eq!(roles.iter().filter(|role| ***role == "viewer").count(), 1, "{joined}");
+    }
+    is_in(&mut owners[0], room, "by-owner").await;
+    demoted.catches_up(room, owners[0].rooms[&room].seq).await;
+}
+
+/// The entry of a presence message that tells of a person.
+fn presence_of<'a>(message: &'a Value, person: &Person) -> Option<&'a Value> {
+    let joined = message["joined"].as_array().filter(|_| message["type"] == "presence")?;
+    joined.iter().find(|member| member["user"] == person.user)
+}
+
+#[tokio::test]
+async fn whom_a_closed_door_would_not_let_in_is_out_and_members_stay() {
+    let world = two_nodes().await;
+    let [owner, member, guest] = ["owner", "member", "guest"].map(|name| world.person(name));
+    let room = world.room(&owner, "open").await;
+    set_role(&world, room, &member, "editor").await;
+    let mut stays = on_both(&world, &member, room).await;
+    let mut guests = on_both(&world, &guest, room).await;
+    change(&world, room, &format!("UPDATE room SET access = 'invite' WHERE id = {room}")).await;
+    closed_as_kicked(&mut guests).await;
+    let [near, far] = &mut stays;
+    is_in(near, room, "near").await;
+    is_in(far, room, "far").await;
+}
+
+#[tokio::test]
+async fn who_is_in_an_archived_room_may_stay_and_read() {
+    let world = two_nodes().await;
+    let [owner, guest, last] = ["owner", "guest", "last"].map(|name| world.person(name));
+    let room = world.room(&owner, "open").await;
+    let mut stays = on_both(&world, &guest, room).await;
+    let mut lasts = on_both(&world, &last, room).await;
+    is_in(&mut stays[0], room, "before").await;
+    change(&world, room, &format!("UPDATE room SET archived_at = now() WHERE id = {room}")).await;
+    // Once this is seen, both nodes have judged the archived room.
+    set_role(&world, room, &last, "removed").await;
+    closed_as_kicked(&mut lasts).await;
+    for client in &mut stays {
+        let reject = client.submit(room, "late", &json!({"kind": "message", "data": 1})).await;
+        assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("room_archived")));
+        client.catches_up(room, 1).await;
+    }
+    let [near, far] = &mut stays;
+    near.send(&json!({"type": "signal", "room": room, "data": "still here"})).await;
+    far.wait(|m| m["type"] == "signal" && m["data"] == "still here").await;
+}
+
+#[tokio::test]
+async fn who_takes_nothing_from_its_socket_is_closed_in_time_all_the_same() {
+    let world = two_nodes().await;
+    let (owner, bob) = (world.person("owner"), world.person("bob"));
+    let room = world.room(&owner, "open").await;
+    let mut stuck = world.client(1, &bob).await;
+    stuck.join(room).await;
+    let mut writer = world.client(1, &owner).await;
+    writer.join(room).await;
+    let text = "x".repeat(60_000);
+    for n in 0..200 {
+        // Twelve megabytes are more than two sockets hold.
+        let ack = writer.submit(room, &format!("op{n}"), &json!({"kind": "message", "data": text})).await;
+        assert_eq!(ack["type"], "ack", "{ack}");
+    }
+    set_role(&world, room, &bob, "removed").await;
+    let removed = Instant::now();
+    while !world.counted("roomgate_disconnects_total", "code").await.contains_key("4102") {
+        let took = removed.elapsed();
+        assert!(took < PROMISED, "{took:?}");
+        writer.ask(&json!({"type": "ping"}), "pong").await;
+    }
+    drop(stuck);
+}
