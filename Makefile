@@ -20,7 +20,7 @@ dev: install ## a whole cluster on this machine, and a whiteboard to try it
 	target/release/roomgate dev $(ARGS)
 
 .PHONY: test
-test: install-test lint unit it browser-test ## everything that must hold
+test: install-test lint unit it faults browser-test ## everything that must hold
 	@echo "==> all passed ($$(date +%T))"
 
 .PHONY: install
@@ -35,7 +35,7 @@ install-test: ## what `make test` needs from Debian
 lint: ## formatting and clippy
 	$(part)
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 .PHONY: unit
 unit: ## unit tests, the layout of the source, examples in the docs
@@ -52,6 +52,21 @@ unit: ## unit tests, the layout of the source, examples in the docs
 it: ## integration tests against real clusters
 	$(part)
 	$(CARGO) test --locked --test it
+
+# The gateway as it is; then with bugs planted in it, to see that each is caught.
+.PHONY: faults
+faults: ## every fault once on a real cluster, and every planted bug
+	$(part)
+	$(CARGO) test --locked --test faults -- run
+	$(CARGO) test --locked --features planted --test faults -- bugs
+
+.PHONY: faults-long
+faults-long: install ## for nights: faults for as long as the promise speaks of, and failovers
+	$(CARGO) test --locked --release --test faults -- run --length long --out faults.json
+
+.PHONY: storm
+storm: install ## 5 000 clients in 50 rooms lose their node and come back
+	$(CARGO) test --locked --release --test faults -- storm
 
 .PHONY: browser-test
 browser-test: install-test ## the whiteboard in a real browser

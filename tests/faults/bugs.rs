@@ -56,7 +56,7 @@ fn plan(bug: Bug, seed: u64) -> Plan {
         }
         Bug::ResumeOffByOne => vec![kill(), nothing()],
         Bug::HeadCheckOff => vec![step(Fault::KillRedis, 8_000)],
-        Bug::LagSkips => vec![step(Fault::StopReading { client: 0, megabytes: 12 }, 500)],
+        Bug::LagSkips => vec![step(Fault::StopReading { client: 0, megabytes: 24 }, 500)],
         Bug::UnknownIsFailure | Bug::CrashBeforeAnnounce | Bug::CommitAnswerLost => {
             vec![nothing(), nothing()]
         }

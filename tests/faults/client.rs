@@ -2,6 +2,7 @@
 //! goes on where it was after every loss, and writes down all that it sees.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,11 +11,11 @@ use futures_util::{SinkExt, StreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::Failure;
 use crate::cluster::World;
@@ -23,7 +24,7 @@ use crate::fold::digest_of_items;
 use crate::history::{Answer, Attempt, Connection, Diary, Position, Seen, What};
 use crate::load::{Phase, Shared, Status};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<TcpStream>;
 
 /// Submits in flight.
 const IN_FLIGHT: usize = 8;
@@ -33,11 +34,13 @@ const PONG_LIMIT: Duration = Duration::from_secs(10);
 /// One client of so many stays where it is. The others walk on now and then, as
 /// people do who walk through a building, so that every node has some.
 pub const SITS_EVERY: usize = 3;
+const RECEIVE_BYTES: u32 = 64 * 1024;
 /// How often a client that doesn't read looks whether it should.
 const PAUSED_LOOK: Duration = Duration::from_millis(100);
 
 pub struct Client {
-    url: String,
+    /// The balancer's.
+    address: SocketAddr,
     token: String,
     rng: StdRng,
     shared: Arc<Shared>,
@@ -82,7 +85,7 @@ impl Client {
     ) -> Result<Self, Failure> {
         let user = format!("client-{number}");
         Ok(Self {
-            url: format!("{}/v1/ws", world.cluster.url().replacen("http", "ws", 1)),
+            address: world.cluster.url().trim_start_matches("http://").parse()?,
             token: world.token(&user)?,
             rng: StdRng::seed_from_u64(seed.wrapping_add(number as u64)),
             shared,
@@ -99,7 +102,7 @@ impl Client {
 
     pub async fn run(mut self) -> Diary {
         while !self.shared.is(Phase::Stop) {
-            if let Ok(Ok(socket)) = timeout(CONNECT_LIMIT, connect(&self.url, &self.token)).await {
+            if let Ok(Ok(socket)) = timeout(CONNECT_LIMIT, connect(self.address, &self.token)).await {
                 self.converse(socket).await;
                 self.lost();
             }
@@ -377,10 +380,14 @@ fn passes(code: &str) -> bool {
     ["rate_limited", "shard_unavailable", "overloaded", "read_only", "unavailable"].contains(&code)
 }
 
-async fn connect(url: &str, token: &str) -> Result<Socket, Failure> {
-    let mut request = url.into_client_request()?;
+/// With a small buffer in the kernel, so that a client that stops reading is felt.
+async fn connect(address: SocketAddr, token: &str) -> Result<Socket, Failure> {
+    let tcp = TcpSocket::new_v4()?;
+    tcp.set_recv_buffer_size(RECEIVE_BYTES)?;
+    let tcp = tcp.connect(address).await?;
+    let mut request = format!("ws://{address}/v1/ws").into_client_request()?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", format!("roomgate.v1, bearer.{token}").parse()?);
-    Ok(tokio_tungstenite::connect_async(request).await?.0)
+    Ok(tokio_tungstenite::client_async(request, tcp).await?.0)
 }
 
 async fn send(socket: &mut Socket, message: &Value) -> Result<(), Failure> {

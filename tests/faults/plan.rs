@@ -118,7 +118,7 @@ fn round(length: Length, sync: bool, rng: &mut StdRng) -> Vec<Step> {
         Step::new(Fault::FreezeRedis, time(5_000, 20_000), 3_000),
         Step::new(Fault::KillRedisClients, time(5_000, 20_000), 3_000),
         Step::new(Fault::Burst { client: burst, megabytes: time(42, 60) as usize }, 0, 5_000),
-        Step::new(Fault::StopReading { client: lagging, megabytes: time(21, 40) as usize }, 2_000, 5_000),
+        Step::new(Fault::StopReading { client: lagging, megabytes: time(32, 60) as usize }, 2_000, 5_000),
     ];
     if !short {
         steps.push(Step::new(Fault::FailOver { shard: switched }, 0, 8_000));
