@@ -29,5 +29,7 @@ mod refusals;
 mod routing;
 mod session;
 mod signals;
+mod slow;
+mod straw;
 mod view;
 mod world;
