@@ -223,6 +223,7 @@ impl Client {
             "error" => {
                 self.diary.errors.push(message.to_string());
                 // A join that can't be served now is asked again anew.
+                self.connection().left = true;
                 return Err("refused".into());
             }
             _ => {}

@@ -54,6 +54,10 @@ impl Outcome {
             self.plan.seed,
             self.took.as_secs_f64(),
         );
+        let errors: Vec<&String> = self.history.diaries.iter().flat_map(|diary| &diary.errors).collect();
+        if let Some(first) = errors.first() {
+            let _infallible = writeln!(text, "{} times refused and come back, first by {first}", errors.len());
+        }
         for (rule, (count, told)) in &verdict.broken {
             let _infallible = writeln!(text, "BROKEN {rule}: {count} times");
             for what in told {
