@@ -39,6 +39,8 @@ pub mod session;
 
 pub mod http;
 
+pub mod jobs;
+
 pub mod dev;
 
 pub mod node;

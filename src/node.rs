@@ -21,6 +21,7 @@ use crate::db::migrate::{self, MigrateError, Schema};
 use crate::directory::{self, Directory};
 use crate::http;
 use crate::ids::ShardName;
+use crate::jobs::Janitor;
 use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
@@ -102,6 +103,7 @@ impl Node {
         let origins = Origins::new(&config.listen.allowed_origins);
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
+        start_jobs(config, &directory, &rooms, tasks);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
@@ -197,6 +199,11 @@ impl Databases {
         topology.keep_claims(tasks);
         Ok(Self { directory, shards, slots })
     }
+}
+
+fn start_jobs(config: &Config, directory: &Directory, rooms: &Rooms, tasks: &Tasks) {
+    let janitor = Janitor::new(directory.clone(), rooms.clone(), config.jobs.clone());
+    tasks.spawn("janitor", janitor.run(tasks.stop_signal()));
 }
 
 fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result<Hub, NodeError> {

@@ -75,6 +75,7 @@ fn check_times(config: &Config, problems: &mut Vec<String>) {
         ("sessions.hello_timeout_ms", sessions.hello_timeout),
         ("sessions.slow_consumer_timeout_ms", sessions.slow_consumer_timeout),
         ("sessions.head_check_ms", sessions.head_check),
+        ("jobs.janitor_interval_ms", config.jobs.janitor_interval),
         ("auth.access_token_ms", auth.access_token),
         ("auth.refresh_token_ms", auth.refresh_token),
     ];

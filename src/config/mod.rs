@@ -49,6 +49,8 @@ pub struct Config {
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
+    pub jobs: Jobs,
+    #[serde(default)]
     pub log: Log,
 }
 
@@ -201,6 +203,24 @@ impl Default for Sessions {
             head_check: Duration::from_secs(2),
             room_linger: Duration::from_secs(10),
         }
+    }
+}
+
+/// What every node does by itself.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jobs {
+    /// How often it is looked for what a crash left half done.
+    #[serde(rename = "janitor_interval_ms", with = "millis")]
+    pub janitor_interval: Duration,
+    /// A room whose making has taken so long is finished by the janitor.
+    #[serde(rename = "unfinished_room_ms", with = "millis")]
+    pub unfinished_room: Duration,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self { janitor_interval: Duration::from_secs(15), unfinished_room: Duration::from_secs(60) }
     }
 }
 

@@ -32,6 +32,7 @@ fn the_commented_file_is_valid_and_holds_the_defaults() {
     assert_eq!(shown(&config.migrations), shown(&Migrations::default()));
     assert_eq!(shown(&config.sessions), shown(&Sessions::default()));
     assert_eq!(shown(&config.limits), shown(&Limits::default()));
+    assert_eq!(shown(&config.jobs), shown(&Jobs::default()));
     assert_eq!(shown(&config.log), shown(&Log::default()));
     assert_eq!(config.auth.access_token, quarter_hour());
     assert_eq!(config.auth.refresh_token, thirty_days());
@@ -52,7 +53,7 @@ fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
 
 #[test]
 fn the_commented_file_names_every_key() {
-    let sections: [(&str, &[&str]); 13] = [
+    let sections: [(&str, &[&str]); 14] = [
         ("[node]", keys_of::<Node>()),
         ("[listen]", keys_of::<Listen>()),
         ("[[directory.endpoints]]", keys_of::<Endpoint>()),
@@ -65,6 +66,7 @@ fn the_commented_file_names_every_key() {
         ("[[auth.keys]]", keys_of::<SigningKey>()),
         ("[sessions]", keys_of::<Sessions>()),
         ("[limits]", keys_of::<Limits>()),
+        ("[jobs]", keys_of::<Jobs>()),
         ("[log]", keys_of::<Log>()),
     ];
     for (header, keys) in sections {

@@ -17,6 +17,7 @@ pub struct Api {
     client: Client<HttpConnector, Full<Bytes>>,
     base: String,
     token: Option<String>,
+    headers: Vec<(&'static str, String)>,
 }
 
 /// An answer, read to its end.
@@ -38,11 +39,17 @@ impl Api {
     /// `base` is a node's or the balancer's URL.
     pub fn new(base: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { client, base: base.to_owned(), token: None }
+        Self { client, base: base.to_owned(), token: None, headers: Vec::new() }
     }
 
     pub fn signed_in(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
+        self
+    }
+
+    /// Sends this header with every request.
+    pub fn with(mut self, header: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((header, value.into()));
         self
     }
 
@@ -59,6 +66,9 @@ impl Api {
         let mut request = Request::builder().method(&method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
         }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");

@@ -7,6 +7,7 @@
 //! Knows no tokens' text and no passwords, only digests and hashes.
 
 mod accounts;
+pub mod idempotency;
 mod refresh_tokens;
 mod slugs;
 
@@ -20,6 +21,7 @@ use crate::protocol::{Code, Refusal};
 use crate::routing::Shard;
 
 pub use accounts::{Account, Credentials, NewAccount};
+pub use slugs::Unfinished;
 
 /// Every statement, to be prepared when a connection is made.
 pub const STATEMENTS: &[&Sql] = &[
@@ -34,6 +36,15 @@ pub const STATEMENTS: &[&Sql] = &[
     &slugs::RESERVE,
     &slugs::ACTIVATE,
     &slugs::RESOLVE,
+    &slugs::UNFINISHED,
+    &slugs::FORGET,
+    &idempotency::CLAIM,
+    &idempotency::READ,
+    &idempotency::ALIVE,
+    &idempotency::ANSWER,
+    &idempotency::RELEASE,
+    &idempotency::SWEEP,
+    &refresh_tokens::SWEEP,
 ];
 
 /// How long a request waits for the directory's primary.
@@ -41,6 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A statement that met a lost connection or a demoted server is run again.
 const TRIES: usize = 3;
+
+/// Rows that one statement of a sweep deletes.
+const SWEEP_BATCH: i64 = 1000;
 
 /// Slugs kept in memory, least recently used out first.
 const CACHED_SLUGS: u64 = 100_000;
@@ -103,6 +117,21 @@ impl Directory {
         &self.database
     }
 
+    /// Deletes what has had its time: answers kept for repeats, refresh tokens.
+    pub async fn sweep(&self) -> Result<usize, DirectoryError> {
+        let remembered = millis(idempotency::REMEMBERED);
+        let mut swept = 0;
+        loop {
+            let answers = self.query(&idempotency::SWEEP, &[&remembered, &SWEEP_BATCH]).await?;
+            let tokens = self.query(&refresh_tokens::SWEEP, &[&SWEEP_BATCH]).await?;
+            let count = answers.len() + tokens.len();
+            swept += count;
+            if count == 0 {
+                return Ok(swept);
+            }
+        }
+    }
+
     async fn query_opt(
         &self,
         sql: &'static Sql,
@@ -142,4 +171,9 @@ impl Directory {
 
 fn is_worth_another_try(class: Class) -> bool {
     matches!(class, Class::Connection | Class::ReadOnly | Class::Serialization | Class::Deadlock)
+}
+
+/// For parameters that SQL multiplies with `interval '1 millisecond'`.
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Directory, DirectoryError};
+use super::{Directory, DirectoryError, millis};
 use crate::db::Sql;
 use crate::digests::RefreshDigest;
 use crate::ids::UserId;
@@ -52,6 +52,13 @@ pub(super) static REVOKE_ALL: Sql = Sql {
     text: "DELETE FROM directory.refresh_token WHERE account_id = $1",
 };
 
+pub(super) static SWEEP: Sql = Sql {
+    name: "refresh_token_sweep",
+    text: "DELETE FROM directory.refresh_token WHERE ctid = ANY (ARRAY(
+               SELECT ctid FROM directory.refresh_token WHERE expires_at <= now() LIMIT $1))
+           RETURNING 1",
+};
+
 impl Directory {
     /// Begins a family: somebody signed in.
     pub async fn add_refresh_token(
@@ -93,8 +100,4 @@ impl Directory {
     pub async fn revoke_refresh_tokens_of(&self, account: &UserId) -> Result<(), DirectoryError> {
         self.query(&REVOKE_ALL, &[&account.as_str()]).await.map(drop)
     }
-}
-
-fn millis(lifetime: Duration) -> f64 {
-    lifetime.as_secs_f64() * 1000.0
 }

@@ -1,25 +1,40 @@
 //! Slugs: names of rooms for people, unique over all shards.
 //!
-//! A room is made in three steps: `creating` here, the row on its shard, then
-//! `active` here. Whoever stops in between can go on by asking again.
+//! A room is made in three steps: `creating` here, with all that was asked for;
+//! the rows on its shard; then `active` here. Whoever stops in between can go on
+//! by asking again; what nobody asks for again, the janitor finishes. It can
+//! always go forward, since the plan is here, and every step may be repeated: so
+//! nothing is undone that a slow node might still do.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{Directory, DirectoryError};
 use crate::db::{Row, Sql, ToSql};
+use crate::digests::PasswordHash;
 use crate::ids::{RoomId, Slug, UserId};
+use crate::protocol::{Access, Role, Schema};
+use crate::store::rooms::NewRoom;
 
+// The owner who asks again for the same slug continues; a repeat of the very
+// same reservation, whose first answer was lost, does so even if it is done.
 pub(super) static RESERVE: Sql = Sql {
     name: "slug_reserve",
-    text: "INSERT INTO directory.slug (slug, room_id, owner, state) VALUES ($1, $2, $3, 'creating')
-           ON CONFLICT (slug) DO UPDATE SET state = slug.state
-                 WHERE slug.owner = $3 AND slug.state = 'creating'
+    text: "INSERT INTO directory.slug (slug, room_id, owner, state, plan)
+           VALUES ($1, $2, $3, 'creating', $4::text::jsonb)
+           ON CONFLICT (slug) DO UPDATE
+                   SET plan = CASE slug.state WHEN 'creating' THEN excluded.plan END
+                 WHERE slug.owner = $3 AND (slug.state = 'creating' OR slug.room_id = $2)
            RETURNING room_id",
 };
 
 pub(super) static ACTIVATE: Sql = Sql {
     name: "slug_activate",
-    text: "UPDATE directory.slug SET state = 'active' WHERE slug = $1 AND room_id = $2",
+    text: "UPDATE directory.slug SET state = 'active', plan = NULL WHERE slug = $1 AND room_id = $2
+           RETURNING room_id",
 };
 
 pub(super) static RESOLVE: Sql = Sql {
@@ -27,25 +42,72 @@ pub(super) static RESOLVE: Sql = Sql {
     text: "SELECT room_id FROM directory.slug WHERE slug = $1 AND state = 'active'",
 };
 
+// At random, so that those of a shard that is away don't hide the others.
+pub(super) static UNFINISHED: Sql = Sql {
+    name: "slug_unfinished",
+    text: "SELECT slug, room_id, owner, plan::text FROM directory.slug
+            WHERE state = 'creating' AND created_at <= now() - $1 * interval '1 millisecond'
+            ORDER BY random() LIMIT $2",
+};
+
+pub(super) static FORGET: Sql = Sql {
+    name: "slug_forget",
+    text: "DELETE FROM directory.slug
+            WHERE slug = $1 AND room_id = $2 AND state = 'creating' AND plan IS NULL",
+};
+
+/// A room whose making was begun some time ago.
+#[derive(Debug, Clone)]
+pub struct Unfinished {
+    pub slug: Slug,
+    pub room: RoomId,
+    /// None: begun by a program that kept no plans.
+    pub plan: Option<NewRoom>,
+}
+
+/// As `slug.plan` holds it.
+#[derive(Serialize, Deserialize)]
+struct Plan {
+    name: String,
+    access: Access,
+    default_role: Role,
+    schema: Schema,
+    password_hash: Option<String>,
+    metadata: Box<RawValue>,
+}
+
 impl Directory {
-    /// Reserves `slug` for a new room of `owner`, who may have begun before:
-    /// then the room's id is the one of that time. `SlugTaken` otherwise.
-    pub async fn reserve_slug(
-        &self,
-        slug: &Slug,
-        owner: &UserId,
-        proposed: RoomId,
-    ) -> Result<RoomId, DirectoryError> {
-        let params: [&(dyn ToSql + Sync); 3] = [&slug.as_str(), &proposed.as_i64(), &owner.as_str()];
+    /// Reserves the slug of `new` for its owner, who may have begun before: then
+    /// the room's id is the one of that time. `SlugTaken` otherwise.
+    pub async fn reserve_room(&self, new: &NewRoom) -> Result<RoomId, DirectoryError> {
+        let plan = Plan::of(new)?;
+        let params: [&(dyn ToSql + Sync); 4] =
+            [&new.slug.as_str(), &new.room.as_i64(), &new.owner.as_str(), &plan];
         let row = self.query_opt(&RESERVE, &params).await?.ok_or(DirectoryError::SlugTaken)?;
         room_id(row.get(0))
     }
 
     /// The room is on its shard: from now on the slug finds it.
     pub async fn activate_slug(&self, slug: &Slug, room: RoomId) -> Result<(), DirectoryError> {
-        self.query(&ACTIVATE, &[&slug.as_str(), &room.as_i64()]).await?;
+        let row = self.query_opt(&ACTIVATE, &[&slug.as_str(), &room.as_i64()]).await?;
+        row.ok_or(DirectoryError::SlugTaken)?;
         self.slugs.insert(slug.clone(), room).await;
         Ok(())
+    }
+
+    /// Some of the rooms whose making began at least `age` ago and has not ended.
+    pub async fn unfinished_rooms(
+        &self,
+        age: Duration,
+        most: i64,
+    ) -> Result<Vec<Unfinished>, DirectoryError> {
+        let rows = self.query(&UNFINISHED, &[&super::millis(age), &most]).await?;
+        rows.iter().map(Unfinished::from_row).collect()
+    }
+
+    /// Undoes a reservation without a plan.
+    pub async fn forget_slug(&self, slug: &Slug, room: RoomId) -> Result<(), DirectoryError> {
+        self.query(&FORGET, &[&slug.as_str(), &room.as_i64()]).await.map(drop)
     }
 
     /// Many who ask for one slug at once cost one query.
@@ -67,6 +129,49 @@ impl Directory {
     }
 }
 
+impl Plan {
+    fn of(new: &NewRoom) -> Result<String, DirectoryError> {
+        let metadata = RawValue::from_string(new.metadata.to_string());
+        let plan = Self {
+            name: new.name.clone(),
+            access: new.access,
+            default_role: new.default_role,
+            schema: new.schema,
+            password_hash: new.password.as_ref().map(|hash| hash.as_str().to_owned()),
+            metadata: metadata.map_err(|_| corrupt())?,
+        };
+        serde_json::to_string(&plan).map_err(|_| corrupt())
+    }
+
+    fn room(self, slug: Slug, room: RoomId, owner: UserId) -> NewRoom {
+        NewRoom {
+            room,
+            slug,
+            name: self.name,
+            owner,
+            access: self.access,
+            default_role: self.default_role,
+            schema: self.schema,
+            password: self.password_hash.map(PasswordHash::new),
+            metadata: self.metadata.get().into(),
+        }
+    }
+}
+
+impl Unfinished {
+    fn from_row(row: &Row) -> Result<Self, DirectoryError> {
+        let slug = Slug::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "a slug" })?;
+        let room = room_id(row.get(1))?;
+        let owner = UserId::new(row.get(2)).map_err(|_| DirectoryError::Corrupt { what: "a user id" })?;
+        let plan: Option<Plan> = match row.get::<_, Option<&str>>(3) {
+            Some(text) => Some(serde_json::from_str(text).map_err(|_| corrupt())?),
+            None => None,
+        };
+        let plan = plan.map(|plan| plan.room(slug.clone(), room, owner));
+        Ok(Self { slug, room, plan })
+    }
+}
+
 /// Why the cache stays without an entry.
 enum Missing {
     Unknown,
@@ -79,4 +184,8 @@ fn found(row: Option<Row>) -> Result<Option<RoomId>, DirectoryError> {
 
 fn room_id(id: i64) -> Result<RoomId, DirectoryError> {
     RoomId::from_i64(id).map_err(|_| DirectoryError::Corrupt { what: "a room id" })
+}
+
+fn corrupt() -> DirectoryError {
+    DirectoryError::Corrupt { what: "the plan of a room" }
 }

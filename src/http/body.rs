@@ -55,12 +55,20 @@ impl<T: DeserializeOwned> FromRequest<App> for OptionalJson<T> {
 /// The body as text, if it is JSON by its header and has at most `most` bytes.
 pub(super) async fn text(request: Request, most: usize) -> Answer<String> {
     check_content_type(request.headers())?;
-    let bytes =
-        tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body(), most)).await.map_err(|_| {
-            let error = ApiError::new(Code::BadMessage, "the body took too long to arrive");
-            error.with_status(StatusCode::REQUEST_TIMEOUT)
-        })??;
+    let bytes = in_time(request.into_body(), most).await?;
     String::from_utf8(bytes.into()).map_err(|_| ApiError::new(Code::BadJson, "the body is not UTF-8"))
+}
+
+/// A body of at most 64 KiB, whatever it is.
+pub(super) async fn whole(body: Body) -> Answer<Bytes> {
+    in_time(body, BODY_BYTES).await
+}
+
+async fn in_time(body: Body, most: usize) -> Answer<Bytes> {
+    tokio::time::timeout(BODY_TIMEOUT, collect(body, most)).await.map_err(|_| {
+        let error = ApiError::new(Code::BadMessage, "the body took too long to arrive");
+        error.with_status(StatusCode::REQUEST_TIMEOUT)
+    })?
 }
 
 /// Reads `text` as an object; `depth` 0 means no limit.

@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod freshness;
 mod health;
+mod idempotency;
 mod page;
 mod people;
 mod presence;
@@ -95,13 +96,15 @@ pub fn router(parts: Parts) -> Router {
     let cors = cors(parts.origins.clone());
     let legacy = parts.legacy_protocol;
     let app: App = Arc::new(Shared { parts, pins: Pins::new() });
+    // For every POST that creates.
+    let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
     let mut routes = Router::new()
         .route("/v1/signup", post(people::sign_up))
         .route("/v1/signin", post(people::sign_in))
         .route("/v1/token/refresh", post(people::refresh))
         .route("/v1/signout", post(people::sign_out))
         .route("/v1/me", get(people::me))
-        .route("/v1/rooms", post(rooms::create).get(rooms::mine))
+        .route("/v1/rooms", get(rooms::mine).merge(post(rooms::create).layer(once.clone())))
         .route("/v1/rooms/{room}", get(rooms::get))
         .route("/v1/rooms/{room}/members/me", put(rooms::become_member))
         .route("/v1/rooms/{room}/shapes", get(shapes::list))

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::LOCATION;
 use axum::http::request::Parts;
@@ -14,6 +15,7 @@ use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, tell};
+use super::idempotency::Makes;
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
@@ -72,19 +74,19 @@ pub(super) struct Page {
 }
 
 /// Directory `creating`, the shard's rows, directory `active`: whoever is
-/// stopped in between goes on by asking again.
+/// stopped in between goes on by asking again, or the janitor does.
 pub(super) async fn create(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
+    makes: Option<Extension<Makes>>,
     Json(wish): Json<Create>,
 ) -> Answer<Response> {
     let deadline = Instant::now() + PATIENCE;
-    let mut new = checked(&claims.user, &wish)?;
+    let mut new = checked(Makes::room(makes), &claims.user, &wish)?;
     if let Some(password) = wish.password {
         new.password = Some(app.passwords.hash(password).await?);
     }
-    let reserved = app.directory.reserve_slug(&new.slug, &new.owner, new.room).await;
-    new.room = reserved.map_err(refused)?;
+    new.room = app.directory.reserve_room(&new).await.map_err(refused)?;
     app.rooms.insert(&new, deadline).await.map_err(RoomsError::refusal)?;
     app.directory.activate_slug(&new.slug, new.room).await.map_err(refused)?;
     let wanted = Wanted { room: new.room, user: None, freshness: Freshness::Primary, deadline };
@@ -165,7 +167,7 @@ pub(super) fn limit(text: Option<&str>, default: usize) -> Answer<usize> {
 }
 
 /// Without the password's hash, which takes time.
-fn checked(owner: &UserId, wish: &Create) -> Answer<NewRoom> {
+fn checked(room: RoomId, owner: &UserId, wish: &Create) -> Answer<NewRoom> {
     let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
     let name = wish.name.as_deref().unwrap_or(wish.slug.as_str());
     if name.trim().is_empty() || name.chars().count() > NAME_MAX_CHARS {
@@ -188,7 +190,7 @@ fn checked(owner: &UserId, wish: &Create) -> Answer<NewRoom> {
         return Err(ApiError::new(Code::TooLarge, "metadata may have 16 KiB"));
     }
     Ok(NewRoom {
-        room: RoomId::random(),
+        room,
         slug: wish.slug.clone(),
         name: name.to_owned(),
         owner: owner.clone(),

@@ -2,7 +2,9 @@
 
 mod accounts;
 mod doors;
+mod half_made;
 mod lists;
+mod repeats;
 mod rooms;
 mod server;
 mod stored;

@@ -4,19 +4,18 @@ use std::time::{Duration, Instant};
 
 use roomgate::config;
 use roomgate::db::Sql;
+use roomgate::db::migrate::Schema;
 use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::digests::PasswordHash;
 use roomgate::directory::{self, Directory};
 use roomgate::ids::{NodeName, RoomId, ShardName, Slug, UserId};
 use roomgate::placement::SlotMap;
-use roomgate::protocol::{Access, Role, Schema};
+use roomgate::protocol::{self, Access, Role};
 use roomgate::routing::{Freshness, Setup, Shard, Shards};
 use roomgate::store::rooms::{self, NewRoom, Rooms};
 use roomgate::store::slots::Slots;
 use roomgate::tasks::Tasks;
 
-const DIRECTORY: &str = include_str!("../../../migrations/directory/0001_people.up.sql");
-const SHARD: &str = include_str!("../../../migrations/shard/0001_rooms.up.sql");
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct World {
@@ -33,8 +32,10 @@ impl World {
         let scratch = Scratch::new("people").unwrap();
         let server = Postgres::primary(&scratch.path().join("a-1"), "a-1").await.unwrap();
         let admin = server.admin().await.unwrap();
+        let sql = |schema: Schema| schema.migrations().into_iter().map(|step| step.up).collect::<String>();
+        let (directory, shard) = (sql(Schema::Directory), sql(Schema::Shard));
         let schemas = format!(
-            "SET ROLE roomgate_owner; SET search_path = directory; {DIRECTORY} SET search_path = public; {SHARD}
+            "SET ROLE roomgate_owner; SET search_path = directory; {directory} SET search_path = public; {shard}
              RESET ROLE; RESET search_path;
              INSERT INTO shard_claim (shard, timeline, system_id)
              SELECT 'a', 1, system_identifier FROM pg_control_system();
@@ -107,7 +108,7 @@ pub fn new_room(owner: &UserId) -> NewRoom {
         owner: owner.clone(),
         access: Access::Password,
         default_role: Role::Editor,
-        schema: Schema::Open,
+        schema: protocol::Schema::Open,
         password: Some(PasswordHash::new("$argon2id$not-a-real-one".to_owned())),
         metadata: r#"{"team": "blue", "n": 1.5}"#.into(),
     }
