@@ -16,6 +16,7 @@ mod client;
 mod closes;
 mod convergence;
 mod delivery;
+mod drain;
 mod embedded;
 mod head_checks;
 mod idempotency;
