@@ -56,7 +56,8 @@ impl Outcome {
         );
         let errors: Vec<&String> = self.history.diaries.iter().flat_map(|diary| &diary.errors).collect();
         if let Some(first) = errors.first() {
-            let _infallible = writeln!(text, "{} times refused and come back, first by {first}", errors.len());
+            let _infallible =
+                writeln!(text, "{} times refused and come back, first by {first}", errors.len());
         }
         for (rule, (count, told)) in &verdict.broken {
             let _infallible = writeln!(text, "BROKEN {rule}: {count} times");

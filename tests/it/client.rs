@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::view::View;
@@ -39,24 +39,42 @@ impl Client {
         client
     }
 
+    /// As [`Client::connect`]; none if there is nobody, or nobody who takes it in.
+    pub async fn try_connect(base: &str, person: &Person) -> Option<Self> {
+        let mut client = Self::try_silent(base, person).await.ok()?;
+        client.try_send(&json!({"type": "hello", "token": person.token})).await;
+        let welcome = client.hears().await.filter(|message| message["type"] == "welcome")?;
+        client.node = welcome["node"].as_str().unwrap().to_owned();
+        Some(client)
+    }
+
     /// Connects without saying anything.
     pub async fn silent(base: &str, person: &Person) -> Self {
+        Self::try_silent(base, person).await.unwrap()
+    }
+
+    async fn try_silent(base: &str, person: &Person) -> Result<Self, Error> {
         let url = format!("{}/v1/ws", base.replacen("http", "ws", 1));
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "roomgate.v1".parse().unwrap());
-        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-        Self {
+        let (socket, _) = tokio_tungstenite::connect_async(request).await?;
+        Ok(Self {
             person: person.clone(),
             node: String::new(),
             rooms: BTreeMap::new(),
             socket,
             inbox: VecDeque::new(),
             closed: None,
-        }
+        })
     }
 
     pub async fn send(&mut self, message: &Value) {
         self.send_text(&message.to_string()).await;
+    }
+
+    /// Sends, perhaps into a connection that has ended: nobody may hear it.
+    pub async fn try_send(&mut self, message: &Value) {
+        self.socket.send(Message::text(message.to_string())).await.ok();
     }
 
     /// A frame as it is, well formed or not.
@@ -103,6 +121,22 @@ impl Client {
         let from = view.position();
         self.rooms.insert(room, View { live: false, ..view });
         self.join_with(json!({"room": room, "from": from})).await
+    }
+
+    /// The same, and whether it went well; if not, the view is still there.
+    pub async fn try_resume(&mut self, room: u64, view: View) -> bool {
+        let join = json!({"type": "join", "room": room, "from": view.position()});
+        self.rooms.insert(room, View { live: false, ..view });
+        self.try_send(&join).await;
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        while self.closed.is_none() && !self.inbox.iter().any(|message| message["type"] == "error") {
+            if self.rooms[&room].live {
+                return true;
+            }
+            let received = tokio::time::timeout_at(patience, self.receive()).await;
+            assert!(received.is_ok(), "{} waited in vain", self.person.user);
+        }
+        false
     }
 
     async fn join_with(&mut self, mut request: Value) -> Value {

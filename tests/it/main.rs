@@ -27,6 +27,7 @@ mod protocol;
 mod reads;
 mod real_drawings;
 mod refusals;
+mod rolling_restart;
 mod routing;
 mod session;
 mod signals;
