@@ -153,6 +153,64 @@ test('when its node is killed the page goes on at another and misses nothing', a
   await cluster.whole();
 });
 
+test('drawing goes on while Redis is away, and once it is back, and while a node dies', async () => {
+  const { slug } = await cluster.room();
+  const ada = await enters(cluster.facts.lb, slug, 'Ada');
+  const killed = await ada.node();
+  const other = cluster.facts.nodes.findIndex(({ name }) => name !== killed);
+  const bob = await enters(cluster.url(other), slug, 'Bob');
+  await ada.notesInterruptions();
+  await bob.notesInterruptions();
+
+  await cluster.freezeRedis();
+  let seq = 0;
+  const late = [];
+  for (const [who, whom, x] of [[ada, bob, 100], [bob, ada, 200], [ada, bob, 300], [bob, ada, 400]]) {
+    await who.draws('rect', [x, 100], [x + 20, 120], [x + 60, 160]);
+    await who.mark('Saved');
+    const saved = Date.now();
+    await whom.reaches(++seq);
+    late.push(Date.now() - saved);
+  }
+  console.log(`seen so long after it was saved, without Redis: ${late.join(', ')} ms`);
+  assert.ok(Math.max(...late) < 5_000, `${late} ms`);
+  assert.deepEqual(await ada.shapes(), await bob.shapes());
+  await ada.picture('without-redis');
+
+  await cluster.killRedis();
+  // Strokes under way go by Redis only.
+  await ada.page.mouse.move(100, 300);
+  await ada.page.mouse.down();
+  for (const point of zigzag(100, 300)) await ada.page.mouse.move(...point);
+  await bob.page.waitForFunction(() => {
+    const { width, height } = document.getElementById('ink');
+    return document.getElementById('ink').getContext('2d').getImageData(0, 0, width, height).data.some((value) => value > 0);
+  });
+  await ada.page.mouse.up();
+  await bob.reaches(++seq);
+  assert.deepEqual([await ada.interruptions(), await bob.interruptions()], [[1], [1]], 'no page was ever cut off');
+
+  const drawn = { ada: [], bob: [] };
+  const draws = async (person, ids, y) => {
+    for (let i = 0; i < 8; i++) ids.push(await person.draws('line', [100 + i * 60, y], [120 + i * 60, y + 10], [140 + i * 60, y]));
+  };
+  await Promise.all([draws(ada, drawn.ada, 420), draws(bob, drawn.bob, 480), bob.reaches(seq + 3).then(() => cluster.killNode(killed))]);
+  await ada.page.waitForFunction(() => whiteboard.client.connections > 1 && whiteboard.room.state === 'live');
+  await ada.mark('Saved');
+  await bob.mark('Saved');
+  seq += 16;
+  await ada.reaches(seq);
+  await bob.reaches(seq);
+  assert.deepEqual([await ada.seq(), await bob.seq()], [seq, seq], 'every operation had one effect');
+  const ids = await ada.ids();
+  assert.ok([...drawn.ada, ...drawn.bob].every((id) => ids.includes(id)), 'nothing that was drawn is missing');
+  assert.deepEqual(await ada.shapes(), await bob.shapes());
+  assert.equal(await ada.pixels(), await bob.pixels());
+  await ada.isSound();
+  await bob.isSound();
+  await cluster.whole();
+});
+
 test('one moves, recolours, deletes and takes back one\'s own last', async () => {
   const { slug } = await cluster.room();
   const ada = await enters(cluster.url(0), slug, 'Ada');

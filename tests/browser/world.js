@@ -109,6 +109,33 @@ export class Cluster {
     this.#frozen.clear();
   }
 
+  /** Redis stops in its tracks; resolves when every node has noticed. */
+  async freezeRedis() {
+    const { pid } = this.facts.redis;
+    process.kill(pid, 'SIGSTOP');
+    this.#frozen.add(pid);
+    await this.#bus(0);
+  }
+
+  /** SIGKILL. It comes back by itself, empty; resolves when every node has found it. */
+  async killRedis() {
+    const { pid } = this.facts.redis;
+    process.kill(pid, 'SIGKILL');
+    this.#frozen.delete(pid);
+    await this.#bus(1);
+  }
+
+  async #bus(up) {
+    const until = Date.now() + PATIENCE_MS;
+    for (const { admin_url: url } of this.facts.nodes) {
+      const says = async () => (await (await fetch(`${url}/metrics`)).text()).includes(`\nroomgate_bus_up ${up}\n`);
+      while (!(await says())) {
+        assert.ok(Date.now() < until, `a node does not see Redis as it is:\n${this.log}`);
+        await new Promise((again) => setTimeout(again, 50));
+      }
+    }
+  }
+
   /** SIGKILL. It comes back by itself, since the cluster runs with --restart. */
   killNode(name) {
     process.kill(this.facts.nodes.find((node) => node.name === name).pid, 'SIGKILL');
@@ -243,6 +270,18 @@ export class Person {
   /** Waits until the log is folded up to there. */
   async reaches(seq) {
     await this.page.waitForFunction((wanted) => whiteboard.room.position.seq >= wanted, seq);
+  }
+
+  /** Notes every time that the page is not live, from now on. */
+  async notesInterruptions() {
+    await this.page.evaluate(() => {
+      globalThis.interruptions = [];
+      whiteboard.room.on('state', (state) => globalThis.interruptions.push(state));
+    });
+  }
+
+  interruptions() {
+    return this.page.evaluate(() => [...globalThis.interruptions, whiteboard.client.connections]);
   }
 
   /** Waits until the mark says so, to the reader. */
