@@ -14,6 +14,10 @@ use crate::ids::{RoomId, SessionId};
 use crate::metrics::gateway;
 use crate::protocol::{CloseCode, Json};
 
+/// How far a feeder that reads the log is ahead of the socket: when thousands
+/// come back at once, each of them waits for its socket with so much.
+const AHEAD_BYTES: usize = 64 * 1024;
+
 /// A cheap handle; all clones are the same outbox.
 #[derive(Clone)]
 pub struct Outbox {
@@ -82,11 +86,15 @@ impl Outbox {
 
     /// Queues events if there is room. An empty outbox takes any size.
     pub fn try_feed(&self, events: &Json) -> Result<(), Full> {
+        self.feed_up_to(self.shared.limit_bytes, events)
+    }
+
+    fn feed_up_to(&self, limit_bytes: usize, events: &Json) -> Result<(), Full> {
         let mut state = self.state();
         if !state.accepts() {
             return Ok(());
         }
-        if state.bytes > 0 && state.bytes + events.len() > self.shared.limit_bytes {
+        if state.bytes > 0 && state.bytes + events.len() > limit_bytes {
             return Err(Full);
         }
         state.push(events.clone());
@@ -95,7 +103,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Waits until there is room, then queues. Cancel-safe.
+    /// Waits until little is left of what was queued, then queues: the log waits
+    /// for the socket, not in memory. Cancel-safe.
     pub async fn feed(&self, events: Json) -> Result<(), Closed> {
         loop {
             // Registered before the look, so that no wake-up is missed.
@@ -103,7 +112,7 @@ impl Outbox {
             if self.is_closed() {
                 return Err(Closed);
             }
-            if self.try_feed(&events).is_ok() {
+            if self.feed_up_to(AHEAD_BYTES.min(self.shared.limit_bytes), &events).is_ok() {
                 return Ok(());
             }
             drained.await;
