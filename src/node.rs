@@ -21,7 +21,7 @@ use crate::db::migrate::{self, MigrateError, Schema};
 use crate::directory::{self, Directory};
 use crate::http;
 use crate::ids::ShardName;
-use crate::jobs::Janitor;
+use crate::jobs::{Erasures, Janitor, RevocationWatch};
 use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
@@ -43,6 +43,8 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const SUBMIT_GRACE: Duration = Duration::from_secs(5);
 /// Pages of logs that are kept, over all rooms.
 const PAGE_CACHE_BYTES: u64 = 64 << 20;
+/// No token is expected to live longer.
+const REVOCATIONS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long what is left may take once the sessions have gone.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -94,7 +96,7 @@ impl Node {
         let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone());
-        let hub = hub(config, history.clone(), rooms.clone(), tasks)?;
+        let (hub, bus) = hub(config, history.clone(), rooms.clone(), tasks)?;
         let announce = Arc::new(hub.clone());
         let appender =
             Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
@@ -103,7 +105,6 @@ impl Node {
         let origins = Origins::new(&config.listen.allowed_origins);
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
-        start_jobs(config, &directory, &rooms, tasks);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
@@ -128,34 +129,33 @@ impl Node {
             submit_timeout,
         });
         let draining = Arc::new(AtomicBool::new(false));
+        let jobs = Jobs::new(config, &directory, &rooms, &bus);
+        let eraser = jobs.eraser();
+        jobs.start(config, &verifier, &sessions, tasks);
         let probe = probe(&draining, &slots, &shards, directory.database());
-        let public = http::router(http::Parts {
+        let public = http::Parts {
             sessions: sessions.clone(),
             access,
             rooms,
             history,
             appender,
+            bus,
             hub,
-            directory,
+            directory: directory.clone(),
             passwords,
             verifier,
             signer,
             limits,
             origins,
             probe: probe.clone(),
+            eraser,
             refresh_token: config.auth.refresh_token,
             max_stale,
             submit_timeout,
             trusted_proxies: http::trusted_proxies(&config.listen),
             legacy_protocol: config.listen.legacy_protocol,
-        });
-        let accepting = Tasks::new();
-        let (listener, operators) = (bind(config.listen.public)?, bind(config.listen.admin)?);
-        accepting.spawn("http-accept", http::serve(listener, public, accepting.clone()));
-        tasks.spawn("http-admin", http::serve(operators, http::admin_router(probe), tasks.clone()));
-        tracing::info!(
-            node = %config.node.name, public = %config.listen.public, admin = %config.listen.admin, "listening"
-        );
+        };
+        let accepting = listen(config, public, http::AdminParts { probe, directory }, tasks)?;
         Ok(Self { sessions, accepting, tasks: tasks.clone(), draining })
     }
 
@@ -201,19 +201,73 @@ impl Databases {
     }
 }
 
-fn start_jobs(config: &Config, directory: &Directory, rooms: &Rooms, tasks: &Tasks) {
-    let janitor = Janitor::new(directory.clone(), rooms.clone(), config.jobs.clone());
-    tasks.spawn("janitor", janitor.run(tasks.stop_signal()));
+/// Answers with the tasks of the public listener.
+fn listen(
+    config: &Config,
+    public: http::Parts,
+    operators: http::AdminParts,
+    tasks: &Tasks,
+) -> Result<Tasks, NodeError> {
+    let accepting = Tasks::new();
+    let (listener, admin) = (bind(config.listen.public)?, bind(config.listen.admin)?);
+    accepting.spawn("http-accept", http::serve(listener, http::router(public), accepting.clone()));
+    tasks.spawn("http-admin", http::serve(admin, http::admin_router(operators), tasks.clone()));
+    tracing::info!(
+        node = %config.node.name, public = %config.listen.public, admin = %config.listen.admin, "listening"
+    );
+    Ok(accepting)
 }
 
-fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result<Hub, NodeError> {
+/// What every node does by itself.
+struct Jobs {
+    janitor: Janitor,
+    erasures: Erasures,
+    /// Revocations are kept as long as the longest-lived token, foreign ones too.
+    revocations_kept: Duration,
+}
+
+impl Jobs {
+    fn new(config: &Config, directory: &Directory, rooms: &Rooms, bus: &Bus) -> Self {
+        let (directory, rooms) = (directory.clone(), rooms.clone());
+        let revocations_kept = config.auth.access_token.max(REVOCATIONS_KEPT);
+        let jobs = config.jobs.clone();
+        let janitor = Janitor::new(directory.clone(), rooms.clone(), jobs, revocations_kept);
+        let erasures = Erasures { directory, rooms, bus: bus.clone() };
+        Self { janitor, erasures, revocations_kept }
+    }
+
+    fn eraser(&self) -> http::Eraser {
+        let erasures = self.erasures.clone();
+        Arc::new(move |user| {
+            let erasures = erasures.clone();
+            Box::pin(async move {
+                let erased = erasures.erase(&user).await;
+                erased
+                    .inspect_err(|error| tracing::warn!(%user, %error, "an erasure is not done yet"))
+                    .is_ok()
+            })
+        })
+    }
+
+    fn start(self, config: &Config, verifier: &Verifier, sessions: &Sessions, tasks: &Tasks) {
+        let Erasures { directory, bus, .. } = self.erasures.clone();
+        let (verifier, sessions) = (verifier.clone(), sessions.clone());
+        let watch = RevocationWatch { directory, verifier, sessions, bus, kept: self.revocations_kept };
+        tasks.spawn("revocations", watch.run(tasks.stop_signal()));
+        tasks.spawn("erasures", self.erasures.run(config.jobs.janitor_interval, tasks.stop_signal()));
+        tasks.spawn("janitor", self.janitor.run(tasks.stop_signal()));
+    }
+}
+
+fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result<(Hub, Bus), NodeError> {
     let node = NodeId(rand::random());
     let (bus, incoming) = Bus::start(&config.redis, node, tasks)?;
     let sessions = config.sessions.clone();
-    let context = Context::new(node, history, rooms, bus, tasks.clone(), sessions, config.reads.max_stale);
+    let context =
+        Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);
     let hub = Hub::new(Arc::new(context));
     watch::start(&hub, incoming);
-    Ok(hub)
+    Ok((hub, bus))
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {

@@ -8,10 +8,12 @@ mod keys;
 mod origin;
 mod password;
 mod refresh;
+mod revocations;
 mod token;
 
 pub use keys::{KeyError, Keys};
 pub use origin::Origins;
 pub use password::{Passwords, check_password_rules};
 pub use refresh::RefreshToken;
+pub use revocations::Revocation;
 pub use token::{Claims, Issued, Signer, Verifier};

@@ -11,8 +11,10 @@ use arc_swap::ArcSwap;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::keys::{KeyError, Keys};
+use super::revocations::{Revocation, Revocations};
 use crate::clock::UnixMillis;
 use crate::config;
 use crate::ids::UserId;
@@ -41,6 +43,10 @@ pub struct Claims {
     /// For people; the user id if the token has none.
     pub name: Arc<str>,
     pub expires_at: UnixMillis,
+    /// To the second, as the token has it.
+    pub issued_at: Option<UnixMillis>,
+    /// The sign-in that it was made for; foreign tokens have none.
+    pub login: Option<Uuid>,
     /// `Server` for tokens with `scope:"server"`.
     pub authority: Authority,
 }
@@ -60,6 +66,9 @@ struct Body {
     exp: u64,
     #[serde(default)]
     iat: Option<u64>,
+    /// Other issuers may use it for what is no UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<serde_json::Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +86,7 @@ struct SignedBody<'a> {
 #[derive(Clone)]
 pub struct Verifier {
     rules: Arc<ArcSwap<Rules>>,
+    revocations: Revocations,
 }
 
 struct Rules {
@@ -88,7 +98,8 @@ struct Rules {
 impl Verifier {
     /// Reads the configured keys.
     pub fn load(auth: &config::Auth) -> Result<Self, KeyError> {
-        Ok(Self { rules: Arc::new(ArcSwap::from_pointee(Rules::load(auth)?)) })
+        let rules = Arc::new(ArcSwap::from_pointee(Rules::load(auth)?));
+        Ok(Self { rules, revocations: Revocations::default() })
     }
 
     /// Replaces the key set, for this verifier, its clones and its signers.
@@ -109,7 +120,24 @@ impl Verifier {
         let body = jsonwebtoken::decode::<Body>(token, &key.key, &rules.validation(key.algorithm))
             .map_err(|error| refusal_for(error.kind()))?
             .claims;
-        claims(body)
+        let claims = claims(body)?;
+        if self.is_revoked(&claims) { Err(refused()) } else { Ok(claims) }
+    }
+
+    /// Whether a token that was accepted has been ended since.
+    pub fn is_revoked(&self, claims: &Claims) -> bool {
+        self.revocations.end(claims)
+    }
+
+    /// From now on these tokens are refused. Answers which of them are news, so
+    /// that what goes on with such a token can be ended.
+    pub fn revoke(&self, told: Vec<Revocation>) -> Vec<Revocation> {
+        self.revocations.learn(told)
+    }
+
+    /// Forgets revocations before `time`: no token that they end is still valid.
+    pub fn forget_revocations_before(&self, time: UnixMillis) {
+        self.revocations.forget_before(time);
     }
 
     /// Signs with the first key of the set. Refused if that one is public.
@@ -119,7 +147,7 @@ impl Verifier {
             let kid = rules.keys.verifying.keys().next().cloned().unwrap_or_default();
             return Err(KeyError::CannotSign { kid });
         }
-        Ok(Signer { rules: self.rules.clone(), lifetime })
+        Ok(Signer { rules: self.rules.clone(), lifetime, login: None })
     }
 }
 
@@ -148,8 +176,9 @@ fn claims(body: Body) -> Result<Claims, Refusal> {
     };
     let server = body.scope.is_some_and(|scope| scope.split(' ').any(|word| word == SERVER_SCOPE));
     let authority = if server { Authority::Server } else { Authority::Member };
-    let expires_at = UnixMillis((body.exp.min(LATEST_EXPIRY) * 1000) as i64);
-    Ok(Claims { user, name, expires_at, authority })
+    let millis = |seconds: u64| UnixMillis((seconds.min(LATEST_EXPIRY) * 1000) as i64);
+    let login = body.sid.as_ref().and_then(|sid| sid.as_str()).and_then(|sid| Uuid::parse_str(sid).ok());
+    Ok(Claims { user, name, expires_at: millis(body.exp), issued_at: body.iat.map(millis), login, authority })
 }
 
 fn refusal_for(kind: &ErrorKind) -> Refusal {
@@ -170,11 +199,17 @@ fn refused() -> Refusal {
 pub struct Signer {
     rules: Arc<ArcSwap<Rules>>,
     lifetime: Duration,
+    login: Option<Uuid>,
 }
 
 impl Signer {
     pub fn with_lifetime(self, lifetime: Duration) -> Self {
         Self { lifetime, ..self }
+    }
+
+    /// Tokens that end with this sign-in.
+    pub fn for_login(&self, login: Uuid) -> Self {
+        Self { login: Some(login), ..self.clone() }
     }
 
     /// An access token for `user`, valid from now for the signer's lifetime.
@@ -194,6 +229,7 @@ impl Signer {
             sub: user.as_str().to_owned(),
             exp,
             iat: Some(now),
+            sid: self.login.map(|login| login.to_string().into()),
             name: name.map(str::to_owned),
             scope,
         };

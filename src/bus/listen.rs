@@ -5,16 +5,18 @@
 //! over a Redis cluster.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::{Message, Value};
 use futures_util::future;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::BusEvent;
 use super::line::Line;
+use super::revoked::REVOKED;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
@@ -39,6 +41,7 @@ pub(super) async fn run(
     line: Line,
     mut wishes: mpsc::Receiver<Wish>,
     heard: mpsc::Sender<BusEvent>,
+    revoked: Arc<Notify>,
     mut stop: Stop,
 ) {
     let mut messages = line.client().message_rx();
@@ -50,6 +53,10 @@ pub(super) async fn run(
         tokio::select! {
             message = messages.recv(), if !is_over => {
                 let event = match message {
+                    Ok(message) if message.channel == REVOKED => {
+                        revoked.notify_one();
+                        None
+                    }
                     Ok(message) => read(message),
                     Err(RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "messages of other nodes came faster than they were handled");
@@ -71,6 +78,7 @@ pub(super) async fn run(
                 }
                 (messages, is_over) = (client.message_rx(), false);
                 resubscribe(&client, &wanted).await;
+                revoked.notify_one();
                 // Whatever was said since the old connection died is lost.
                 if heard.send(BusEvent::Lost).await.is_err() {
                     return;
@@ -149,6 +157,10 @@ async fn fulfil(
 /// Each is confirmed on its own (the client can't tell confirmations of one
 /// command apart), many are on their way at once.
 async fn resubscribe(client: &Client, wanted: &HashSet<RoomId>) {
+    if let Err(error) = client.ssubscribe(REVOKED).await {
+        // Nodes look by themselves every few seconds.
+        tracing::debug!(%error, "can't hear of revoked tokens");
+    }
     let rooms: Vec<RoomId> = wanted.iter().copied().collect();
     for part in rooms.chunks(PIPELINE) {
         let subscribed = future::join_all(part.iter().map(|room| client.ssubscribe(channel(*room)))).await;

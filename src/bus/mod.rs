@@ -10,6 +10,7 @@ mod ledger;
 mod line;
 mod listen;
 mod presence;
+mod revoked;
 mod speak;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,8 @@ struct Shared {
     node: NodeId,
     ledger: Mutex<ledger::Ledger>,
     presence_changed: Notify,
+    /// Tokens may have been revoked.
+    revoked: Arc<Notify>,
 }
 
 /// What the bus brings.
@@ -84,6 +87,7 @@ impl Bus {
         let (heard, incoming) = mpsc::channel(HEARD_QUEUE);
         let (speaker, speaking) = line::Guard::start(client::build(config)?);
         let (listener, listening) = line::Guard::start(client::build(config)?);
+        let revoked = Arc::new(Notify::new());
         let shared = Shared {
             speak,
             listen,
@@ -92,9 +96,11 @@ impl Bus {
             node,
             ledger: Mutex::default(),
             presence_changed: Notify::new(),
+            revoked: revoked.clone(),
         };
         let bus = Self { shared: Arc::new(shared) };
-        tasks.spawn("bus-listen", listen::run(listening.clone(), wishes, heard, tasks.stop_signal()));
+        tasks
+            .spawn("bus-listen", listen::run(listening.clone(), wishes, heard, revoked, tasks.stop_signal()));
         tasks.spawn("bus-presence", presence::keep(bus.clone(), tasks.stop_signal()));
         tasks.spawn("bus-speak", speak::run(speaking.clone(), sayings, tasks.stop_signal()));
         let (guards, lines) = ([speaker, listener], [speaking, listening]);

@@ -49,7 +49,7 @@ fn members_key(room: RoomId) -> String {
 }
 
 /// An entry: the node, a space, the member.
-fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
+pub(super) fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
     let (node, member) = entry.split_once(' ')?;
     Some((NodeId(u64::from_str_radix(node, 16).ok()?), member))
 }
@@ -96,7 +96,7 @@ impl Bus {
     }
 }
 
-async fn bounded<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Away> {
+pub(super) async fn bounded<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Away> {
     match timeout(ANSWER_TIMEOUT, command).await {
         Ok(result) => result.map_err(away),
         Err(_) => Err(Away("no answer in time".to_owned())),

@@ -2,7 +2,7 @@
 
 use super::{Directory, DirectoryError};
 use crate::clock::UnixMillis;
-use crate::db::{Row, Sql};
+use crate::db::{Row, Sql, ToSql};
 use crate::digests::PasswordHash;
 use crate::ids::UserId;
 
@@ -49,12 +49,40 @@ pub(super) static BY_EMAIL: Sql = Sql {
              FROM directory.account WHERE lower(email) = lower($1)",
 };
 
+pub(super) static CHANGE: Sql = Sql {
+    name: "account_change",
+    text: "UPDATE directory.account
+              SET name = coalesce($2, name), photo = CASE WHEN $3 THEN $4 ELSE photo END, updated_at = now()
+            WHERE id = $1
+        RETURNING id, email, name, photo, (extract(epoch FROM created_at) * 1000)::bigint, password_hash",
+};
+
+/// What a person changes of themselves.
+#[derive(Debug, Clone, Default)]
+pub struct AccountChange {
+    pub name: Option<String>,
+    /// `Some(None)` takes the photo away.
+    pub photo: Option<Option<String>>,
+}
+
 impl Directory {
     /// `EmailTaken` if another account has the email, whatever its case.
     pub async fn create_account(&self, new: &NewAccount) -> Result<Account, DirectoryError> {
         let (id, email, name) = (new.id.as_str(), &new.email, &new.name);
         self.query(&INSERT, &[&id, email, name, &new.password.as_str()]).await?;
         self.account(&new.id).await?.ok_or(DirectoryError::EmailTaken)
+    }
+
+    /// `None` if there is no such account.
+    pub async fn change_account(
+        &self,
+        id: &UserId,
+        change: &AccountChange,
+    ) -> Result<Option<Account>, DirectoryError> {
+        let (changes_photo, photo) = (change.photo.is_some(), change.photo.clone().flatten());
+        let params: [&(dyn ToSql + Sync); 4] = [&id.as_str(), &change.name, &changes_photo, &photo];
+        let row = self.query_opt(&CHANGE, &params).await?;
+        row.map(|row| credentials(&row).map(|found| found.account)).transpose()
     }
 
     pub async fn account(&self, id: &UserId) -> Result<Option<Account>, DirectoryError> {

@@ -7,8 +7,10 @@
 //! Knows no tokens' text and no passwords, only digests and hashes.
 
 mod accounts;
+mod erasures;
 pub mod idempotency;
 mod refresh_tokens;
+mod revocations;
 mod slugs;
 
 use std::time::{Duration, Instant};
@@ -20,7 +22,9 @@ use crate::ids::RoomId;
 use crate::protocol::{Code, Refusal};
 use crate::routing::Shard;
 
-pub use accounts::{Account, Credentials, NewAccount};
+pub use accounts::{Account, AccountChange, Credentials, NewAccount};
+pub use erasures::Erasure;
+pub use revocations::Revoked;
 pub use slugs::Unfinished;
 
 /// Every statement, to be prepared when a connection is made.
@@ -28,15 +32,25 @@ pub const STATEMENTS: &[&Sql] = &[
     &accounts::INSERT,
     &accounts::BY_ID,
     &accounts::BY_EMAIL,
+    &accounts::CHANGE,
     &refresh_tokens::INSERT,
     &refresh_tokens::ROTATE,
     &refresh_tokens::REVOKE_REUSED,
-    &refresh_tokens::REVOKE_FAMILY,
-    &refresh_tokens::REVOKE_ALL,
+    &revocations::SINCE,
+    &revocations::SWEEP,
+    &revocations::END_LOGIN,
+    &revocations::END_LOGINS,
+    &revocations::END_ALL,
+    &erasures::BEGIN,
+    &erasures::TAKE,
+    &erasures::WORKING,
+    &erasures::DONE,
+    &erasures::STATE,
     &slugs::RESERVE,
     &slugs::ACTIVATE,
     &slugs::RESOLVE,
     &slugs::UNFINISHED,
+    &slugs::UNFINISHED_OF,
     &slugs::FORGET,
     &idempotency::CLAIM,
     &idempotency::READ,
@@ -117,14 +131,17 @@ impl Directory {
         &self.database
     }
 
-    /// Deletes what has had its time: answers kept for repeats, refresh tokens.
-    pub async fn sweep(&self) -> Result<usize, DirectoryError> {
+    /// Deletes what has had its time: answers kept for repeats, refresh tokens,
+    /// revocations older than any token.
+    pub async fn sweep(&self, revocations_kept: Duration) -> Result<usize, DirectoryError> {
         let remembered = millis(idempotency::REMEMBERED);
         let mut swept = 0;
         loop {
             let answers = self.query(&idempotency::SWEEP, &[&remembered, &SWEEP_BATCH]).await?;
             let tokens = self.query(&refresh_tokens::SWEEP, &[&SWEEP_BATCH]).await?;
-            let count = answers.len() + tokens.len();
+            let kept = millis(revocations_kept);
+            let revocations = self.query(&revocations::SWEEP, &[&kept, &SWEEP_BATCH]).await?;
+            let count = answers.len() + tokens.len() + revocations.len();
             swept += count;
             if count == 0 {
                 return Ok(swept);

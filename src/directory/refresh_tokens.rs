@@ -28,10 +28,10 @@ pub(super) static ROTATE: Sql = Sql {
            made AS (
                INSERT INTO directory.refresh_token (digest, family, account_id, expires_at)
                SELECT $2, family, account_id, now() + $3 * interval '1 millisecond' FROM spent
-            RETURNING account_id)
-           SELECT account_id FROM made
+            RETURNING account_id, family)
+           SELECT account_id, family FROM made
            UNION ALL
-           SELECT account_id FROM directory.refresh_token WHERE digest = $2",
+           SELECT account_id, family FROM directory.refresh_token WHERE digest = $2",
 };
 
 pub(super) static REVOKE_REUSED: Sql = Sql {
@@ -39,17 +39,6 @@ pub(super) static REVOKE_REUSED: Sql = Sql {
     text: "DELETE FROM directory.refresh_token
             WHERE family = (SELECT family FROM directory.refresh_token WHERE digest = $1 AND spent)
            RETURNING account_id",
-};
-
-pub(super) static REVOKE_FAMILY: Sql = Sql {
-    name: "refresh_token_revoke_family",
-    text: "DELETE FROM directory.refresh_token
-            WHERE family = (SELECT family FROM directory.refresh_token WHERE digest = $1)",
-};
-
-pub(super) static REVOKE_ALL: Sql = Sql {
-    name: "refresh_token_revoke_all",
-    text: "DELETE FROM directory.refresh_token WHERE account_id = $1",
 };
 
 pub(super) static SWEEP: Sql = Sql {
@@ -60,25 +49,26 @@ pub(super) static SWEEP: Sql = Sql {
 };
 
 impl Directory {
-    /// Begins a family: somebody signed in.
+    /// Begins a family: somebody signed in. Answers what the sign-in is called.
     pub async fn add_refresh_token(
         &self,
         digest: RefreshDigest,
         account: &UserId,
         lifetime: Duration,
-    ) -> Result<(), DirectoryError> {
-        let (bytes, family, lifetime) = (digest.0.as_slice(), Uuid::new_v4(), millis(lifetime));
-        self.query(&INSERT, &[&bytes, &family, &account.as_str(), &lifetime]).await.map(drop)
+    ) -> Result<Uuid, DirectoryError> {
+        let (bytes, login, lifetime) = (digest.0.as_slice(), Uuid::new_v4(), millis(lifetime));
+        self.query(&INSERT, &[&bytes, &login, &account.as_str(), &lifetime]).await?;
+        Ok(login)
     }
 
-    /// Spends `old` for `new` and says whose it is. Of two at once, one wins; the
+    /// Spends `old` for `new` and says whose it is, and of which sign-in. Of two at once, one wins; the
     /// other counts as reuse.
     pub async fn rotate_refresh_token(
         &self,
         old: RefreshDigest,
         new: RefreshDigest,
         lifetime: Duration,
-    ) -> Result<UserId, DirectoryError> {
+    ) -> Result<(UserId, Uuid), DirectoryError> {
         let (old, new, lifetime) = (old.0.as_slice(), new.0.as_slice(), millis(lifetime));
         let Some(row) = self.query_opt(&ROTATE, &[&old, &new, &lifetime]).await? else {
             let revoked = self.query(&REVOKE_REUSED, &[&old]).await?;
@@ -88,16 +78,7 @@ impl Directory {
             }
             return Err(DirectoryError::RefreshTokenInvalid);
         };
-        UserId::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "an account id" })
-    }
-
-    /// Signs out the device that holds this token. Unknown ones are no error.
-    pub async fn revoke_refresh_token(&self, digest: RefreshDigest) -> Result<(), DirectoryError> {
-        self.query(&REVOKE_FAMILY, &[&digest.0.as_slice()]).await.map(drop)
-    }
-
-    /// Signs out every device of an account.
-    pub async fn revoke_refresh_tokens_of(&self, account: &UserId) -> Result<(), DirectoryError> {
-        self.query(&REVOKE_ALL, &[&account.as_str()]).await.map(drop)
+        let user = UserId::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "an account id" })?;
+        Ok((user, row.get(1)))
     }
 }

@@ -50,6 +50,12 @@ pub(super) static UNFINISHED: Sql = Sql {
             ORDER BY random() LIMIT $2",
 };
 
+pub(super) static UNFINISHED_OF: Sql = Sql {
+    name: "slug_unfinished_of",
+    text: "SELECT slug, room_id, owner, plan::text FROM directory.slug
+            WHERE owner = $1 AND state = 'creating'",
+};
+
 pub(super) static FORGET: Sql = Sql {
     name: "slug_forget",
     text: "DELETE FROM directory.slug
@@ -102,6 +108,12 @@ impl Directory {
         most: i64,
     ) -> Result<Vec<Unfinished>, DirectoryError> {
         let rows = self.query(&UNFINISHED, &[&super::millis(age), &most]).await?;
+        rows.iter().map(Unfinished::from_row).collect()
+    }
+
+    /// The rooms that `owner` is making.
+    pub async fn unfinished_rooms_of(&self, owner: &UserId) -> Result<Vec<Unfinished>, DirectoryError> {
+        let rows = self.query(&UNFINISHED_OF, &[&owner.as_str()]).await?;
         rows.iter().map(Unfinished::from_row).collect()
     }
 

@@ -17,6 +17,7 @@ mod events;
 mod freshness;
 mod health;
 mod idempotency;
+mod me;
 mod page;
 mod people;
 mod presence;
@@ -35,6 +36,7 @@ use axum::routing::{get, post, put};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::auth::{Origins, Passwords, Signer, Verifier};
+use crate::bus::Bus;
 use crate::config;
 use crate::directory::Directory;
 use crate::limits::Limits;
@@ -46,8 +48,9 @@ use crate::store::history::History;
 use crate::store::rooms::Rooms;
 
 pub use accept::{bind, serve};
-pub use admin::admin_router;
+pub use admin::{AdminParts, admin_router};
 pub use health::{Facts, Probe};
+pub use me::Eraser;
 
 use shapes::Pins;
 
@@ -66,6 +69,8 @@ pub struct Parts {
     pub limits: Limits,
     pub origins: Origins,
     pub probe: Probe,
+    pub bus: Bus,
+    pub eraser: Eraser,
     pub refresh_token: Duration,
     /// How old an answer may be when the reader doesn't say.
     pub max_stale: Duration,
@@ -103,7 +108,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/signin", post(people::sign_in))
         .route("/v1/token/refresh", post(people::refresh))
         .route("/v1/signout", post(people::sign_out))
-        .route("/v1/me", get(people::me))
+        .route("/v1/me", get(me::get).patch(me::change).delete(me::erase))
         .route("/v1/rooms", get(rooms::mine).merge(post(rooms::create).layer(once.clone())))
         .route("/v1/rooms/{room}", get(rooms::get))
         .route("/v1/rooms/{room}/members/me", put(rooms::become_member))

@@ -11,7 +11,7 @@ use super::address::ClientAddress;
 use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
-use super::signed_in::{SignedIn, claims};
+use super::signed_in::claims;
 use crate::auth::{RefreshToken, check_password_rules};
 use crate::config::Secret;
 use crate::directory::{Account, DirectoryError, NewAccount};
@@ -87,14 +87,15 @@ pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -
     let new = RefreshToken::random();
     let lifetime = app.refresh_token;
     let rotated = app.directory.rotate_refresh_token(old.digest(), new.digest(), lifetime).await;
-    let user = rotated.map_err(refused)?;
+    let (user, login) = rotated.map_err(refused)?;
     let account = app.directory.account(&user).await.map_err(refused)?;
     let account = account.ok_or(DirectoryError::RefreshTokenInvalid).map_err(refused)?;
-    Ok(answer::json(StatusCode::OK, session(&app, &account, &new)?))
+    Ok(answer::json(StatusCode::OK, session(&app, &account, login, &new)?))
 }
 
-/// Ends the family of the refresh token that is shown; without one, with a
-/// valid access token, all of the user's.
+/// Ends the sign-in of the refresh token that is shown; without one, with a valid
+/// access token, all of the user's. Its access tokens end with it, and the
+/// sessions that live on them, on every node.
 pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Request) -> Answer<Response> {
     let signed_in = claims(request.headers(), &app.verifier);
     let OptionalJson(wish) =
@@ -102,43 +103,33 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
     match wish.refresh_token {
         Some(text) => {
             if let Some(token) = RefreshToken::parse(&text) {
-                app.directory.revoke_refresh_token(token.digest()).await.map_err(refused)?;
+                app.directory.end_login(token.digest()).await.map_err(refused)?;
             }
         }
         None => {
             let claims = signed_in?.ok_or_else(|| {
                 ApiError::new(Code::Unauthenticated, "show a token, or the refresh token to end")
             })?;
-            app.directory.revoke_refresh_tokens_of(&claims.user).await.map_err(refused)?;
+            app.directory.end_logins_of(&claims.user).await.map_err(refused)?;
+            if claims.login.is_none() {
+                // Not made here, so it belongs to no sign-in.
+                app.directory.end_tokens_of(&claims.user).await.map_err(refused)?;
+            }
         }
     }
+    app.bus.tell_revoked().await;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// Of a token that was not made here, only what it says.
-pub(super) async fn me(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
-    let user = match app.directory.account(&claims.user).await.map_err(refused)? {
-        Some(account) => user_json(&account),
-        None => ObjectWriter::object(128)
-            .string("id", claims.user.as_str())
-            .raw("email", "null")
-            .string("name", &claims.name)
-            .raw("photo", "null")
-            .end(),
-    };
-    Ok(answer::json(StatusCode::OK, ObjectWriter::object(160).raw("user", &user).end()))
 }
 
 /// A new family of refresh tokens and the first access token.
 async fn begin(app: &App, account: &Account) -> Answer<String> {
     let refresh = RefreshToken::random();
     let added = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await;
-    added.map_err(refused)?;
-    session(app, account, &refresh)
+    session(app, account, added.map_err(refused)?, &refresh)
 }
 
-fn session(app: &App, account: &Account, refresh: &RefreshToken) -> Answer<String> {
-    let issued = app.signer.issue(&account.id, Some(&account.name), Authority::Member)?;
+fn session(app: &App, account: &Account, login: Uuid, refresh: &RefreshToken) -> Answer<String> {
+    let issued = app.signer.for_login(login).issue(&account.id, Some(&account.name), Authority::Member)?;
     Ok(ObjectWriter::object(1024)
         .raw("user", &user_json(account))
         .string("token", &issued.token)
@@ -147,7 +138,7 @@ fn session(app: &App, account: &Account, refresh: &RefreshToken) -> Answer<Strin
         .end())
 }
 
-fn user_json(account: &Account) -> String {
+pub(super) fn user_json(account: &Account) -> String {
     let user = ObjectWriter::object(256)
         .string("id", account.id.as_str())
         .string("email", &account.email)
@@ -169,7 +160,7 @@ fn check_email(email: &str) -> Answer<()> {
     if valid { Ok(()) } else { Err(ApiError::new(Code::BadMessage, "this is not an email address")) }
 }
 
-fn check_name(name: &str) -> Answer<()> {
+pub(super) fn check_name(name: &str) -> Answer<()> {
     let length = name.chars().count();
     if (1..=NAME_MAX_CHARS).contains(&length) && !name.trim().is_empty() {
         return Ok(());

@@ -31,12 +31,12 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::{Origins, Verifier};
+use crate::auth::{Claims, Origins, Verifier};
 use crate::config;
 use crate::ids::NodeName;
 use crate::limits::Limits;
-use crate::protocol::FrameLimits;
 use crate::protocol::server::AnnouncedLimits;
+use crate::protocol::{CloseCode, FrameLimits};
 use crate::room::Hub;
 use crate::room::access::Access;
 use crate::store::append::Appender;
@@ -83,6 +83,12 @@ impl Sessions {
     /// How many are open.
     pub fn count(&self) -> usize {
         self.shared.registry.count()
+    }
+
+    /// Ends the sessions whose token is such a one, as unauthenticated. Answers
+    /// how many there are.
+    pub fn end_where(&self, is_meant: impl Fn(&Claims) -> bool) -> usize {
+        self.shared.registry.end_where(is_meant, CloseCode::Unauthenticated)
     }
 
     /// Takes no more, and says goodbye to all that are open: evenly paced over

@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
                 Ok(submitted?)
             }
             ClientMessage::Signal { room, data } => Ok(self.signal(room, &data)?),
-            ClientMessage::Refresh { token } => Ok(self.refresh(id, &token)?),
+            ClientMessage::Refresh { token } => self.refresh(id, &token),
         }
     }
 
@@ -185,9 +185,22 @@ impl<'a> Reader<'a> {
             .limits
             .open_session(&claims.user)
             .map_err(|refusal| No { refusal, close: Some(CloseCode::Overload) })?;
+        self.note(&claims)?;
         self.session.vitals.token_until(claims.expires_at);
         self.user = Some(SignedIn { claims, limits });
         self.welcome(id);
+        Ok(())
+    }
+
+    /// Whoever revokes tokens finds the session by this one from now on; one that
+    /// was revoked just before is refused here.
+    fn note(&self, claims: &Claims) -> Result<(), No> {
+        let shared = &self.session.shared;
+        shared.registry.signed_in(&self.session.id, claims);
+        if shared.parts.verifier.is_revoked(claims) {
+            let refusal = Refusal::new(Code::Unauthenticated, "a valid token is needed");
+            return Err(No { refusal, close: Some(CloseCode::Unauthenticated) });
+        }
         Ok(())
     }
 
@@ -270,18 +283,22 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn refresh(&mut self, id: Option<&MessageId>, token: &str) -> Result<(), Refusal> {
-        let SignedIn { claims, .. } = self.user.as_mut().ok_or_else(say_hello_first)?;
+    fn refresh(&mut self, id: Option<&MessageId>, token: &str) -> Result<(), No> {
+        let SignedIn { claims, .. } = self.user.as_ref().ok_or_else(say_hello_first)?;
         let fresh = self.session.shared.parts.verifier.verify(token)?;
         if fresh.user != claims.user {
             return Err(Refusal::new(
                 Code::Forbidden,
                 "the token is another user's; the old one stays in force",
-            ));
+            )
+            .into());
         }
-        *claims = fresh;
-        self.session.vitals.token_until(claims.expires_at);
-        self.session.outbox.answer(server::refreshed(id, claims.expires_at));
+        self.note(&fresh)?;
+        self.session.vitals.token_until(fresh.expires_at);
+        self.session.outbox.answer(server::refreshed(id, fresh.expires_at));
+        if let Some(user) = &mut self.user {
+            user.claims = fresh;
+        }
         Ok(())
     }
 

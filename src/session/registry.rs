@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ending::Ending;
+use crate::auth::Claims;
 use crate::ids::SessionId;
 use crate::protocol::CloseCode;
 
@@ -20,10 +21,16 @@ const PACE: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 pub struct Registry {
-    open: Mutex<HashMap<SessionId, Arc<Ending>>>,
+    open: Mutex<HashMap<SessionId, Open>>,
     draining: AtomicBool,
     /// A session ended.
     ended: Notify,
+}
+
+struct Open {
+    ending: Arc<Ending>,
+    /// Once it has shown a token.
+    claims: Option<Claims>,
 }
 
 /// A session's entry; gone when dropped.
@@ -42,8 +49,22 @@ impl Registry {
         if self.is_draining() {
             return Err(Draining);
         }
-        open.insert(session.clone(), ending);
+        open.insert(session.clone(), Open { ending, claims: None });
         Ok(Entry { registry: self, session: session.clone() })
+    }
+
+    /// What `session` shows from now on.
+    pub fn signed_in(&self, session: &SessionId, claims: &Claims) {
+        if let Some(open) = self.open().get_mut(session) {
+            open.claims = Some(claims.clone());
+        }
+    }
+
+    /// Asks those to go whose token is such a one. Answers how many.
+    pub fn end_where(&self, is_meant: impl Fn(&Claims) -> bool, code: CloseCode) -> usize {
+        let open = self.open();
+        let meant = open.values().filter(|open| open.claims.as_ref().is_some_and(&is_meant));
+        meant.map(|open| open.ending.ask(code)).count()
     }
 
     pub fn count(&self) -> usize {
@@ -60,7 +81,7 @@ impl Registry {
         let leaving: Vec<_> = {
             let open = self.open();
             self.draining.store(true, Ordering::Relaxed);
-            open.values().cloned().collect()
+            open.values().map(|open| open.ending.clone()).collect()
         };
         let start = Instant::now();
         let few = u32::try_from(leaving.len()).map_or(window, |count| GAP_MAX * count);
@@ -90,7 +111,7 @@ impl Registry {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Ending>>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,7 @@
 //! transaction; every read checks owner and position in the snapshot of its rows.
 
 pub mod append;
+pub mod audit;
 pub mod history;
 pub mod rooms;
 pub mod slots;
@@ -12,4 +13,4 @@ use crate::db::Sql;
 
 /// Prepared on every connection to a shard when it is made.
 pub const STATEMENTS: &[&[&Sql]] =
-    &[append::STATEMENTS, history::STATEMENTS, rooms::STATEMENTS, topology::STATEMENTS];
+    &[append::STATEMENTS, audit::STATEMENTS, history::STATEMENTS, rooms::STATEMENTS, topology::STATEMENTS];

@@ -6,6 +6,7 @@
 //! again. A read carries the owner's state in its own snapshot.
 
 mod drawn;
+mod forget;
 mod list;
 mod read;
 mod rights;
@@ -21,6 +22,7 @@ use crate::routing::{NoPrimary, Shards, Unavailable};
 use crate::store::slots::Slots;
 
 pub use drawn::{Drawn, DrawnShapes};
+pub use forget::Left;
 pub use list::RoomPage;
 pub use read::{Found, Wanted};
 pub use rights::Rights;
@@ -35,6 +37,11 @@ pub const STATEMENTS: &[&Sql] = &[
     &write::INSERT_HEAD,
     &write::ADD_MEMBER,
     &write::MEMBER_ROLE,
+    &forget::THEIRS,
+    &forget::LOCK_HEAD,
+    &forget::LEAVE,
+    &forget::PASS_ON,
+    &forget::CROWN,
     &read::FACTS,
     &rights::RIGHTS,
     &drawn::DRAWN,

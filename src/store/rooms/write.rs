@@ -57,16 +57,28 @@ pub(super) static MEMBER_ROLE: Sql = Sql {
 /// Between two tries when nobody owns the slot, or its lock is taken.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What happens under the slot's lock.
-enum Change<'a> {
-    Insert(&'a NewRoom),
-    AddMember(RoomId, &'a UserId, Role),
+/// What happens to one room under its slot's lock, in a transaction. It may be
+/// run again.
+pub(super) trait Change: Sync {
+    type Done: Send;
+
+    fn room(&self) -> RoomId;
+
+    fn apply(&self, connection: &Connection) -> impl Future<Output = Result<Self::Done, RoomsError>> + Send;
+}
+
+struct Insert<'a>(&'a NewRoom);
+
+struct AddMember<'a> {
+    room: RoomId,
+    user: &'a UserId,
+    role: Role,
 }
 
 impl Rooms {
     /// The room and its empty log. A room with this id stays as it is.
     pub async fn insert(&self, new: &NewRoom, deadline: Instant) -> Result<(), RoomsError> {
-        self.change(&Change::Insert(new), deadline).await.map(drop)
+        self.change(&Insert(new), deadline).await
     }
 
     /// Makes `user` a member if there is no row yet, and says what the row is.
@@ -77,12 +89,16 @@ impl Rooms {
         role: Role,
         deadline: Instant,
     ) -> Result<Membership, RoomsError> {
-        let membership = self.change(&Change::AddMember(room, user, role), deadline).await?;
+        let membership = self.change(&AddMember { room, user, role }, deadline).await?;
         membership.ok_or(RoomsError::Unknown)
     }
 
     /// Until it is committed, or the deadline.
-    async fn change(&self, change: &Change<'_>, deadline: Instant) -> Result<Option<Membership>, RoomsError> {
+    pub(super) async fn change<C: Change>(
+        &self,
+        change: &C,
+        deadline: Instant,
+    ) -> Result<C::Done, RoomsError> {
         loop {
             let error = match self.primary_of(change.room(), deadline).await {
                 Ok(primary) => match attempt(&primary, change).await {
@@ -122,23 +138,31 @@ impl Rooms {
     }
 }
 
-impl Change<'_> {
+impl Change for Insert<'_> {
+    type Done = ();
+
     fn room(&self) -> RoomId {
-        match self {
-            Self::Insert(new) => new.room,
-            Self::AddMember(room, ..) => *room,
-        }
+        self.0.room
     }
 
-    async fn apply(&self, connection: &Connection) -> Result<Option<Membership>, RoomsError> {
-        match self {
-            Self::Insert(new) => insert(connection, new).await.map(|()| None).map_err(RoomsError::from),
-            Self::AddMember(room, user, role) => add_member(connection, *room, user, *role).await,
-        }
+    async fn apply(&self, connection: &Connection) -> Result<(), RoomsError> {
+        insert(connection, self.0).await.map_err(RoomsError::from)
     }
 }
 
-async fn attempt(primary: &Endpoint, change: &Change<'_>) -> Result<Option<Membership>, RoomsError> {
+impl Change for AddMember<'_> {
+    type Done = Option<Membership>;
+
+    fn room(&self) -> RoomId {
+        self.room
+    }
+
+    async fn apply(&self, connection: &Connection) -> Result<Option<Membership>, RoomsError> {
+        add_member(connection, self.room, self.user, self.role).await
+    }
+}
+
+async fn attempt<C: Change>(primary: &Endpoint, change: &C) -> Result<C::Done, RoomsError> {
     let connection = primary.pool().get().await?;
     connection.begin().await?;
     match locked(&connection, change).await {
@@ -154,7 +178,7 @@ async fn attempt(primary: &Endpoint, change: &Change<'_>) -> Result<Option<Membe
     }
 }
 
-async fn locked(connection: &Connection, change: &Change<'_>) -> Result<Option<Membership>, RoomsError> {
+async fn locked<C: Change>(connection: &Connection, change: &C) -> Result<C::Done, RoomsError> {
     let slot = i32::from(slot_of(change.room()).0);
     connection.query_one(&LOCK_SLOT, &[&SLOT_LOCKS, &slot]).await?;
     let owner = connection.query_one(&CHECK_OWNER, &[&slot]).await?;

@@ -2,10 +2,12 @@
 
 mod accounts;
 mod doors;
+mod erased;
 mod half_made;
 mod lists;
 mod repeats;
 mod rooms;
 mod server;
+mod signed_out;
 mod stored;
 mod world;

@@ -55,9 +55,9 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
     let rotate = async |old: &RefreshToken, new: &RefreshToken| {
         directory.rotate_refresh_token(old.digest(), new.digest(), HOUR).await
     };
-    assert_eq!(rotate(&first, &second).await.unwrap(), user("ann"));
+    assert_eq!(rotate(&first, &second).await.unwrap().0, user("ann"));
     // The same rotation again: its first answer was lost.
-    assert_eq!(rotate(&first, &second).await.unwrap(), user("ann"));
+    assert_eq!(rotate(&first, &second).await.unwrap().0, user("ann"));
     let reused = rotate(&first, &third).await.unwrap_err();
     assert_eq!(reused.refusal().code, Code::Unauthenticated);
     assert!(rotate(&second, &third).await.is_err(), "the thief's or the victim's, it has ended");
@@ -87,13 +87,13 @@ async fn expired_and_revoked_refresh_tokens_are_refused() {
     directory.add_refresh_token(expired.digest(), &user("ann"), Duration::ZERO).await.unwrap();
     directory.add_refresh_token(revoked.digest(), &user("ann"), HOUR).await.unwrap();
     directory.add_refresh_token(all.digest(), &user("ann"), HOUR).await.unwrap();
-    directory.revoke_refresh_token(revoked.digest()).await.unwrap();
-    directory.revoke_refresh_token(RefreshToken::random().digest()).await.unwrap();
+    directory.end_login(revoked.digest()).await.unwrap();
+    directory.end_login(RefreshToken::random().digest()).await.unwrap();
     for token in [&expired, &revoked] {
         let new = RefreshToken::random();
         assert!(directory.rotate_refresh_token(token.digest(), new.digest(), HOUR).await.is_err());
     }
-    directory.revoke_refresh_tokens_of(&user("ann")).await.unwrap();
+    directory.end_logins_of(&user("ann")).await.unwrap();
     assert_eq!(world.count("directory.refresh_token").await, 0);
 }
 

@@ -12,6 +12,7 @@ use roomgate::ids::{NodeName, RoomId, ShardName, Slug, UserId};
 use roomgate::placement::SlotMap;
 use roomgate::protocol::{self, Access, Role};
 use roomgate::routing::{Freshness, Setup, Shard, Shards};
+use roomgate::store::audit;
 use roomgate::store::rooms::{self, NewRoom, Rooms};
 use roomgate::store::slots::Slots;
 use roomgate::tasks::Tasks;
@@ -49,7 +50,8 @@ impl World {
             setup(&[directory::STATEMENTS], |setup| Shard::start(&name, &endpoints, setup, &tasks));
         let shard =
             config::Shard { name: ShardName::new("a").unwrap(), weight: 100, endpoints: endpoints.to_vec() };
-        let shards = setup(&[rooms::STATEMENTS], |setup| Shards::start(&[shard], setup, &tasks));
+        let shards =
+            setup(&[rooms::STATEMENTS, audit::STATEMENTS], |setup| Shards::start(&[shard], setup, &tasks));
         for (_, shard) in shards.iter() {
             shard.primary(Instant::now() + PATIENCE).await.unwrap();
         }
