@@ -21,7 +21,7 @@ use crate::db::migrate::{self, MigrateError, Schema};
 use crate::directory::{self, Directory};
 use crate::http;
 use crate::ids::ShardName;
-use crate::jobs::{Erasures, Janitor, RevocationWatch};
+use crate::jobs::{Erasures, Janitor, RevocationWatch, Snapshots};
 use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
@@ -105,6 +105,7 @@ impl Node {
         let origins = Origins::new(&config.listen.allowed_origins);
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
+        start_history_jobs(config, &history, tasks);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
@@ -216,6 +217,11 @@ fn listen(
         node = %config.node.name, public = %config.listen.public, admin = %config.listen.admin, "listening"
     );
     Ok(accepting)
+}
+
+fn start_history_jobs(config: &Config, history: &History, tasks: &Tasks) {
+    let snapshots = Snapshots::new(history, config.shards.len(), &config.history);
+    tasks.spawn("snapshots", snapshots.run(tasks.stop_signal()));
 }
 
 /// What every node does by itself.

@@ -42,6 +42,8 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     let sessions = &config.sessions;
     must(sessions.outbox_bytes >= 64 * 1024, "sessions.outbox_bytes must be 65536 or more");
     must(sessions.ring_events > 0, "sessions.ring_events must be 1 or more");
+    let snapshot_events = config.history.snapshot_events;
+    must((10..=8000).contains(&snapshot_events), "history.snapshot_events must be from 10 to 8000");
     let limits = &config.limits;
     must(limits.message_bytes >= 1024, "limits.message_bytes must be 1024 or more");
     must(
@@ -76,6 +78,7 @@ fn check_times(config: &Config, problems: &mut Vec<String>) {
         ("sessions.slow_consumer_timeout_ms", sessions.slow_consumer_timeout),
         ("sessions.head_check_ms", sessions.head_check),
         ("jobs.janitor_interval_ms", config.jobs.janitor_interval),
+        ("history.snapshot_interval_ms", config.history.snapshot_interval),
         ("auth.access_token_ms", auth.access_token),
         ("auth.refresh_token_ms", auth.refresh_token),
     ];

@@ -6,6 +6,7 @@
 mod check;
 mod database;
 mod error;
+mod history;
 mod limits;
 mod load;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use database::{Directory, Durability, Endpoint, Migrations, Pool, Reads, Secret, Shard, Writes};
 pub use error::ConfigError;
+pub use history::History;
 pub use limits::Limits;
 pub use load::{Loaded, Sources};
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub auth: Auth,
     #[serde(default)]
     pub sessions: Sessions,
+    #[serde(default)]
+    pub history: History,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]

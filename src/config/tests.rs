@@ -31,6 +31,7 @@ fn the_commented_file_is_valid_and_holds_the_defaults() {
     assert_eq!(shown(&config.writes), shown(&Writes::default()));
     assert_eq!(shown(&config.migrations), shown(&Migrations::default()));
     assert_eq!(shown(&config.sessions), shown(&Sessions::default()));
+    assert_eq!(shown(&config.history), shown(&History::default()));
     assert_eq!(shown(&config.limits), shown(&Limits::default()));
     assert_eq!(shown(&config.jobs), shown(&Jobs::default()));
     assert_eq!(shown(&config.log), shown(&Log::default()));
@@ -53,7 +54,7 @@ fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
 
 #[test]
 fn the_commented_file_names_every_key() {
-    let sections: [(&str, &[&str]); 14] = [
+    let sections: [(&str, &[&str]); 15] = [
         ("[node]", keys_of::<Node>()),
         ("[listen]", keys_of::<Listen>()),
         ("[[directory.endpoints]]", keys_of::<Endpoint>()),
@@ -65,6 +66,7 @@ fn the_commented_file_names_every_key() {
         ("[redis]", keys_of::<Redis>()),
         ("[[auth.keys]]", keys_of::<SigningKey>()),
         ("[sessions]", keys_of::<Sessions>()),
+        ("[history]", keys_of::<History>()),
         ("[limits]", keys_of::<Limits>()),
         ("[jobs]", keys_of::<Jobs>()),
         ("[log]", keys_of::<Log>()),

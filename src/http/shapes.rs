@@ -1,8 +1,9 @@
-//! A room's shapes, all pages at one seq.
+//! A room's shapes, now or as they were, all pages at one seq.
 //!
 //! The cursor names the position, so every node can go on with it: from the
-//! pinned snapshot where it was read, elsewhere from the room's state if that
-//! has not moved, else by folding the log up to there.
+//! pinned state where it was read, elsewhere from the room's state if that has
+//! not moved, else from a snapshot and the log. `?seq=` asks for such a state
+//! from the first page on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +22,9 @@ use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use crate::clock::UnixMillis;
 use crate::ids::RoomId;
-use crate::log::Fold;
-use crate::position::Position;
-use crate::protocol::{Code, ObjectWriter, Refusal, server};
-use crate::routing::{Freshness, ServedBy};
+use crate::position::{Position, Seq};
+use crate::protocol::{Code, ObjectWriter, Refusal};
+use crate::routing::{Freshness, Reason, ServedBy};
 use crate::store::history::{ReadError, Snapshot, SnapshotShape};
 
 const PAGE_DEFAULT: usize = 500;
@@ -38,10 +38,14 @@ const PINNED_FOR: Duration = Duration::from_secs(120);
 /// Of encoded shapes, over all rooms; least recently used out.
 const PINNED_BYTES: u64 = 64 << 20;
 
-/// A longer log is not folded for a page of an old state.
-const FOLD_MAX: u64 = 200_000;
+/// How many events are read for the state at a seq. Snapshots are nearer than
+/// that, except while the job that makes them is behind.
+const REPLAY_MAX: u64 = 10_000;
 
-/// Snapshots whose next page may be asked for.
+/// For a list that was begun, which is kept going even then.
+const CONTINUE_MAX: u64 = 200_000;
+
+/// States whose next page may be asked for, or that were asked for by seq.
 pub(super) struct Pins {
     cache: Cache<(RoomId, Position), Arc<Snapshot>>,
 }
@@ -50,8 +54,16 @@ pub(super) struct Pins {
 pub(super) struct Wish {
     #[serde(rename = "type")]
     shape_type: Option<String>,
+    seq: Option<String>,
     cursor: Option<String>,
     limit: Option<String>,
+}
+
+/// A state, and who knew it.
+struct Found {
+    snapshot: Arc<Snapshot>,
+    served_by: ServedBy,
+    fallback: Option<Reason>,
 }
 
 /// Where a list goes on.
@@ -72,11 +84,12 @@ pub(super) async fn list(
     let limit = limit(wish.limit.as_deref(), PAGE_DEFAULT)?;
     let cursor = wish.cursor.as_deref().map(Cursor::parse).transpose()?;
     let room = app.access.readable(&claims, &room).await?;
-    let (snapshot, served_by, fallback) = match &cursor {
-        Some(cursor) => (pinned(&app, room, cursor.position).await?, ServedBy::Memory, None),
-        None => {
+    let Found { snapshot, served_by, fallback } = match (&cursor, wish.seq.as_deref()) {
+        (Some(cursor), _) => pinned(&app, room, cursor.position).await?,
+        (None, Some(seq)) => then(&app, room, seq, freshness).await?,
+        (None, None) => {
             let read = app.history.snapshot(room, freshness).await.map_err(|error| error.refusal())?;
-            (Arc::new(read.value), read.served_by, read.fallback)
+            Found { snapshot: Arc::new(read.value), served_by: read.served_by, fallback: read.fallback }
         }
     };
     let after = cursor.as_ref().map(|cursor| cursor.after.as_str());
@@ -131,51 +144,39 @@ fn page<'a>(
     (page, last)
 }
 
-/// The state at `position`, once for all who ask for it at a time.
-async fn pinned(app: &App, room: RoomId, position: Position) -> Answer<Arc<Snapshot>> {
-    let made = app.pins.cache.try_get_with((room, position), rebuild(app, room, position)).await;
-    made.map_err(|refusal| Refusal::clone(&refusal).into())
+/// The state of the cursor's list.
+async fn pinned(app: &App, room: RoomId, position: Position) -> Answer<Found> {
+    let freshness = Freshness::MaxStale(app.max_stale);
+    let snapshot = state_at(app, room, position, CONTINUE_MAX, freshness).await.map_err(|error| {
+        // A position that is in the log no more, or whose beginning isn't.
+        match &*error {
+            ReadError::Lost(_) | ReadError::NotPrepared(_) => expired(),
+            other => other.refusal(),
+        }
+    })?;
+    Ok(Found { snapshot, served_by: ServedBy::Memory, fallback: None })
 }
 
-async fn rebuild(app: &App, room: RoomId, position: Position) -> Result<Arc<Snapshot>, Refusal> {
-    let freshness = Freshness::AtLeast(position);
-    let now = app.history.snapshot(room, freshness).await.map_err(gone)?.value;
-    if now.position == position {
-        return Ok(Arc::new(now));
-    }
-    if position.seq.0 > FOLD_MAX {
-        return Err(expired());
-    }
-    let mut fold = Fold::default();
-    while fold.head.seq < position.seq {
-        let events = app.history.log(room, fold.head.seq, freshness).await.map_err(gone)?.value;
-        let before = fold.head.seq;
-        for event in events.iter().take_while(|event| event.position.seq <= position.seq) {
-            fold.apply(event).map_err(|error| {
-                tracing::error!(%room, %error, "the log can't be folded");
-                Refusal::new(Code::Internal, "the room's log can't be read")
-            })?;
-        }
-        if fold.head.seq == before {
-            return Err(expired());
-        }
-    }
-    let shapes = fold.live().map(|(id, version, data)| SnapshotShape {
-        id: id.as_str().to_owned(),
-        shape_type: data.shape_type.as_deref().map(str::to_owned),
-        json: server::shape_item(version, &data.json),
-    });
-    let mut shapes: Vec<SnapshotShape> = shapes.collect();
-    shapes.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-    Ok(Arc::new(Snapshot { position, shapes }))
+/// The state as it was.
+async fn then(app: &App, room: RoomId, seq: &str, freshness: Freshness) -> Answer<Found> {
+    let bad = |_| ApiError::new(Code::BadMessage, "seq is an integer of 0 or more");
+    let seq = Seq(seq.parse().map_err(bad)?);
+    let read = app.history.position_of(room, seq, freshness).await.map_err(|error| error.refusal())?;
+    let snapshot = state_at(app, room, read.value, REPLAY_MAX, freshness).await;
+    let snapshot = snapshot.map_err(|error| error.refusal())?;
+    Ok(Found { snapshot, served_by: read.served_by, fallback: read.fallback })
 }
 
-/// A position that is in the log no more, or whose beginning isn't.
-fn gone(error: ReadError) -> Refusal {
-    match error {
-        ReadError::Lost(_) => expired(),
-        other => other.refusal(),
-    }
+/// The state at a position, made once for all who ask for it at a time.
+async fn state_at(
+    app: &App,
+    room: RoomId,
+    position: Position,
+    most: u64,
+    freshness: Freshness,
+) -> Result<Arc<Snapshot>, Arc<ReadError>> {
+    let made = async { app.history.state_at(room, position, most, freshness).await.map(Arc::new) };
+    app.pins.cache.try_get_with((room, position), made).await
 }
 
 fn expired() -> Refusal {

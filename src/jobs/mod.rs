@@ -1,20 +1,26 @@
 //! What a node does by itself, now and then. Every node does all of it: each
 //! piece of work may be done twice, or by two at once, with the effect of once.
+//! What reads much rests for as long as it worked.
 
 mod erasure;
 mod half_made;
 mod janitor;
 mod revocations;
+mod snapshots;
+
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::bus::Away;
 use crate::directory::DirectoryError;
 use crate::store::rooms::RoomsError;
+use crate::tasks::Stop;
 
 pub use erasure::Erasures;
 pub use janitor::Janitor;
 pub use revocations::RevocationWatch;
+pub use snapshots::Snapshots;
 
 /// Work that is tried again later.
 #[derive(Debug, Error)]
@@ -25,4 +31,16 @@ pub enum Failed {
     Rooms(#[from] RoomsError),
     #[error(transparent)]
     Bus(#[from] Away),
+}
+
+/// Rests for as long as some work took. False: told to stop.
+async fn rest(took: Duration, stop: &mut Stop) -> bool {
+    tokio::time::timeout(took, stop.wait()).await.is_err()
+}
+
+/// From half of `interval` to one and a half, so that nodes that were started
+/// together don't do the same work at the same time. False: told to stop.
+async fn pause(interval: Duration, stop: &mut Stop) -> bool {
+    let pause = interval.mul_f64(rand::random_range(0.5..1.5));
+    tokio::time::timeout(pause, stop.wait()).await.is_err()
 }

@@ -30,6 +30,20 @@ pub struct Unreadable {
 }
 
 impl Fold {
+    /// The state at `head`, from what is live there. What was deleted before is
+    /// not known any more, and no later event needs it.
+    pub fn resume(head: Position, live: impl IntoIterator<Item = (ShapeId, Version, ShapeData)>) -> Self {
+        let row = |version, data| ShapeState { version, data: Some(data), last_seq: head.seq };
+        let shapes = live.into_iter().map(|(id, version, data)| (id, row(version, data))).collect();
+        Self { head, cleared: Seq::ZERO, shapes }
+    }
+
+    /// Drops what is deleted, so that a long replay stays as small as the state.
+    pub fn forget_deleted(&mut self) {
+        let cleared = self.cleared;
+        self.shapes.retain(|_, state| state.data.is_some() && state.last_seq > cleared);
+    }
+
     /// Applies the next event of the log.
     pub fn apply(&mut self, event: &Event) -> Result<(), Unreadable> {
         let seq = event.position.seq;

@@ -66,6 +66,8 @@ const RATE_LIMITED: Family = Family::counter(
 );
 const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
+const SNAPSHOTS: Family =
+    Family::counter("roomgate_snapshots_total", &[], "Snapshots of rooms that this node has written.");
 const EPOCH_CHANGES: Family = Family::counter(
     "roomgate_epoch_changes_total",
     &["shard"],
@@ -91,6 +93,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &REJECTS,
     &RATE_LIMITED,
     &OUTBOX_BYTES,
+    &SNAPSHOTS,
     &EPOCH_CHANGES,
     &BUILD_INFO,
 ];
@@ -111,6 +114,7 @@ struct Gateway {
     rejects: ByLabel<Counter>,
     rate_limited: ByLabel<Counter>,
     outbox_bytes: Gauge,
+    snapshots: Counter,
 }
 
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
@@ -135,6 +139,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         rejects: ByLabel::new(&REJECTS, &[]),
         rate_limited: ByLabel::new(&RATE_LIMITED, &[]),
         outbox_bytes: series(&OUTBOX_BYTES, &[]),
+        snapshots: series(&SNAPSHOTS, &[]),
     }
 });
 
@@ -334,6 +339,10 @@ pub fn outbox_grew(bytes: usize) {
 #[allow(clippy::cast_precision_loss, reason = "far below 2^53 bytes")]
 pub fn outbox_shrank(bytes: usize) {
     GATEWAY.outbox_bytes.decrement(bytes as f64);
+}
+
+pub fn snapshot_written() {
+    GATEWAY.snapshots.increment(1);
 }
 
 /// This node claimed a new primary, and the epochs of the shard's slots rose.

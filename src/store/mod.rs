@@ -4,6 +4,7 @@
 
 pub mod append;
 pub mod audit;
+pub mod guard;
 pub mod history;
 pub mod rooms;
 pub mod slots;
@@ -12,5 +13,11 @@ pub mod topology;
 use crate::db::Sql;
 
 /// Prepared on every connection to a shard when it is made.
-pub const STATEMENTS: &[&[&Sql]] =
-    &[append::STATEMENTS, audit::STATEMENTS, history::STATEMENTS, rooms::STATEMENTS, topology::STATEMENTS];
+pub const STATEMENTS: &[&[&Sql]] = &[
+    append::STATEMENTS,
+    audit::STATEMENTS,
+    guard::STATEMENTS,
+    history::STATEMENTS,
+    rooms::STATEMENTS,
+    topology::STATEMENTS,
+];

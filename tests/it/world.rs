@@ -184,10 +184,12 @@ impl World {
     }
 }
 
-/// A cluster as `roomgate dev` has it, except that nobody is slowed down.
+/// A cluster as `roomgate dev` has it, except that nobody is slowed down, and
+/// that even short logs have snapshots.
 pub fn options(scratch: &Scratch) -> Options {
     let mut options = Options::new(scratch.path().join("data"), env!("CARGO_BIN_EXE_roomgate"));
     options.port = Some(0);
+    let options = options.set("history.snapshot_events", 100).set("history.snapshot_interval_ms", 500);
     [
         "submits_per_second",
         "submit_burst",

@@ -1,12 +1,13 @@
-//! The reads of a room: pages of its log, its state, its head.
+//! The reads of a room: pages of its log, its state now and then, its head.
 //!
-//! Owns their SQL. Guarantees: one statement, one snapshot each, with the owner
+//! Owns their SQL, and the snapshots that old states are made from. Guarantees: one statement, one snapshot each, with the owner
 //! of the slot, the head and the asked positions in it; an answer that isn't
 //! new enough or not of this log is never given. What a replica refuses is
 //! asked of the primary before anyone is told.
 
 mod judge;
 mod pages;
+mod past;
 mod read;
 mod statements;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::routing::{Freshness, Reason, ServedBy};
+pub use past::Behind;
 pub use statements::{STATEMENTS, Unreadable};
 
 use crate::db::DbError;
@@ -143,12 +145,17 @@ pub enum ReadError {
     Unreadable(#[from] Unreadable),
     #[error("room {room}: the log has a hole after {after}")]
     Hole { room: RoomId, after: Seq },
+    #[error("room {0}: the log can't be folded: {1}")]
+    Unfoldable(RoomId, crate::log::Unreadable),
+    /// Too many events lie between it and the snapshot before it.
+    #[error("room {0}: no snapshot is near enough yet")]
+    NotPrepared(RoomId),
 }
 
 impl ReadError {
     /// Trying again in a while makes sense.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::NoOwner(_) | Self::Database(_))
+        matches!(self, Self::Unavailable(_) | Self::NoOwner(_) | Self::Database(_) | Self::NotPrepared(_))
     }
 
     pub fn refusal(&self) -> Refusal {
@@ -162,7 +169,12 @@ impl ReadError {
                 let message = "the room can't be read just now";
                 return Refusal::new(Code::Unavailable, message).retry_after_ms(1000);
             }
-            Self::Unreadable(_) | Self::Hole { .. } => {
+            Self::NotPrepared(_) => {
+                let message = "the state at this seq is still being prepared; try again";
+                return Refusal::new(Code::Unavailable, message).retry_after_ms(5000);
+            }
+            Self::Unreadable(_) | Self::Hole { .. } | Self::Unfoldable(..) => {
+                tracing::error!(error = %self, "a room's log can't be read");
                 return Refusal::new(Code::Internal, "the room's log can't be read");
             }
         };
@@ -259,14 +271,14 @@ impl History {
         }))
     }
 
-    /// The log itself, for folding: at most a page of events after `after`.
+    /// The log itself: at most a page of events after `after`.
     pub async fn log(
         &self,
         room: RoomId,
         after: Seq,
         freshness: Freshness,
     ) -> Result<Read<Vec<Event>>, ReadError> {
-        let (read, events) = self.reader.events(room, after, PAGE_EVENTS, None, freshness).await?;
+        let (read, events) = self.reader.events(Asked::new(room, freshness), after, PAGE_EVENTS).await?;
         Ok(read.map(|_, _, _| events))
     }
 

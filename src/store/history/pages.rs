@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use moka::future::Cache;
 
-use super::read::Reader;
+use super::read::{Asked, Reader};
 use super::{EventPage, LogEvent, PAGE_EVENTS, PageOutcome, Read, ReadError, statements};
 use crate::ids::RoomId;
 use crate::placement::ShardIndex;
@@ -74,7 +74,8 @@ impl Pages {
             return Ok(read);
         }
         let left = PAGE_EVENTS - after.seq.0 % PAGE_EVENTS;
-        match reader.events(room, after.seq, left, Some(after), freshness).await {
+        let asked = Asked { check: Some(after), ..Asked::new(room, freshness) };
+        match reader.events(asked, after.seq, left).await {
             Ok((accepted, events)) => {
                 let events = events.iter().map(statements::log_event).collect();
                 Ok(accepted.map(|_, head, _| PageOutcome::Events(EventPage { events, head })))
@@ -133,7 +134,7 @@ fn key(reader: &Reader, room: RoomId, after: Seq) -> Option<Key> {
 
 async fn load(reader: &Reader, key: Key, freshness: Freshness) -> Result<Arc<Page>, ReadError> {
     let start = key.start();
-    let (accepted, events) = reader.events(key.room, start, PAGE_EVENTS, None, freshness).await?;
+    let (accepted, events) = reader.events(Asked::new(key.room, freshness), start, PAGE_EVENTS).await?;
     Ok(Arc::new(Page {
         start,
         epoch_at_start: accepted.facts.peeked,

@@ -32,11 +32,13 @@ pub(super) struct Asked {
     pub check: Option<Position>,
     /// Without a position to check: a seq whose epoch is only to be told.
     pub peek: Option<Seq>,
+    /// The log must have come so far, in whatever epoch.
+    pub reach: Seq,
 }
 
 impl Asked {
     pub fn new(room: RoomId, freshness: Freshness) -> Self {
-        Self { room, freshness, check: None, peek: None }
+        Self { room, freshness, check: None, peek: None, reach: Seq::ZERO }
     }
 
     fn positions(&self) -> [Option<Position>; 2] {
@@ -93,6 +95,14 @@ impl Reader {
         self.shards.get(index)
     }
 
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// Runs a statement that begins with the facts; `more` are its parameters
     /// from $5 on. `take` sees the rows of the answer that is accepted.
     pub async fn read(
@@ -124,13 +134,12 @@ impl Reader {
     /// hole.
     pub async fn events(
         &self,
-        room: RoomId,
+        asked: Asked,
         after: Seq,
         span: u64,
-        check: Option<Position>,
-        freshness: Freshness,
     ) -> Result<(Accepted, Vec<Event>), ReadError> {
-        let asked = Asked { check, peek: Some(after), ..Asked::new(room, freshness) };
+        let asked = Asked { peek: Some(after), ..asked };
+        let room = asked.room;
         let to = Seq(after.0.saturating_add(span));
         let mut found = Vec::new();
         let accepted = self
@@ -206,7 +215,11 @@ impl Reader {
             };
             let facts = rows.first().map(|row| statements::facts(row, positions));
             let Some(facts) = facts else { return Err(ReadError::RoomUnknown(asked.room)) };
-            match facts.judge() {
+            let verdict = facts.judge().and_then(|found| match found.0.seq < asked.reach {
+                true => Err(Unfit::Position(ResyncReason::AheadOfLog)),
+                false => Ok(found),
+            });
+            match verdict {
                 Ok((head, slot_epoch)) => {
                     route.used(&target);
                     take(&rows);

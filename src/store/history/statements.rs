@@ -12,7 +12,8 @@ use crate::position::{Epoch, Position, Seq};
 use crate::protocol::{Kind, Version, server};
 
 /// To be prepared on every connection that is read from.
-pub const STATEMENTS: &[&Sql] = &[&HEAD, &PAGE, &EVENTS, &SNAPSHOT, &HEADS];
+pub const STATEMENTS: &[&Sql] =
+    &[&HEAD, &PAGE, &EVENTS, &SNAPSHOT, &HEADS, &PLACE, &BASE, &BEHIND, &ADD_SNAPSHOT, &ADD_PART];
 
 /// $1 room, $2 slot, $3 a seq whose epoch is asked, $4 another. One row at
 /// least, whatever there is.
@@ -88,8 +89,59 @@ pub(super) static HEADS: Sql = Sql {
   JOIN slot_owner AS owner ON owner.slot = wanted.slot AND owner.state = 'active'",
 };
 
+/// The newest snapshot at or before $5.
+pub(super) static PLACE: Sql = Sql {
+    name: "read_place",
+    text: facts!(
+        ", base.seq, base.epoch",
+        "
+  LEFT JOIN LATERAL (
+       SELECT seq, epoch FROM room_snapshot
+        WHERE room_id = $1 AND seq <= $5 ORDER BY seq DESC LIMIT 1) AS base ON true"
+    ),
+};
+
+/// The same with all it holds.
+pub(super) static BASE: Sql = Sql {
+    name: "read_base",
+    text: facts!(
+        ", base.seq, base.epoch, base.parts, part.shape_ids, part.versions, part.types, part.shapes",
+        "
+  LEFT JOIN LATERAL (
+       SELECT seq, epoch, parts FROM room_snapshot
+        WHERE room_id = $1 AND seq <= $5 ORDER BY seq DESC LIMIT 1) AS base ON true
+  LEFT JOIN room_snapshot_part AS part ON part.room_id = $1 AND part.seq = base.seq"
+    ),
+};
+
+/// The $2 rooms after $1, with their heads and their newest snapshots.
+pub(super) static BEHIND: Sql = Sql {
+    name: "read_behind",
+    text: "SELECT head.room_id, head.head_seq, coalesce(newest.seq, 0)
+  FROM (SELECT room_id, head_seq FROM room_head WHERE room_id > $1 ORDER BY room_id LIMIT $2) AS head
+  LEFT JOIN LATERAL (
+       SELECT seq FROM room_snapshot
+        WHERE room_snapshot.room_id = head.room_id ORDER BY seq DESC LIMIT 1) AS newest ON true
+ ORDER BY head.room_id",
+};
+
+/// Only of a position that is in the log.
+pub(super) static ADD_SNAPSHOT: Sql = Sql {
+    name: "snapshot_add",
+    text: "INSERT INTO room_snapshot (room_id, seq, epoch, parts, as_of)
+           SELECT room_id, seq, epoch, $4, created_at FROM room_event
+            WHERE room_id = $1 AND seq = $2 AND epoch = $3
+           ON CONFLICT DO NOTHING",
+};
+
+pub(super) static ADD_PART: Sql = Sql {
+    name: "snapshot_add_part",
+    text: "INSERT INTO room_snapshot_part (room_id, seq, part, shape_ids, versions, types, shapes)
+           VALUES ($1, $2, $3, $4, $5, $6, $7)",
+};
+
 /// How many columns come before a statement's own.
-const OWN: usize = 8;
+pub(super) const OWN: usize = 8;
 
 /// `asked` are the positions that went in as $3 and $4.
 pub(super) fn facts(row: &Row, asked: [Option<Position>; 2]) -> Facts {

@@ -5,4 +5,4 @@ mod plans;
 mod positions;
 mod sharing;
 mod staleness;
-mod world;
+pub mod world;

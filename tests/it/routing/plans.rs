@@ -14,6 +14,11 @@ const FILL: &str = "
       FROM generate_series(1, 200) AS room, generate_series(1, 1000) AS seq;
     INSERT INTO shape (room_id, shape_id, version, type, data, last_seq)
       SELECT room, 's' || n, 1, 'rect', '{}', 1 FROM generate_series(1, 2000) AS room, generate_series(1, 50) AS n;
+    INSERT INTO room_snapshot (room_id, seq, epoch, parts, as_of)
+      SELECT room, n * 100, 7, 2, now() FROM generate_series(1, 2000) AS room, generate_series(1, 10) AS n;
+    INSERT INTO room_snapshot_part (room_id, seq, part, shape_ids, versions, types, shapes)
+      SELECT room, n * 100, part, '{a}', '{1}', '{rect}', '{\"{}\"}'
+        FROM generate_series(1, 2000) AS room, generate_series(1, 10) AS n, generate_series(1, 2) AS part;
     ANALYZE;";
 
 #[tokio::test]

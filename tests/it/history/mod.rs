@@ -1,0 +1,6 @@
+//! What a room was: time travel, export, import, retention.
+
+mod long_logs;
+mod plans;
+mod time_travel;
+mod world;
