@@ -59,11 +59,13 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub async fn run(mut self) {
         let mut starts = self.service.starts();
-        let mut down = false;
+        let (mut told, mut down) = (starts.borrow().pid(), false);
         loop {
             let process = starts.borrow_and_update().clone();
-            if down && process.exit().is_none() && !self.service.was_stopped() {
-                down = false;
+            // The end of the one before is not seen if this one came at once.
+            let new = down || process.pid() != told;
+            if new && process.exit().is_none() && !self.service.was_stopped() {
+                (told, down) = (process.pid(), false);
                 self.back();
             }
             tokio::select! {
