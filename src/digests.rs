@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// A PHC string, `$argon2id$…`. Never printed.
+/// A PHC string, `$argon2id$…`, or an imported `$2b$…`. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
 

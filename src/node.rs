@@ -101,7 +101,7 @@ impl Node {
         let appender =
             Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
 
-        let limits = Limits::new(&config.limits);
+        let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()));
         let origins = Origins::new(&config.listen.allowed_origins);
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));

@@ -44,7 +44,7 @@ const NEVER: [(&str, &[&str]); 5] = [
 ];
 
 /// What only these modules may name.
-const OWNERS: [(&str, &[&str]); 19] = [
+const OWNERS: [(&str, &[&str]); 20] = [
     ("fred::", &["bus"]),
     ("consistent_hash::", &["placement"]),
     ("tokio_postgres::", &["db", "dev"]),
@@ -55,6 +55,7 @@ const OWNERS: [(&str, &[&str]); 19] = [
     ("tokio_tungstenite::", &["session", "dev"]),
     ("axum::", &["http", "session"]),
     ("argon2::", &["auth"]),
+    ("bcrypt::", &["auth"]),
     ("jsonwebtoken::", &["auth"]),
     ("governor::", &["limits"]),
     ("figment::", &["config"]),

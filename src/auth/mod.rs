@@ -13,7 +13,7 @@ mod token;
 
 pub use keys::{KeyError, Keys};
 pub use origin::Origins;
-pub use password::{Passwords, check_password_rules};
+pub use password::{Passwords, check_password_rules, is_imported, may_be_password};
 pub use refresh::RefreshToken;
 pub use revocations::Revocation;
 pub use token::{Claims, Issued, Signer, Verifier};

@@ -38,6 +38,11 @@ pub fn check_password_rules(password: &Secret) -> Result<(), Refusal> {
     }
 }
 
+/// Whether it is worth a look: imported passwords may be shorter than ours.
+pub fn may_be_password(password: &Secret) -> bool {
+    password.reveal().chars().count() <= MAX_CHARS
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Passwords {
@@ -70,6 +75,9 @@ impl Passwords {
     }
 
     /// `None` takes as long as a wrong password and is as false.
+    ///
+    /// An imported hash takes its own time, so until its owner signs in (and it
+    /// is replaced, see [`is_imported`]) it can be told that there is one.
     pub async fn verify(&self, password: Secret, stored: Option<PasswordHash>) -> Result<bool, Refusal> {
         let exists = stored.is_some();
         let against = stored.unwrap_or_else(|| self.shared.dummy.clone());
@@ -123,8 +131,32 @@ fn hash(password: &[u8]) -> PasswordHash {
     PasswordHash::new(phc.to_string())
 }
 
+/// Whether a hash was brought from elsewhere, as bcrypt, and is to be replaced
+/// when its password is known.
+pub fn is_imported(stored: &PasswordHash) -> bool {
+    ["$2a$", "$2b$", "$2y$"].iter().any(|kind| stored.as_str().starts_with(kind))
+}
+
+/// Its time doubles with each; beyond this an import is a mistake or an attack.
+const BCRYPT_COST_MAX: u32 = 14;
+
+fn verify_imported(password: &[u8], stored: &PasswordHash) -> bool {
+    let cost = stored.as_str().get(4..6).and_then(|cost| cost.parse::<u32>().ok());
+    if cost.is_none_or(|cost| cost > BCRYPT_COST_MAX) {
+        tracing::error!("an imported password hash is too costly or unreadable");
+        return false;
+    }
+    bcrypt::verify(password, stored.as_str()).unwrap_or_else(|error| {
+        tracing::error!(%error, "an imported password hash is unreadable");
+        false
+    })
+}
+
 /// With the parameters that the stored hash names, so that old ones stay valid.
 fn verify(password: &[u8], stored: &PasswordHash) -> bool {
+    if is_imported(stored) {
+        return verify_imported(password, stored);
+    }
     match phc::PasswordHash::new(stored.as_str()) {
         Ok(parsed) => argon2id().verify_password(password, &parsed).is_ok(),
         Err(error) => {
@@ -182,6 +214,24 @@ mod tests {
         assert!(shed >= 19, "{shed} of {} were shed", answers.len());
         assert!(answers.iter().any(Result::is_ok));
         assert!(passwords.verify(secret("wrong horse"), None).await.is_ok(), "it works again afterwards");
+    }
+
+    #[tokio::test]
+    async fn imported_hashes_open_to_their_password_and_mistakes_to_none() {
+        let passwords = Passwords::new(1);
+        // PHP's, Python's and this crate's: "correct horse", cost 4.
+        let made = bcrypt::hash("correct horse", 4).unwrap();
+        for kind in ["$2a$", "$2b$", "$2y$"] {
+            let stored = PasswordHash::new(made.replacen("$2b$", kind, 1));
+            assert!(is_imported(&stored));
+            assert!(passwords.verify(secret("correct horse"), Some(stored.clone())).await.unwrap(), "{kind}");
+            assert!(!passwords.verify(secret("correct horsf"), Some(stored)).await.unwrap(), "{kind}");
+        }
+        for broken in [made.replacen("$04$", "$31$", 1), made[..20].to_owned(), "$2b$".to_owned()] {
+            let stored = Some(PasswordHash::new(broken));
+            assert!(!passwords.verify(secret("correct horse"), stored).await.unwrap());
+        }
+        assert!(!is_imported(&hash(b"correct horse")));
     }
 
     #[test]

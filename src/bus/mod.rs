@@ -12,6 +12,7 @@ mod listen;
 mod presence;
 mod revoked;
 mod speak;
+mod tally;
 #[cfg(test)]
 mod tests;
 

@@ -57,6 +57,12 @@ pub(super) static CHANGE: Sql = Sql {
         RETURNING id, email, name, photo, (extract(epoch FROM created_at) * 1000)::bigint, password_hash",
 };
 
+// Not if the password was changed meanwhile.
+pub(super) static REHASH: Sql = Sql {
+    name: "account_rehash",
+    text: "UPDATE directory.account SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
+};
+
 /// What a person changes of themselves.
 #[derive(Debug, Clone, Default)]
 pub struct AccountChange {
@@ -83,6 +89,16 @@ impl Directory {
         let params: [&(dyn ToSql + Sync); 4] = [&id.as_str(), &change.name, &changes_photo, &photo];
         let row = self.query_opt(&CHANGE, &params).await?;
         row.map(|row| credentials(&row).map(|found| found.account)).transpose()
+    }
+
+    /// Another hash of the same password.
+    pub async fn replace_hash(
+        &self,
+        id: &UserId,
+        old: &PasswordHash,
+        new: &PasswordHash,
+    ) -> Result<(), DirectoryError> {
+        self.query(&REHASH, &[&id.as_str(), &old.as_str(), &new.as_str()]).await.map(drop)
     }
 
     pub async fn account(&self, id: &UserId) -> Result<Option<Account>, DirectoryError> {

@@ -33,6 +33,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &accounts::BY_ID,
     &accounts::BY_EMAIL,
     &accounts::CHANGE,
+    &accounts::REHASH,
     &refresh_tokens::INSERT,
     &refresh_tokens::ROTATE,
     &refresh_tokens::REVOKE_REUSED,

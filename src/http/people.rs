@@ -12,8 +12,9 @@ use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
 use super::signed_in::claims;
-use crate::auth::{RefreshToken, check_password_rules};
+use crate::auth::{RefreshToken, check_password_rules, is_imported, may_be_password};
 use crate::config::Secret;
+use crate::digests::PasswordHash;
 use crate::directory::{Account, DirectoryError, NewAccount};
 use crate::ids::UserId;
 use crate::log::Authority;
@@ -68,17 +69,29 @@ pub(super) async fn sign_in(
     ClientAddress(from): ClientAddress,
     Json(wish): Json<SignIn>,
 ) -> Answer<Response> {
-    app.limits.sign_in(from, &wish.email)?;
-    let possible = wish.email.len() <= EMAIL_MAX_BYTES && check_password_rules(&wish.password).is_ok();
+    app.limits.sign_in(from, &wish.email).await?;
+    let possible = wish.email.len() <= EMAIL_MAX_BYTES && may_be_password(&wish.password);
     if !possible {
         return Err(wrong_credentials());
     }
     let found = app.directory.credentials(&wish.email).await.map_err(refused)?;
     let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
-    let right = app.passwords.verify(wish.password, hash).await?;
+    let right = app.passwords.verify(wish.password.clone(), hash.clone()).await?;
     let account = account.filter(|_| right).ok_or_else(wrong_credentials)?;
+    if let Some(old) = hash.filter(is_imported) {
+        rehash(&app, &account, &old, wish.password).await;
+    }
     let tokens = begin(&app, &account).await?;
     Ok(answer::json(StatusCode::OK, tokens))
+}
+
+/// Whoever signs in with an imported hash gets one of our own. If that can't be
+/// now, it is the next time.
+async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secret) {
+    let Ok(new) = app.passwords.hash(password).await else { return };
+    if let Err(error) = app.directory.replace_hash(&account.id, old, &new).await {
+        tracing::debug!(%error, "an imported hash stays for now");
+    }
 }
 
 pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -> Answer<Response> {

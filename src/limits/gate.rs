@@ -98,7 +98,7 @@ fn refused_until(what: &'static str, until: &NotUntil<Instant>) -> Refusal {
     refusal(what, until.wait_time_from(DefaultClock::default().now()))
 }
 
-fn refusal(what: &'static str, wait: Duration) -> Refusal {
+pub(super) fn refusal(what: &'static str, wait: Duration) -> Refusal {
     let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
     Refusal::new(Code::RateLimited, format!("too many {what}; slow down")).retry_after_ms(ms)
 }

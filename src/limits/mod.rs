@@ -3,10 +3,12 @@
 //! A limit answers at once and never queues: over it, the caller gets
 //! `rate_limited` with the time after which another try makes sense. Memory is
 //! bounded: a key is forgotten once its budget is full again, and no gate holds
-//! more than [`MAX_KEYS`]. Counts are this node's own. No SQL, no Redis.
+//! more than [`MAX_KEYS`]. Counts are this node's own, but for guesses of
+//! passwords, which a [`Tally`] adds up over the nodes. No SQL, no Redis.
 
 mod gate;
 mod open;
+mod tally;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -22,12 +24,14 @@ use open::OpenSessions;
 
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
+pub use tally::{Tallied, Tally};
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Limits {
     gates: Arc<ArcSwap<Gates>>,
     open: OpenSessions,
+    tally: Option<Arc<dyn Tally>>,
 }
 
 struct Gates {
@@ -50,7 +54,12 @@ pub struct SessionLimits {
 impl Limits {
     pub fn new(configured: &config::Limits) -> Self {
         let gates = Arc::new(ArcSwap::from_pointee(Gates::new(configured)));
-        Self { gates, open: OpenSessions::default() }
+        Self { gates, open: OpenSessions::default(), tally: None }
+    }
+
+    /// Guesses of passwords are counted by `tally` over all nodes.
+    pub fn tallied_by(self, tally: Arc<dyn Tally>) -> Self {
+        Self { tally: Some(tally), ..self }
     }
 
     /// From now on; sessions that are open keep what they have.
@@ -90,15 +99,23 @@ impl Limits {
     }
 
     /// By address, then by account, whether or not the account exists.
-    pub fn sign_in(&self, from: IpAddr, email: &str) -> Result<(), Refusal> {
-        let gates = self.gates.load();
-        gates.sign_ins_by_address.pass(network(from), ONE)?;
-        gates.sign_ins_by_account.pass(email.to_lowercase(), ONE)
+    pub async fn sign_in(&self, from: IpAddr, email: &str) -> Result<(), Refusal> {
+        let (gates, tally) = (self.gates.load_full(), self.tally.as_deref());
+        let (network, email) = (network(from), email.to_lowercase());
+        let most = gates.configured.signins_per_minute;
+        gates.sign_ins_by_address.pass(network, ONE)?;
+        tally::pass(tally, SIGN_INS, &["address", &network.to_string()], most).await?;
+        gates.sign_ins_by_account.pass(&email, ONE)?;
+        tally::pass(tally, SIGN_INS, &["account", &email], most).await
     }
 
     /// Guesses of a room's password, limited like sign-ins.
-    pub fn room_password(&self, user: &UserId, room: RoomId) -> Result<(), Refusal> {
-        self.gates.load().room_passwords.pass((user.as_str(), room), ONE)
+    pub async fn room_password(&self, user: &UserId, room: RoomId) -> Result<(), Refusal> {
+        let gates = self.gates.load_full();
+        let most = gates.configured.signins_per_minute;
+        gates.room_passwords.pass((user.as_str(), room), ONE)?;
+        let parts = ["room", user.as_str(), &room.to_string()];
+        tally::pass(self.tally.as_deref(), GUESSES, &parts, most).await
     }
 }
 
@@ -108,9 +125,9 @@ impl Gates {
         Self {
             handshakes: Gate::per_minute("handshakes", configured.handshakes_per_minute),
             sign_ups: Gate::per_minute("sign-ups", configured.signups_per_minute),
-            sign_ins_by_address: Gate::per_minute("sign-ins", sign_ins),
-            sign_ins_by_account: Gate::per_minute("sign-ins", sign_ins),
-            room_passwords: Gate::per_minute("password attempts", sign_ins),
+            sign_ins_by_address: Gate::per_minute(SIGN_INS, sign_ins),
+            sign_ins_by_account: Gate::per_minute(SIGN_INS, sign_ins),
+            room_passwords: Gate::per_minute(GUESSES, sign_ins),
             user_submits: Gate::per_minute("submits", configured.user_submits_per_minute),
             configured: configured.clone(),
         }
@@ -128,6 +145,9 @@ impl SessionLimits {
 }
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
+
+const SIGN_INS: &str = "sign-ins";
+const GUESSES: &str = "password attempts";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.
 fn network(address: IpAddr) -> IpAddr {
@@ -178,8 +198,8 @@ mod tests {
         limits.open_session(&user("alice")).unwrap().submit().unwrap();
     }
 
-    #[test]
-    fn zero_means_no_limit() {
+    #[tokio::test]
+    async fn zero_means_no_limit() {
         let limits = limits(|l| {
             (l.submits_per_second, l.signals_per_second, l.sessions_per_user) = (0, 0, 0);
             (l.signins_per_minute, l.signups_per_minute, l.user_submits_per_minute) = (0, 0, 0);
@@ -188,7 +208,7 @@ mod tests {
         for _ in 0..1000 {
             session.submit().unwrap();
             session.signal().unwrap();
-            limits.sign_in(address("10.0.0.1"), "a@example.test").unwrap();
+            limits.sign_in(address("10.0.0.1"), "a@example.test").await.unwrap();
             limits.sign_up(address("10.0.0.1")).unwrap();
             limits.user_submits(&user("alice"), NonZeroU32::new(1000).unwrap()).unwrap();
         }
@@ -205,17 +225,17 @@ mod tests {
         assert!(limits.open_session(&user("alice")).is_ok());
     }
 
-    #[test]
-    fn sign_ins_are_limited_by_address_and_by_account() {
+    #[tokio::test]
+    async fn sign_ins_are_limited_by_address_and_by_account() {
         let limits = limits(|l| l.signins_per_minute = 3);
         for email in ["a@x.test", "b@x.test", "c@x.test"] {
-            limits.sign_in(address("10.0.0.1"), email).unwrap();
+            limits.sign_in(address("10.0.0.1"), email).await.unwrap();
         }
-        assert_limited(limits.sign_in(address("10.0.0.1"), "d@x.test"));
+        assert_limited(limits.sign_in(address("10.0.0.1"), "d@x.test").await);
         for host in 2..4 {
-            limits.sign_in(address(&format!("10.0.0.{host}")), "A@x.test").unwrap();
+            limits.sign_in(address(&format!("10.0.0.{host}")), "A@x.test").await.unwrap();
         }
-        assert_limited(limits.sign_in(address("10.0.0.9"), "a@X.test"));
+        assert_limited(limits.sign_in(address("10.0.0.9"), "a@X.test").await);
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Access {
         let Some(shown) = shown else {
             return Err(Refusal::new(Code::PasswordRequired, "this room needs its password"));
         };
-        self.limits.room_password(user, room)?;
+        self.limits.room_password(user, room).await?;
         let password = Secret::new(shown);
         let plausible = crate::auth::check_password_rules(&password).is_ok();
         if plausible && self.passwords.verify(password, hash).await? {

@@ -262,16 +262,15 @@ async fn an_erasure_whose_node_is_killed_is_finished_by_another() {
     let held = "SELECT FROM room_head WHERE room_id = $1 FOR UPDATE";
     lock.execute(held, &[&i64::try_from(last).unwrap()]).await.unwrap();
     let api = world.api_of(0, &person);
-    let asked = tokio::task::spawn(async move { api.send(DELETE.parse().unwrap(), "/v1/me", None).await });
-    let begun = async {
+    let killed_in_between = async {
         while report(&world, &person).await["state"] != "under way" {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        world.cluster().nodes()[0].service().kill().await;
     };
-    tokio::time::timeout(Duration::from_secs(10), begun).await.expect("it begins");
-    let killed = world.cluster().nodes()[0].service();
-    killed.kill().await;
-    asked.await.unwrap().expect_err("its node is dead");
+    let asked = api.send(DELETE.parse().unwrap(), "/v1/me", None);
+    let (answer, ()) = futures_util::future::join(asked, killed_in_between).await;
+    answer.expect_err("its node is dead");
     lock.batch_execute("ROLLBACK").await.unwrap();
 
     let operators = Api::new(&world.cluster().nodes()[1].admin_url());

@@ -3,7 +3,9 @@
 mod accounts;
 mod doors;
 mod erased;
+mod guesses;
 mod half_made;
+mod imported;
 mod lists;
 mod repeats;
 mod rooms;

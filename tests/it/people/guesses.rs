@@ -1,0 +1,96 @@
+//! Guessing passwords is slowed down over all nodes, and without Redis on each.
+
+use std::time::{Duration, Instant};
+
+use roomgate::dev::{Answer, Api, Options};
+use serde_json::json;
+
+use crate::world::World;
+
+const A_MINUTE: u64 = 4;
+
+/// Two nodes behind a balancer that says whose requests they are.
+async fn world() -> World {
+    World::start(|options| {
+        let options = options.set("limits.signins_per_minute", A_MINUTE);
+        let options = options.set("listen.trusted_proxies", "127.0.0.1");
+        Options { nodes: 2, shards: 1, replicas: 0, ..options }
+    })
+    .await
+}
+
+async fn sign_in(world: &World, node: usize, from: &str, email: &str) -> Answer {
+    let api = Api::new(&world.cluster().nodes()[node].url()).with("X-Forwarded-For", from);
+    api.post("/v1/signin", &json!({"email": email, "password": "wrong horse"})).await.unwrap()
+}
+
+#[track_caller]
+fn slowed_down(answer: &Answer) {
+    assert_eq!((answer.status.as_u16(), &answer.json()["error"]["code"]), (429, &json!("rate_limited")));
+    let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+}
+
+#[tokio::test]
+async fn the_budget_for_guesses_is_one_over_all_nodes_and_each_nodes_own_without_redis() {
+    let world = world().await;
+    // Of an account, from ever other addresses.
+    for n in 0..A_MINUTE {
+        let from = format!("192.0.2.{n}");
+        assert_eq!(sign_in(&world, n as usize % 2, &from, "ann@x.test").await.status, 401, "guess {n}");
+    }
+    for node in 0..2 {
+        slowed_down(&sign_in(&world, node, "192.0.2.99", "ANN@x.test").await);
+    }
+    // From an address, at ever other accounts.
+    for n in 0..A_MINUTE {
+        let email = format!("n{n}@x.test");
+        assert_eq!(sign_in(&world, n as usize % 2, "198.51.100.1", &email).await.status, 401, "guess {n}");
+    }
+    for node in 0..2 {
+        slowed_down(&sign_in(&world, node, "198.51.100.1", "fresh@x.test").await);
+    }
+    // Of a room's password.
+    let (olga, gus) = (world.person("olga"), world.person("gus"));
+    let wish = json!({"slug": "secret-room", "password": "open sesame"});
+    assert_eq!(world.api(&olga).post("/v1/rooms", &wish).await.unwrap().status, 201);
+    let guess = async |node: usize| {
+        let body = json!({"password": "open barley"}).to_string();
+        let path = "/v1/rooms/secret-room/members/me";
+        world.api_of(node, &gus).send("PUT".parse().unwrap(), path, Some(body)).await.unwrap()
+    };
+    for n in 0..A_MINUTE {
+        assert_eq!(guess(n as usize % 2).await.status, 403, "guess {n}");
+    }
+    for node in 0..2 {
+        slowed_down(&guess(node).await);
+    }
+
+    world.cluster().redis().service().kill().await;
+    for node in 0..2 {
+        for n in 0..A_MINUTE {
+            let from = format!("203.0.113.{n}");
+            let asked = Instant::now();
+            assert_eq!(sign_in(&world, node, &from, "bob@x.test").await.status, 401, "guess {n} on {node}");
+            assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        }
+        slowed_down(&sign_in(&world, node, "203.0.113.99", "bob@x.test").await);
+    }
+
+    // And together again once it is back.
+    world.cluster().redis().service().restart().await.unwrap();
+    let together = async {
+        for round in 0.. {
+            let email = format!("round{round}@x.test");
+            let mut statuses = Vec::new();
+            for n in 0..=A_MINUTE {
+                let from = format!("10.{round}.0.{n}");
+                statuses.push(sign_in(&world, n as usize % 2, &from, &email).await.status.as_u16());
+            }
+            if statuses.last() == Some(&429) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), together).await.expect("the nodes count together again");
+}
