@@ -147,6 +147,39 @@ async fn positions_that_are_not_in_the_log_are_answered_with_a_resync() {
 }
 
 #[tokio::test]
+async fn a_position_below_what_is_kept_is_answered_with_a_resync_and_the_state() {
+    let world = World::shared();
+    let alice = world.person("alice");
+    let room = world.room(&alice, "drawing").await;
+    let mut client = world.client(0, &alice).await;
+    client.join(room).await;
+    let mut epoch = 0;
+    for i in 1..=6 {
+        let body = json!({"kind": "shape.add", "shape": rect(&format!("r{i}"), i)});
+        epoch = client.submit(room, &format!("op-{i}"), &body).await["epoch"].as_u64().unwrap();
+    }
+    let primary = &world.primaries().await[world.shard_of(room).await];
+    let id = i64::try_from(room).unwrap();
+    primary.execute("DELETE FROM room_event WHERE room_id = $1 AND seq <= 4", &[&id]).await.unwrap();
+    for seq in [1, 4] {
+        let mut late = world.client(1, &alice).await;
+        late.rooms.insert(room, crate::view::View::default());
+        let from = json!({"epoch": epoch, "seq": seq});
+        late.send(&json!({"type": "join", "room": room, "from": from})).await;
+        let resync = late.wait(|m| m["type"] == "resync").await;
+        assert_eq!(resync["reason"], "below_retention", "from {seq}");
+        late.until(|client| client.rooms[&room].live).await;
+        late.catches_up(room, 6).await;
+        assert_eq!(late.rooms[&room].shapes.len(), 6);
+    }
+    let mut kept = world.client(1, &alice).await;
+    let view = crate::view::View { epoch, seq: 5, ..crate::view::View::default() };
+    let joined = kept.resume(room, view).await;
+    assert_eq!(joined["mode"], "resume", "{joined}");
+    kept.catches_up(room, 6).await;
+}
+
+#[tokio::test]
 async fn tokens_that_prove_nothing_open_nothing() {
     let world = World::shared();
     let alice = world.person("alice");
