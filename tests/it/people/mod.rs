@@ -6,6 +6,7 @@ mod erased;
 mod guesses;
 mod half_made;
 mod imported;
+mod keys;
 mod lists;
 mod repeats;
 mod rooms;
