@@ -60,6 +60,10 @@ faults: ## every fault once on a real cluster, and every planted bug
 	$(CARGO) test --locked --test faults -- run
 	$(CARGO) test --locked --features planted --test faults -- bugs
 
+.PHONY: million
+million: ## old states and exports of a million events: rows read and memory taken
+	$(CARGO) test --locked --test it -- a_million --ignored --nocapture
+
 .PHONY: faults-long
 faults-long: install ## for nights: faults for as long as the promise speaks of, and failovers
 	$(CARGO) test --locked --release --test faults -- run --length long --out faults.json

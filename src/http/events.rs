@@ -1,16 +1,15 @@
-//! A room's log, page by page.
+//! A room's log, page by page or as a stream.
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::App;
-use super::answer;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, tell};
 use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
+use super::{App, answer, export};
 use crate::ids::UserId;
 use crate::position::Seq;
 use crate::protocol::{Code, ObjectWriter};
@@ -25,6 +24,7 @@ pub(super) struct Wish {
     limit: Option<String>,
     user: Option<String>,
     since_ms: Option<String>,
+    stream: Option<String>,
 }
 
 /// The cursor is the seq that was read to; so it works on every node.
@@ -36,7 +36,11 @@ pub(super) async fn list(
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
     let query = query(&wish)?;
+    let streams = streams(&wish)?;
     let room = app.access.readable(&claims, &room).await?;
+    if streams {
+        return export::stream(&app, room, query.after, freshness).await;
+    }
     let read = app.history.events(room, &query, freshness).await.map_err(|error| error.refusal())?;
     let list = ObjectWriter::object(4096)
         .number("epoch", read.head.epoch.0)
@@ -45,6 +49,18 @@ pub(super) async fn list(
     let next = read.value.next.map(|seq| seq.to_string());
     let response = answer::json(StatusCode::OK, next_cursor(list, next));
     Ok(tell(response, Some(read.head), &read.served_by, read.fallback))
+}
+
+/// A stream has no pages and leaves nothing out.
+fn streams(wish: &Wish) -> Answer<bool> {
+    let bad = |message: &'static str| Err(ApiError::new(Code::BadMessage, message));
+    match wish.stream.as_deref() {
+        None => Ok(false),
+        Some("ndjson") if wish.user.is_some() || wish.since_ms.is_some() => bad("a stream has no filters"),
+        Some("ndjson") if wish.limit.is_some() || wish.cursor.is_some() => bad("a stream has no pages"),
+        Some("ndjson") => Ok(true),
+        Some(_) => bad("stream may be ndjson"),
+    }
 }
 
 fn query(wish: &Wish) -> Answer<EventQuery> {

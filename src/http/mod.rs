@@ -14,6 +14,7 @@ mod body;
 mod chats;
 mod error;
 mod events;
+mod export;
 mod freshness;
 mod health;
 mod idempotency;

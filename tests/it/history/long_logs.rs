@@ -117,7 +117,7 @@ async fn an_old_state_of_a_long_log_reads_at_most_ten_thousand_of_its_rows() {
     an_old_state_reads_few_rows_of(30_000).await;
 }
 
-/// `cargo test --test it a_million -- --ignored --nocapture`
+/// `make million`
 #[tokio::test]
 #[ignore = "takes minutes"]
 async fn an_old_state_of_a_million_events_reads_at_most_ten_thousand_of_them() {

@@ -1,5 +1,7 @@
 //! What a room was: time travel, export, import, retention.
 
+mod agreement;
+mod export;
 mod long_logs;
 mod plans;
 mod time_travel;
