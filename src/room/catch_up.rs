@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::actor::{Command, FeedId, Next, RoomHandle};
 use super::context::Context;
@@ -27,6 +28,8 @@ const MESSAGE_BYTES: usize = 256 * 1024;
 /// How often a failed read of the log is tried before the session is closed.
 const ATTEMPTS: u32 = 6;
 const RETRY: Duration = Duration::from_millis(250);
+/// While a room reads what a session has read already.
+const AHEAD_PAUSE: Duration = Duration::from_millis(20);
 
 /// A session's way to the live events of a room.
 pub struct Feed {
@@ -167,6 +170,8 @@ impl Feed {
                 Next::Gone => return Err(Ended::Gone),
                 Next::Events(events) => self.events(&events).await?,
                 Next::Log { head } => match self.read(context, head).await? {
+                    // Only of a session that has read ahead: the room reads too.
+                    PageOutcome::Events(page) if page.events.is_empty() => sleep(AHEAD_PAUSE).await,
                     PageOutcome::Events(page) => self.events(&page.events).await?,
                     PageOutcome::Lost(reason) => self.start_over(context, reason).await?,
                 },
@@ -224,7 +229,7 @@ async fn retried<T, F: Future<Output = Result<T, ReadError>>>(read: impl Fn() ->
         match read().await {
             Err(error) if attempt < ATTEMPTS && error.is_passing() => {
                 attempt += 1;
-                tokio::time::sleep(RETRY * attempt).await;
+                sleep(RETRY * attempt).await;
             }
             result => return result,
         }

@@ -10,6 +10,7 @@ mod announcement;
 mod catch_up;
 mod context;
 mod deliver;
+mod feeding;
 mod hub;
 mod outbox;
 mod presence;

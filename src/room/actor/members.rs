@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::announcement::Announcement;
+use super::super::feeding::{Feeding, Follows, follows};
 use super::super::outbox::Outbox;
 use super::super::presence::{Change, LISTED_MAX};
 use super::order::Repair;
-use super::{Admitted, Command, FeedId, Feeding, Next, Room, Session};
+use super::{Admitted, Command, FeedId, Next, Room, Session};
 use crate::ids::SessionId;
 use crate::metrics::gateway::{self, GapCause};
 use crate::position::Position;
@@ -70,24 +71,18 @@ impl Room {
         let Some(entry) = self.sessions.get_mut(session).filter(|entry| entry.feed == feed) else {
             return Next::Gone;
         };
-        let delivered = self.delivery.delivered();
-        if after == delivered || after.seq > delivered.seq {
-            entry.state = Feeding::Live { after };
-            if after.seq > delivered.seq {
-                // The session read further than this room has delivered.
-                self.repair(Repair { cause: GapCause::Head, freshness: Freshness::AtLeast(after) });
+        match follows(&self.delivery, after, MEMORY_PAGE_BYTES) {
+            Follows::Nothing => {
+                entry.state = Feeding::Live;
+                Next::Live
             }
-            return Next::Live;
+            Follows::Ahead => {
+                self.repair(Repair { cause: GapCause::Head, freshness: Freshness::AtLeast(after) });
+                Next::Log { head: after }
+            }
+            Follows::Memory(events) => Next::Events(events),
+            Follows::Log { head } => Next::Log { head },
         }
-        let Some(events) = self.delivery.since(after) else {
-            return Next::Log { head: delivered };
-        };
-        let mut bytes = 0;
-        let page = events.take_while(|event| {
-            bytes += event.json.len();
-            bytes <= MEMORY_PAGE_BYTES || bytes == event.json.len()
-        });
-        Next::Events(page.cloned().collect())
     }
 
     pub(super) fn put_signals(&mut self, signals: Vec<(SessionId, Json)>, local: bool) {
@@ -104,7 +99,7 @@ impl Room {
     pub(super) fn tell_signals(&mut self, now: Instant) {
         let told = self.signals.take(now);
         for (session, entry) in &self.sessions {
-            if matches!(entry.state, Feeding::Live { .. }) {
+            if entry.state == Feeding::Live {
                 entry.outbox.signals(self.id, told.all.iter().filter(|(from, _)| from != session));
             }
         }
@@ -155,7 +150,7 @@ impl Room {
             };
             // A session that is behind learns who is there when it is joined or
             // told next; presence is a hint, the count corrects itself.
-            if matches!(entry.state, Feeding::Live { .. }) && entry.outbox.try_feed(&message).is_err() {
+            if entry.state == Feeding::Live && entry.outbox.try_feed(&message).is_err() {
                 tracing::debug!(room = %self.id, %session, "a presence change found no room");
             }
         }

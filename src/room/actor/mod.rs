@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use self::order::Repair;
 use super::context::Context;
 use super::deliver::Delivery;
+use super::feeding::Feeding;
 use super::outbox::Outbox;
 use super::presence::Presence;
 use super::signals::Signals;
@@ -84,14 +85,6 @@ struct Session {
     outbox: Outbox,
     feed: FeedId,
     state: Feeding,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Feeding {
-    /// Gets every delivered event beyond this position as it comes.
-    Live { after: Position },
-    /// A catch-up task feeds it, from memory or the log.
-    CatchingUp,
 }
 
 #[derive(Debug, Default)]

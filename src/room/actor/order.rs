@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::super::catch_up::{self, Feed};
 use super::super::deliver::Need;
-use super::{Command, Feeding, Room, Session};
+use super::super::feeding::Feeding;
+use super::{Command, Room};
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
 use crate::metrics::gateway::{self, GapCause};
@@ -28,12 +29,13 @@ pub(super) struct Repair {
 
 impl Room {
     pub(super) fn offer(&mut self, events: Vec<LogEvent>, committed_at: UnixMillis) {
+        let before = self.delivery.delivered();
         let (ready, need) = self.delivery.offer(events);
         if !ready.is_empty() {
             let elapsed_ms = UnixMillis::now().0.saturating_sub(committed_at.0).max(0);
             gateway::commit_to_delivery(Duration::from_millis(elapsed_ms.unsigned_abs()));
         }
-        self.fan_out(&ready);
+        self.fan_out(before, &ready);
         match need {
             Need::Nothing => self.timers.gap = None,
             Need::Hole => {
@@ -44,9 +46,12 @@ impl Room {
         }
     }
 
-    /// One encoding, shared by all.
-    pub(super) fn fan_out(&mut self, ready: &[LogEvent]) {
-        let (Some(first), Some(last)) = (ready.first(), ready.last()) else { return };
+    /// One encoding, shared by all who are live: they have everything up to
+    /// `before`.
+    fn fan_out(&mut self, before: Position, ready: &[LogEvent]) {
+        if ready.is_empty() {
+            return;
+        }
         let mut parts: Vec<Json> = ready.iter().map(|event| event.json.clone()).collect();
         if planted::has(Bug::BatchReversed) {
             parts.reverse();
@@ -54,27 +59,17 @@ impl Room {
         let shared = Json::join(&parts);
         let mut fed = 0;
         let mut overflowed = Vec::new();
-        for (session, entry) in &mut self.sessions {
-            let Feeding::Live { after } = entry.state else { continue };
-            let events = match after.seq.0.checked_sub(first.position.seq.0) {
-                None => shared.clone(),
-                Some(_) if planted::has(Bug::DuplicatesDelivered) => shared.clone(),
-                Some(seen) if after.seq < last.position.seq => {
-                    Json::join(&parts[usize::try_from(seen).map_or(parts.len(), |seen| seen + 1)..])
-                }
-                Some(_) => continue,
-            };
-            if entry.outbox.try_feed(&events).is_ok() || planted::has(Bug::LagSkips) {
-                fed += events.messages();
-                entry.state = Feeding::Live { after: last.position };
+        for (session, entry) in self.sessions.iter_mut().filter(|(_, entry)| entry.state == Feeding::Live) {
+            if entry.outbox.try_feed(&shared).is_ok() || planted::has(Bug::LagSkips) {
+                fed += shared.messages();
             } else {
                 entry.state = Feeding::CatchingUp;
-                overflowed.push((session.clone(), after));
+                overflowed.push(session.clone());
             }
         }
         gateway::events_delivered(fed as u64);
-        for (session, after) in overflowed {
-            if let Some(feed) = self.feed(&session, after) {
+        for session in overflowed {
+            if let Some(feed) = self.feed(&session, before) {
                 catch_up::lagging(&self.context, feed);
             }
         }
@@ -135,8 +130,9 @@ impl Room {
         self.repairing = false;
         match outcome {
             Ok(PageOutcome::Events(page)) => {
+                let before = self.delivery.delivered();
                 let ready = self.delivery.offer_from_log(page.events.iter().cloned());
-                self.fan_out(&ready);
+                self.fan_out(before, &ready);
                 if self.delivery.delivered().seq < page.head.seq {
                     self.repair_again.get_or_insert(Repair {
                         cause: GapCause::Head,
@@ -200,18 +196,15 @@ impl Room {
             "the log is not the one that was delivered: all sessions resync"
         );
         self.delivery.restart(head.position, head.slot_epoch);
-        let live = |entry: &Session| matches!(entry.state, Feeding::Live { .. });
         // The feeds of those that are catching up find out by themselves.
-        let lost: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, entry)| live(entry))
-            .map(|(session, _)| session.clone())
+        let live = self.sessions.iter_mut().filter(|(_, entry)| entry.state == Feeding::Live);
+        let lost: Vec<_> = live
+            .map(|(session, entry)| {
+                entry.state = Feeding::CatchingUp;
+                session.clone()
+            })
             .collect();
         for session in lost {
-            if let Some(entry) = self.sessions.get_mut(&session) {
-                entry.state = Feeding::CatchingUp;
-            }
             if let Some(feed) = self.feed(&session, head.position) {
                 catch_up::resync(&self.context, feed, reason);
             }
