@@ -39,9 +39,10 @@ impl Stream<'_> {
         let name = &self.name;
         match &seen.what {
             What::Joined { from: Some(from) } => {
-                verdict.check("a_lost_position_is_refused", !self.is_lost, || {
-                    format!("{name} went on from {from:?}")
-                });
+                // Before the failover it was still right to go on from there.
+                let excused = !self.is_lost || may_be_lost(self.losses, self.log.shard, seen.at);
+                verdict
+                    .check("a_lost_position_is_refused", excused, || format!("{name} went on from {from:?}"));
             }
             What::Page { from, to, head } => {
                 let expected = self.position.map_or(1, |at| at.seq + 1);
