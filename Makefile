@@ -68,6 +68,11 @@ million: ## old states and exports of a million events: rows read and memory tak
 faults-long: install ## for nights: faults for as long as the promise speaks of, and failovers
 	$(CARGO) test --locked --release --test faults -- run --length long --out faults.json
 
+.PHONY: models
+models: ## the pure rules (decide, deliver, feed) against their models, a million seeds each
+	ROOMGATE_SEEDS=1000000 PROPTEST_CASES=1000000 $(CARGO) test --locked --release --lib -- \
+	    room::feeding room::deliver log::tests::properties
+
 .PHONY: storm
 storm: install ## 5 000 clients in 50 rooms lose their node and come back
 	$(CARGO) test --locked --release --test faults -- storm
