@@ -26,7 +26,7 @@ use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
 use crate::room::access::{self, Access};
-use crate::room::{Context, Hub, watch};
+use crate::room::{Context, Hub, tell_presence, watch};
 use crate::routing::{NoPrimary, Setup, Shard, Shards};
 use crate::session::{self, Sessions};
 use crate::store;
@@ -267,7 +267,7 @@ impl Jobs {
 
 fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result<(Hub, Bus), NodeError> {
     let node = NodeId(rand::random());
-    let (bus, incoming) = Bus::start(&config.redis, node, tasks)?;
+    let (bus, incoming) = Bus::start(&config.redis, node, tell_presence, tasks)?;
     let sessions = config.sessions.clone();
     let context =
         Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);

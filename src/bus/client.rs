@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fred::clients::Client;
+use fred::error::Error;
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config, ReconnectPolicy};
 use fred::types::{Builder, RespVersion};
@@ -21,6 +22,8 @@ pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How often both connections are asked, so that a frozen Redis or a black hole
 /// is noticed although nobody speaks.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// What somebody waits for is answered in this time, or has failed for them.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What may wait inside the client between Redis and us. Beyond it the client
 /// drops, and says so, which counts as lost.
@@ -51,6 +54,14 @@ pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2))
         .build()
         .map_err(|error| Away(error.to_string()))
+}
+
+pub(super) async fn bounded<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Away> {
+    match timeout(ANSWER_TIMEOUT, command).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Away(error.to_string())),
+        Err(_) => Err(Away("no answer in time".to_owned())),
+    }
 }
 
 /// Whether Redis answers, once, for a check of the configuration.

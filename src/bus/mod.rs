@@ -7,6 +7,7 @@
 
 mod client;
 mod ledger;
+mod life;
 mod line;
 mod listen;
 mod presence;
@@ -30,7 +31,8 @@ use crate::metrics::bus as metrics;
 use crate::tasks::Tasks;
 
 pub use client::probe;
-pub use presence::NodeId;
+pub use life::NodeId;
+pub use presence::Teller;
 
 /// Messages that may wait to be published. More are dropped and counted.
 const SPEAK_QUEUE: usize = 8192;
@@ -78,9 +80,11 @@ pub struct Away(String);
 
 impl Bus {
     /// Starts connecting and returns at once. Events come out of the receiver.
+    /// `teller` makes the messages that tell of who is present.
     pub fn start(
         config: &config::Redis,
         node: NodeId,
+        teller: Teller,
         tasks: &Tasks,
     ) -> Result<(Self, mpsc::Receiver<BusEvent>), Away> {
         let (speak, sayings) = mpsc::channel(SPEAK_QUEUE);
@@ -102,7 +106,7 @@ impl Bus {
         let bus = Self { shared: Arc::new(shared) };
         tasks
             .spawn("bus-listen", listen::run(listening.clone(), wishes, heard, revoked, tasks.stop_signal()));
-        tasks.spawn("bus-presence", presence::keep(bus.clone(), tasks.stop_signal()));
+        tasks.spawn("bus-presence", presence::keep(bus.clone(), teller, tasks.stop_signal()));
         tasks.spawn("bus-speak", speak::run(speaking.clone(), sayings, tasks.stop_signal()));
         let (guards, lines) = ([speaker, listener], [speaking, listening]);
         tasks.spawn("bus-watch", client::watch(bus.clone(), guards, lines, tasks.stop_signal()));
@@ -114,9 +118,9 @@ impl Bus {
         self.shared.up.load(Ordering::Relaxed)
     }
 
-    /// Resolves when Redis confirmed that messages of `room` will come, or after
-    /// a short wait without it.
-    pub async fn subscribe(&self, room: RoomId) {
+    /// Resolves when Redis confirmed that messages of `room` will come, or with
+    /// false after a short wait without it.
+    pub async fn subscribe(&self, room: RoomId) -> bool {
         let (confirm, confirmed) = oneshot::channel();
         let wish = listen::Wish::Hear { room, confirm };
         let heard = async {
@@ -126,9 +130,11 @@ impl Bus {
             }
             false
         };
-        if !matches!(timeout(SUBSCRIBE_WAIT, heard).await, Ok(true)) {
+        let is_confirmed = matches!(timeout(SUBSCRIBE_WAIT, heard).await, Ok(true));
+        if !is_confirmed {
             tracing::debug!(%room, "a room goes on without a confirmed subscription");
         }
+        is_confirmed
     }
 
     /// Messages of `room` are no longer wanted. Takes effect after every earlier

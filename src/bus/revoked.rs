@@ -2,7 +2,8 @@
 
 use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, PubsubInterface};
 
-use super::presence::{bounded, read_entry};
+use super::client::bounded;
+use super::presence::read_entry;
 use super::{Away, Bus};
 
 /// Carries no content: whoever hears it asks the directory.

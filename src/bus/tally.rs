@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join3};
 
 use super::Bus;
-use super::presence::bounded;
+use super::client::bounded;
 use crate::limits::{Tallied, Tally};
 
 impl Tally for Bus {

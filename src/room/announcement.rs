@@ -29,6 +29,17 @@ pub enum Announcement {
     Presence { change: Bytes },
 }
 
+/// What the bus tells of sessions: with what is stored for them, a `Member`, or
+/// without when they have left.
+pub fn tell_presence(origin: NodeId, changes: &[(&SessionId, Option<&str>)]) -> Bytes {
+    let joined: Vec<&str> = changes.iter().filter_map(|(_, member)| *member).collect();
+    let left: Vec<&SessionId> =
+        changes.iter().filter(|(_, member)| member.is_none()).map(|(session, _)| *session).collect();
+    let left = serde_json::to_string(&left).expect("strings always serialize");
+    let change = format!(r#"{{"joined":[{}],"left":{left}}}"#, joined.join(","));
+    Announcement::Presence { change: change.into() }.encode(origin)
+}
+
 impl Announcement {
     pub fn encode(&self, origin: NodeId) -> Bytes {
         let mut out = BytesMut::with_capacity(self.size());
@@ -125,7 +136,11 @@ fn get_text(payload: &mut Bytes) -> Option<Bytes> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::presence::Change;
     use super::*;
+    use crate::ids::UserId;
+    use crate::protocol::Role;
+    use crate::protocol::server::Member;
 
     #[test]
     fn what_is_encoded_is_decoded() {
@@ -147,6 +162,23 @@ mod tests {
             assert_eq!(payload.len(), announcement.size());
             assert_eq!(Announcement::decode(payload), Some((NodeId(3), announcement)));
         }
+    }
+
+    #[test]
+    fn what_is_stored_of_sessions_is_told_as_a_change() {
+        let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
+        let member = Member {
+            session: ann.clone(),
+            user: UserId::new("u").unwrap(),
+            name: "\"Ann\"\\".to_owned(),
+            role: Role::Viewer,
+        };
+        let stored = serde_json::to_string(&member).unwrap();
+        let told = tell_presence(NodeId(3), &[(&ann, Some(&stored)), (&bob, None)]);
+        let Some((NodeId(3), Announcement::Presence { change })) = Announcement::decode(told) else {
+            panic!("not a change");
+        };
+        assert_eq!(Change::from_bytes(&change), Some(Change { joined: vec![member], left: vec![bob] }));
     }
 
     proptest! {

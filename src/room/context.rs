@@ -63,6 +63,9 @@ impl Context {
 
     /// Who is in `room` on other nodes; `None` while the bus is away.
     pub async fn remote_members(&self, room: RoomId) -> Option<Vec<(NodeId, Member)>> {
+        if !self.bus.is_up() {
+            return None;
+        }
         let stored = self.bus.members(room).await.ok()?;
         let member = |(node, text): &(NodeId, String)| Some((*node, serde_json::from_str(text).ok()?));
         Some(stored.iter().filter_map(member).collect())

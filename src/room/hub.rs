@@ -132,6 +132,11 @@ impl Hub {
         self.rooms().values().for_each(|handle| handle.announce(Command::Recall));
     }
 
+    /// No room knows any more who is in it on other nodes.
+    pub(super) fn forget_remote(&self) {
+        self.rooms().values().for_each(|handle| handle.announce(Command::Alone));
+    }
+
     /// The rooms that are live here.
     pub fn live(&self) -> Vec<RoomId> {
         self.rooms().keys().copied().collect()

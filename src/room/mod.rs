@@ -18,6 +18,7 @@ mod signals;
 mod snapshot;
 pub mod watch;
 
+pub use announcement::tell_presence;
 pub use context::Context;
 pub use hub::{Hub, Join};
 pub use outbox::{Batch, Closed, Full, Outbox};

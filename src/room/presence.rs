@@ -1,13 +1,14 @@
 //! Who is in a room, on this node and on others. Pure.
 //!
 //! Local sessions are certain; those of other nodes are what they told over the
-//! bus, and are dropped when their node dies. Changes wait for the room's tick,
-//! so that a storm of joins is one message a second, not one a join.
+//! bus, and are dropped when their node dies or the bus is away. Changes wait for
+//! the room's tick, so that a storm of joins is one message a tick, not one a
+//! join; and for a session that can't be told now, until it can.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::bus::NodeId;
 use crate::ids::SessionId;
@@ -17,8 +18,11 @@ use crate::protocol::server::Member;
 /// Above so many, lists are left out and only the count is told.
 pub const LISTED_MAX: usize = 100;
 
+/// The members that a session may owe to be told of; of more only the count.
+const BEHIND_MAX: usize = 4 * LISTED_MAX;
+
 /// What one node tells the others, and what a tick tells the sessions.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Change {
     #[serde(default)]
     pub joined: Vec<Member>,
@@ -27,10 +31,6 @@ pub struct Change {
 }
 
 impl Change {
-    pub fn to_bytes(&self) -> Bytes {
-        Bytes::from(serde_json::to_vec(self).expect("strings and lists always serialize"))
-    }
-
     /// `None` for what can't be read.
     pub fn from_bytes(bytes: &Bytes) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
@@ -38,6 +38,35 @@ impl Change {
 
     pub fn is_empty(&self) -> bool {
         self.joined.is_empty() && self.left.is_empty()
+    }
+
+    /// Everybody it is about.
+    pub fn sessions(&self) -> impl Iterator<Item = &SessionId> {
+        self.joined.iter().map(|member| &member.session).chain(&self.left)
+    }
+}
+
+/// What a session has yet to be told, because it could not be.
+#[derive(Debug, Default)]
+pub struct Behind {
+    /// Who came or went.
+    sessions: BTreeSet<SessionId>,
+    /// More than are named.
+    count: bool,
+}
+
+impl Behind {
+    /// `shown` names whom it may be told of; the count may have changed by others.
+    pub fn add(&mut self, shown: &Change, count: bool) {
+        self.sessions.extend(shown.sessions().cloned());
+        self.count |= count && shown.is_empty();
+        if self.sessions.len() > BEHIND_MAX {
+            *self = Self { count: true, ..Self::default() };
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && !self.count
     }
 }
 
@@ -64,6 +93,12 @@ impl Presence {
             told: BTreeMap::new(),
             heard: BTreeSet::new(),
         }
+    }
+
+    /// Takes who is here on other nodes before anybody is here, who could be told.
+    pub fn begin(&mut self, remote: Vec<(NodeId, Member)>) {
+        self.replace_remote(remote);
+        self.take_untold();
     }
 
     /// True if the member is new, or has another role.
@@ -163,6 +198,19 @@ impl Presence {
         change
     }
 
+    /// What `behind` comes to now for the session `told`, which isn't told of
+    /// itself; `None` if that is nothing.
+    pub fn change_since(&self, behind: &Behind, told: &SessionId) -> Option<Change> {
+        let mut change = Change::default();
+        for session in behind.sessions.iter().filter(|session| *session != told) {
+            match self.members.get(session) {
+                Some((_, member)) => change.joined.push(member.clone()),
+                None => change.left.push(session.clone()),
+            }
+        }
+        (behind.count || !change.is_empty()).then_some(change)
+    }
+
     fn insert(&mut self, origin: NodeId, member: Member) -> bool {
         let (session, role) = (member.session.clone(), member.role);
         let known = self.members.insert(session.clone(), (origin, member));
@@ -226,6 +274,37 @@ mod tests {
         presence.apply(node, Change { joined: vec![member("came")], left: vec![left] });
         presence.replace_remote(vec![(node, member("left"))]);
         assert_eq!(presence.listed(), [member("came")]);
+    }
+
+    #[test]
+    fn who_was_behind_is_told_how_it_ended_but_not_of_itself() {
+        let (mut presence, mut behind) = (Presence::new(NodeId(1)), Behind::default());
+        for name in ["ann", "bob", "cora"] {
+            presence.enter(member(name));
+            behind.add(&presence.take_untold(), true);
+        }
+        let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
+        presence.leave(&ann);
+        behind.add(&presence.take_untold(), true);
+        let expected = Change { joined: vec![member("cora")], left: vec![ann] };
+        assert_eq!(presence.change_since(&behind, &bob), Some(expected));
+
+        let mut only_itself = Behind::default();
+        only_itself.add(&Change { joined: vec![member("bob")], left: vec![] }, true);
+        assert_eq!(presence.change_since(&only_itself, &bob), None);
+    }
+
+    #[test]
+    fn of_too_many_only_the_count_is_owed() {
+        let (presence, mut behind) = (Presence::new(NodeId(1)), Behind::default());
+        for n in 0..10 * BEHIND_MAX {
+            behind.add(&Change { joined: vec![member(&format!("s{n}"))], left: vec![] }, true);
+            assert!(behind.sessions.len() <= BEHIND_MAX && !behind.is_empty());
+        }
+        behind = Behind::default();
+        behind.add(&Change::default(), true);
+        let count_only = presence.change_since(&behind, &SessionId::new("ann").unwrap());
+        assert_eq!(count_only, Some(Change::default()));
     }
 
     #[test]

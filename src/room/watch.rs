@@ -14,7 +14,7 @@ use crate::placement::ShardIndex;
 use crate::planted::{self, Bug};
 
 /// How often it is looked who else is alive.
-const ALIVE_CHECK: Duration = Duration::from_secs(5);
+const ALIVE_CHECK: Duration = Duration::from_secs(2);
 
 /// Starts the tasks.
 pub fn start(hub: &Hub, incoming: mpsc::Receiver<BusEvent>) {
@@ -71,7 +71,8 @@ async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: &[RoomId]) {
     }
 }
 
-/// The members of a node that has died leave its rooms.
+/// The members of a node that has died leave its rooms; while the bus is away,
+/// those of all other nodes.
 async fn check_alive(hub: Hub) {
     let mut stop = hub.context().tasks.stop_signal();
     let mut ticks = interval(ALIVE_CHECK);
@@ -82,11 +83,16 @@ async fn check_alive(hub: Hub) {
             _ = ticks.tick() => {}
             () = stop.wait() => return,
         }
-        let Ok(alive) = hub.context().bus.alive().await else { continue };
-        let alive: BTreeSet<_> = alive.into_iter().collect();
-        if known.difference(&alive).next().is_some() {
-            hub.recall_members();
+        match hub.context().bus.alive().await {
+            Ok(alive) => {
+                let alive: BTreeSet<_> = alive.into_iter().collect();
+                if known.difference(&alive).next().is_some() {
+                    hub.recall_members();
+                }
+                known = alive;
+            }
+            Err(_) if !hub.context().bus.is_up() => hub.forget_remote(),
+            Err(error) => tracing::debug!(%error, "can't look which nodes live"),
         }
-        known = alive;
     }
 }

@@ -19,6 +19,8 @@ pub struct Client {
     pub person: Person,
     /// The node it is connected to, by its own account.
     pub node: String,
+    /// Likewise its session.
+    pub session: String,
     pub rooms: BTreeMap<u64, View>,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Messages that nobody waited for yet.
@@ -36,6 +38,7 @@ impl Client {
         let welcome = client.ask(&json!({"type": "hello", "token": person.token}), "welcome").await;
         assert_eq!(welcome["user"], person.user.as_str());
         client.node = welcome["node"].as_str().unwrap().to_owned();
+        client.session = welcome["session"].as_str().unwrap().to_owned();
         client
     }
 
@@ -61,6 +64,7 @@ impl Client {
         Ok(Self {
             person: person.clone(),
             node: String::new(),
+            session: String::new(),
             rooms: BTreeMap::new(),
             socket,
             inbox: VecDeque::new(),

@@ -24,6 +24,7 @@ mod idempotency;
 mod legacy;
 mod people;
 mod pools;
+mod presence;
 mod protocol;
 mod reads;
 mod real_drawings;

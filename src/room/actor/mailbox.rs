@@ -55,9 +55,12 @@ pub enum Command {
         origin: NodeId,
         change: Change,
     },
+    /// Who is here on other nodes; `None` if the bus didn't say.
     Remote {
-        members: Vec<(NodeId, Member)>,
+        members: Option<Vec<(NodeId, Member)>>,
     },
+    /// The bus is away, and nobody can tell who is here on other nodes.
+    Alone,
     /// What the periodic comparison with the log found.
     Head {
         head: Position,

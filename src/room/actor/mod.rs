@@ -9,11 +9,11 @@
 mod mailbox;
 mod members;
 mod order;
+mod presence;
 mod rights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +23,7 @@ use super::context::Context;
 use super::deliver::Delivery;
 use super::feeding::Feeding;
 use super::outbox::Outbox;
-use super::presence::Presence;
+use super::presence::{Behind, Presence};
 use super::signals::Signals;
 use crate::ids::{RoomId, SessionId, UserId};
 use crate::metrics::gateway::{self, GapCause};
@@ -33,9 +33,6 @@ use crate::store::history::{Freshness, Head, ReadError};
 
 pub use mailbox::{Admitted, Command, FeedId, Next, RoomHandle};
 
-/// When other nodes have stored what they were about to store while this room
-/// opened, or while the bus was away.
-const RECALL_DELAY: Duration = Duration::from_secs(2);
 /// Early arrivals that are kept while a hole is open.
 const HELD_MAX: usize = 4096;
 
@@ -71,6 +68,8 @@ struct Room {
     repair_again: Option<Repair>,
     /// The primary is being asked who may be here.
     judging: bool,
+    /// The bus is being asked who is here on other nodes.
+    recalling: bool,
     timers: Timers,
     /// While somebody is here.
     active: Option<gateway::Counted>,
@@ -85,6 +84,14 @@ struct Session {
     outbox: Outbox,
     feed: FeedId,
     state: Feeding,
+    /// Of presence changes.
+    behind: Behind,
+}
+
+impl Session {
+    fn is_live(&self) -> bool {
+        matches!(self.state, Feeding::Live { .. })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -114,11 +121,16 @@ impl Room {
         mut commands: mpsc::Receiver<Command>,
     ) {
         // Listening first, reading second: what is committed in between is heard.
-        context.bus.subscribe(id).await;
-        match context.history.head(id, Freshness::MaxStale(context.max_stale)).await {
+        let is_subscribed = context.bus.subscribe(id).await;
+        let head = context.history.head(id, Freshness::MaxStale(context.max_stale));
+        let (head, remote) = futures_util::future::join(head, context.remote_members(id)).await;
+        match head {
             Ok(read) => {
                 let mut room = Self::new(id, context.clone(), itself, &read.value);
-                room.recall_members();
+                if !is_subscribed || remote.is_none() {
+                    room.recall_soon();
+                }
+                room.presence.begin(remote.unwrap_or_default());
                 room.serve(&mut commands).await;
                 // Before the mailbox closes: the room may be opened anew at once,
                 // and its subscription must come after this.
@@ -136,11 +148,7 @@ impl Room {
     fn new(id: RoomId, context: Arc<Context>, itself: RoomHandle, head: &Head) -> Self {
         let recent = context.sessions.ring_events;
         let now = Instant::now();
-        let timers = Timers {
-            linger: Some(now + context.sessions.room_linger),
-            recall: Some(now + RECALL_DELAY),
-            ..Timers::default()
-        };
+        let timers = Timers { linger: Some(now + context.sessions.room_linger), ..Timers::default() };
         Self {
             id,
             itself,
@@ -152,6 +160,7 @@ impl Room {
             repairing: false,
             repair_again: None,
             judging: false,
+            recalling: false,
             timers,
             active: None,
             suspicious: None,
@@ -179,6 +188,7 @@ impl Room {
             }
             if self.itself.take_missed() {
                 self.repair(self.doubt(GapCause::Bus));
+                self.recall_members();
             }
         }
     }
@@ -202,17 +212,15 @@ impl Room {
                 self.presence.apply(origin, change);
                 self.tell_presence_soon();
             }
-            Command::Remote { members } => {
-                self.presence.replace_remote(members);
-                self.tell_presence_soon();
-            }
+            Command::Remote { members } => self.recalled(members),
+            Command::Alone => self.forget_remote(),
             Command::Head { head, access_rev } => {
                 self.compare(head);
                 self.check_rights(access_rev);
             }
             Command::Rights { asked, rights } => self.judged(asked, rights),
             Command::Missed => self.repair(self.doubt(GapCause::Bus)),
-            Command::BusLost => self.timers.recall = Some(Instant::now() + RECALL_DELAY),
+            Command::BusLost => self.recall_soon(),
             Command::Recall => self.recall_members(),
             Command::Repaired { outcome, from_primary } => self.repaired(outcome, from_primary),
             Command::Restarted { head, reason } => self.restarted(head, reason),

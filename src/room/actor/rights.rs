@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::super::presence::Change;
 use super::{Command, FeedId, Room};
 use crate::ids::{SessionId, UserId};
 use crate::protocol::CloseCode;
@@ -62,10 +61,7 @@ impl Room {
                 None => {}
             }
         }
-        changed.iter().for_each(|member| self.store_member(member));
-        if !changed.is_empty() {
-            self.announce_presence(Change { joined: changed, left: vec![] });
-            self.tell_presence_soon();
-        }
+        changed.iter().for_each(|member| self.share_member(member));
+        self.tell_presence_soon();
     }
 }
