@@ -193,6 +193,11 @@ impl Topology {
                     }
                 }
             }
+            if !self.inner.slots.are_known() {
+                // Such a node isn't ready, so that nobody's request makes it ask.
+                self.inner.slots.refresh().await;
+            }
+            // Every look of the shard's monitor.
             tokio::select! {
                 () = stop.wait() => return,
                 changed = known.changed() => if changed.is_err() { return },

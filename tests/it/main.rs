@@ -34,6 +34,7 @@ mod routing;
 mod session;
 mod signals;
 mod slow;
+mod starts;
 mod straw;
 mod view;
 mod world;
