@@ -70,7 +70,7 @@ faults-long: install ## for nights: faults for as long as the promise speaks of,
 
 .PHONY: models
 models: ## the pure rules (decide, deliver, feed) against their models, a million seeds each
-	ROOMGATE_SEEDS=1000000 PROPTEST_CASES=1000000 $(CARGO) test --locked --release --lib -- \
+	PROPTEST_CASES=1000000 $(CARGO) test --locked --release --lib -- \
 	    room::feeding room::deliver log::tests::properties
 
 .PHONY: storm

@@ -175,9 +175,11 @@ impl Fault {
             Self::KillNode { .. } | Self::FreezeNode { .. } => &["connections lost"],
             Self::DrainNode { .. } => &["goodbyes"],
             Self::KillBackends { .. } | Self::KillDatabase { .. } | Self::StopDatabase { .. } => {
-                &["transactions retried", "commits unknown"]
+                &["transactions retried", "commits unknown", "databases seen down"]
             }
-            Self::FreezeDatabase { .. } | Self::FailOver { .. } => &["transactions retried"],
+            Self::FreezeDatabase { .. } | Self::FailOver { .. } => {
+                &["transactions retried", "databases seen down"]
+            }
             Self::LoseTail { .. } => &["resyncs"],
             Self::KillRedis | Self::FreezeRedis | Self::KillRedisClients => &["gaps repaired"],
             Self::Burst { .. } => &["gaps repaired"],

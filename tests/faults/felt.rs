@@ -24,6 +24,8 @@ const COUNTED: [(&str, &str, &str); 9] = [
     ("roomgate_events_delivered_total", "", "events delivered"),
 ];
 const GAUGE: (&str, &str) = ("roomgate_sessions_lagging", "sessions lagging");
+/// A gauge that is 0 then.
+const DOWN: (&str, &str) = ("db_endpoint_up{", "databases seen down");
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Reads the nodes' metrics for as long as it lives.
@@ -62,7 +64,9 @@ async fn sample(api: Api, sums: Arc<Mutex<BTreeMap<String, f64>>>) {
             let grown = if now < last { now } else { now - last };
             *sums.entry(name.to_owned()).or_default() += grown;
         }
-        // Counted as sightings.
+        let down = answer.text.lines().filter(|line| line.starts_with(DOWN.0) && line.ends_with(" 0"));
+        *sums.entry(DOWN.1.to_owned()).or_default() += down.count() as f64;
+        // Counted as sightings, these two.
         *sums.entry(GAUGE.1.to_owned()).or_default() += sum(&answer.text, GAUGE.0, "");
     }
 }
