@@ -90,7 +90,7 @@ struct Session {
 
 impl Session {
     fn is_live(&self) -> bool {
-        matches!(self.state, Feeding::Live { .. })
+        self.state == Feeding::Live
     }
 }
 
