@@ -154,13 +154,17 @@ impl Fault {
             Self::KillNode { client } | Self::FreezeNode { client } | Self::DrainNode { client } => {
                 vec![Excuse::Node(load.node_of(client))]
             }
-            Self::Burst { client, .. } => vec![Excuse::Node(load.node_of(load.in_corner(client)))],
+            // So much is more than a busy machine tells anyone there in time.
+            Self::Burst { client, .. } => {
+                let node = Excuse::Node(load.node_of(load.in_corner(client)));
+                load.corner().map(Excuse::Client).chain([node]).collect()
+            }
             Self::KillDatabase { shard }
             | Self::StopDatabase { shard }
             | Self::FreezeDatabase { shard }
             | Self::FailOver { shard }
             | Self::LoseTail { shard } => vec![Excuse::Shard(shard)],
-            Self::StopReading { client, .. } => vec![Excuse::Client(load.in_corner(client))],
+            Self::StopReading { .. } => load.corner().map(Excuse::Client).collect(),
             Self::KillBackends { .. }
             | Self::KillRedis
             | Self::FreezeRedis

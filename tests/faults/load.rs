@@ -121,6 +121,11 @@ impl Load {
         self.corner[index % self.corner.len()]
     }
 
+    /// The numbers of all of them.
+    pub fn corner(&self) -> impl Iterator<Item = usize> {
+        self.corner.iter().copied()
+    }
+
     /// The node it is, or was last, connected to.
     pub fn node_of(&self, client: usize) -> String {
         self.statuses[client].node.lock().expect("nobody panics with it").clone()

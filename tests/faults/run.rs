@@ -19,10 +19,9 @@ use crate::plan::{Plan, Step};
 const WARM_UP: Duration = Duration::from_millis(1_500);
 /// The end of a step, in which all is as before again.
 const CALM: Duration = Duration::from_millis(1_500);
-/// Gaps in that time that need no reason, since two nodes announce out of order:
-/// so many, or this part of those in the whole step.
-const FEW_GAPS: f64 = 5.0;
-const FEW_OF_GAPS: f64 = 0.05;
+/// Gaps in that time that need no reason: two nodes announce out of order, the
+/// more the busier the machine. Without the bus there are twice as many.
+const FEW_GAPS: f64 = 30.0;
 
 pub struct Outcome {
     pub plan: Plan,
@@ -59,9 +58,7 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Failure> {
     }
     let has_calm = |played: &&Played| played.until - played.healed >= 2 * CALM.as_micros() as u64;
     for played in history.played.iter().filter(has_calm) {
-        let all = played.felt.get("gaps repaired").copied().unwrap_or(0.0);
-        let few = FEW_GAPS.max(all * FEW_OF_GAPS);
-        verdict.check("a_healed_fault_leaves_no_gaps", played.late_gaps <= few, || {
+        verdict.check("a_healed_fault_leaves_no_gaps", played.late_gaps <= FEW_GAPS, || {
             format!("{}: {} gaps after it had healed", played.name, played.late_gaps)
         });
     }
