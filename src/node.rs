@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{KeyError, Origins, Passwords, Verifier};
 use crate::bus::{Away, Bus, NodeId};
-use crate::config::Config;
+use crate::config::{Config, Durability};
 use crate::db::migrate::{self, MigrateError, Schema};
 use crate::directory::{self, Directory};
 use crate::http;
@@ -32,6 +32,7 @@ use crate::session::{self, Sessions};
 use crate::store;
 use crate::store::append::Appender;
 use crate::store::history::History;
+use crate::store::imports::Imports;
 use crate::store::rooms::{Rooms, Visits};
 use crate::store::slots::Slots;
 use crate::store::topology::{Topology, TopologyError};
@@ -93,7 +94,7 @@ impl Node {
         let verifier = Verifier::load(&config.auth)?;
         let signer = verifier.signer(config.auth.access_token)?;
         let Databases { directory, shards, slots } = Databases::open(config, tasks).await?;
-        let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
+        let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone());
         let (hub, bus) = hub(config, history.clone(), rooms.clone(), tasks)?;
@@ -105,7 +106,6 @@ impl Node {
         let origins = Origins::new(&config.listen.allowed_origins);
         let visits = Visits::new(rooms.clone());
         tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
-        start_history_jobs(config, &history, tasks);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
@@ -139,6 +139,7 @@ impl Node {
             access,
             rooms,
             history,
+            imports,
             appender,
             bus,
             hub,
@@ -219,9 +220,13 @@ fn listen(
     Ok(accepting)
 }
 
-fn start_history_jobs(config: &Config, history: &History, tasks: &Tasks) {
-    let snapshots = Snapshots::new(history, config.shards.len(), &config.history);
+/// Reads and bulk writes of logs, and the jobs that keep them small.
+fn past(config: &Config, shards: &Shards, slots: &Slots, tasks: &Tasks) -> (History, Imports) {
+    let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
+    let snapshots = Snapshots::new(&history, shards.len(), &config.history);
     tasks.spawn("snapshots", snapshots.run(tasks.stop_signal()));
+    let is_sync = config.writes.durability == Durability::Sync;
+    (history, Imports::new(shards.clone(), slots.clone(), is_sync))
 }
 
 /// What every node does by itself.

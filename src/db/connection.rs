@@ -2,12 +2,15 @@
 //! not be used again.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
+use bytes::Bytes;
+use futures_util::SinkExt;
 
 use super::error::{Class, DbError};
 use crate::metrics::EndpointMetrics;
@@ -80,6 +83,17 @@ impl Connection {
     pub async fn execute(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<u64, DbError> {
         let statement = self.statement(sql).await?;
         self.watch(sql.name, self.client.execute(&statement, params)).await
+    }
+
+    /// Rows in the text form of COPY; how many there were.
+    pub async fn copy_in(&self, sql: &'static Sql, rows: Bytes) -> Result<u64, DbError> {
+        let statement = self.statement(sql).await?;
+        let copied = async {
+            let mut sink = pin!(self.client.copy_in(&statement).await?);
+            sink.send(rows).await?;
+            sink.finish().await
+        };
+        self.watch(sql.name, copied).await
     }
 
     /// Statements without parameters, for schema work. Not for transactions.

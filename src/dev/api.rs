@@ -70,7 +70,7 @@ impl Api {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        if body.is_some() {
+        if body.is_some() && !self.headers.iter().any(|(name, _)| *name == CONTENT_TYPE.as_str()) {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let body = Full::new(Bytes::from(body.unwrap_or_default()));

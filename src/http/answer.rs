@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use super::error::ApiError;
+use super::import;
 use super::page::Asset;
 use crate::metrics;
 use crate::protocol::{Code, ObjectWriter, Refusal};
@@ -22,7 +23,7 @@ pub(super) const POSITION: HeaderName = HeaderName::from_static("roomgate-positi
 pub(super) const SERVED_BY: HeaderName = HeaderName::from_static("roomgate-served-by");
 pub(super) const FALLBACK: HeaderName = HeaderName::from_static("roomgate-fallback");
 
-/// No request takes longer; its parts have shorter bounds of their own.
+/// No request but an import takes longer; its parts have shorter bounds of their own.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// When a refusal doesn't say when to try again.
@@ -45,7 +46,9 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let id = request_id(request.headers());
-    let mut response = run(next.run(request)).await;
+    let is_import = route.as_ref().is_some_and(|route| route.as_str() == import::ROUTE);
+    let limit = if is_import { import::TIME_LIMIT } else { TIME_LIMIT };
+    let mut response = run(next.run(request), limit).await;
 
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
         if refusal.code == Code::RateLimited {
@@ -64,8 +67,8 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
 }
 
 /// Neither a panic nor an endless wait goes unanswered.
-async fn run(work: impl Future<Output = Response>) -> Response {
-    match tokio::time::timeout(TIME_LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
+async fn run(work: impl Future<Output = Response>, limit: Duration) -> Response {
+    match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
             tracing::error!("a request's handler panicked");

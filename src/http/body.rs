@@ -98,7 +98,7 @@ async fn collect(mut body: Body, most: usize) -> Answer<Bytes> {
 
 /// Reads on for a while: a connection that is closed with bytes unread is reset,
 /// and the client would never see why it was refused.
-async fn discard(mut body: Body) {
+pub(super) async fn discard(mut body: Body) {
     let mut discarded = 0;
     while discarded < DISCARD_BYTES
         && let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await

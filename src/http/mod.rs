@@ -18,6 +18,7 @@ mod export;
 mod freshness;
 mod health;
 mod idempotency;
+mod import;
 mod me;
 mod page;
 mod people;
@@ -46,6 +47,7 @@ use crate::room::access::Access;
 use crate::session::Sessions;
 use crate::store::append::Appender;
 use crate::store::history::History;
+use crate::store::imports::Imports;
 use crate::store::rooms::Rooms;
 
 pub use accept::{bind, serve};
@@ -61,6 +63,7 @@ pub struct Parts {
     pub access: Access,
     pub rooms: Rooms,
     pub history: History,
+    pub imports: Imports,
     pub appender: Appender,
     pub hub: Hub,
     pub directory: Directory,
@@ -115,6 +118,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/rooms/{room}/members/me", put(rooms::become_member))
         .route("/v1/rooms/{room}/shapes", get(shapes::list))
         .route("/v1/rooms/{room}/events", get(events::list).post(submits::submit))
+        .route(import::ROUTE, post(import::import))
         .route("/v1/rooms/{room}/presence", get(presence::list))
         .route("/v1/ws", get(upgrade::upgrade))
         .route("/health", get(health::public))

@@ -6,6 +6,7 @@ pub mod append;
 pub mod audit;
 pub mod guard;
 pub mod history;
+pub mod imports;
 pub mod rooms;
 pub mod slots;
 pub mod topology;
@@ -18,6 +19,7 @@ pub const STATEMENTS: &[&[&Sql]] = &[
     audit::STATEMENTS,
     guard::STATEMENTS,
     history::STATEMENTS,
+    imports::STATEMENTS,
     rooms::STATEMENTS,
     topology::STATEMENTS,
 ];

@@ -127,7 +127,7 @@ async fn an_export_of_a_million_events_takes_less_than_200_mib() {
 }
 
 /// The most memory that a process ever had.
-fn peak_kib(pid: i32) -> u64 {
+pub fn peak_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod export;
+mod import;
 mod long_logs;
 mod plans;
 mod time_travel;

@@ -1,0 +1,307 @@
+//! Shapes in bulk: a body of lines, a shape each, into one range of events.
+//!
+//! Guarantees: never more than a batch of lines in memory, however long the body;
+//! while it arrives nothing of the room is locked. A line that can't be taken is
+//! named with its code and stops no other.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::error::{Answer, ApiError};
+use super::rooms::RoomPath;
+use super::signed_in::SignedIn;
+use super::{App, answer, body};
+use crate::auth::Claims;
+use crate::ids::{OpId, RoomId};
+use crate::log::{Authority, Digest};
+use crate::protocol::{Code, Exact, Refusal, Role, RoomRef, Schema, Shape, strict};
+use crate::routing::Freshness;
+use crate::store::imports::{Import, Line, Staging};
+use crate::store::rooms::{RoomsError, Wanted};
+
+pub(super) const ROUTE: &str = "/v1/rooms/{room}/import";
+/// From the first byte to the answer.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(900);
+
+const BODY_BYTES: u64 = 256 << 20;
+const LINES_MAX: u32 = 100_000;
+/// A pause in the body that is longer ends it.
+const BODY_PAUSE: Duration = Duration::from_secs(30);
+/// Lines are staged when so many, or so many bytes of them, have come.
+const BATCH_LINES: usize = 1000;
+const BATCH_BYTES: usize = 1 << 20;
+/// After so many lines it is logged how far an import has come.
+const LOG_LINES: u32 = 20_000;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+pub(super) struct Wish {
+    op: Option<String>,
+}
+
+/// What a line is measured by.
+#[derive(Clone, Copy)]
+struct Rules {
+    schema: Schema,
+    line_bytes: usize,
+    depth: usize,
+}
+
+pub(super) async fn import(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    Query(wish): Query<Wish>,
+    request: Request,
+) -> Answer<Response> {
+    let op = wish.op.as_deref().ok_or_else(|| bad("op is required: the same op again has one effect"))?;
+    let op = OpId::new(op).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))?;
+    check_content_type(&request)?;
+    let (room, schema) = allowed(&app, &claims, &room).await?;
+    let limits = app.limits.configured();
+    let depth = if limits.json_depth == 0 { usize::MAX } else { limits.json_depth };
+    let rules = Rules { schema, line_bytes: limits.message_bytes, depth };
+    let import = Import { room, user: claims.user, authority: claims.authority, op };
+    let begun = Instant::now();
+    let mut arriving = Arriving::new(app.clone(), rules, app.imports.begin(import));
+    let done = match arriving.take_all(request.into_body()).await {
+        Ok(()) => arriving.finish().await,
+        Err(error) => Err(error),
+    };
+    let lines = arriving.lines.number;
+    // After success there is nothing left; a failure is not retried with it.
+    if done.is_err() {
+        app.imports.discard(arriving.staging).await;
+    }
+    let text = done?;
+    tracing::info!(%room, lines, took = ?begun.elapsed(), "an import ended");
+    Ok(answer::json(StatusCode::OK, text))
+}
+
+/// The first look; the right to write is checked again under the room's lock.
+async fn allowed(app: &App, claims: &Claims, room: &RoomRef) -> Answer<(RoomId, Schema)> {
+    if claims.authority == Authority::Server {
+        let room = app.access.resolve(room).await?;
+        let deadline = Instant::now() + PATIENCE;
+        let wanted = Wanted { room, user: None, freshness: Freshness::MaxStale(app.max_stale), deadline };
+        let found = app.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+        return Ok((room, found.facts.schema));
+    }
+    let admission = app.access.check(&claims.user, room).await?;
+    if admission.role == Role::Viewer {
+        return Err(ApiError::new(Code::Forbidden, "only editors may change the room"));
+    }
+    Ok((admission.room, admission.facts.schema))
+}
+
+/// An import while its body comes in.
+struct Arriving {
+    app: App,
+    rules: Rules,
+    staging: Staging,
+    lines: Lines,
+    digest: Xxh3,
+    bytes: u64,
+    batch: Vec<Line>,
+    batch_bytes: usize,
+    rejected: Vec<(u32, Code)>,
+    logged: u32,
+}
+
+impl Arriving {
+    fn new(app: App, rules: Rules, staging: Staging) -> Self {
+        // Twice what a shape may have: it may be written with spaces.
+        let lines = Lines::new(rules.line_bytes.saturating_mul(2));
+        let digest = Xxh3::new();
+        let (batch, rejected) = (Vec::new(), Vec::new());
+        Self { app, rules, staging, lines, digest, bytes: 0, batch, batch_bytes: 0, rejected, logged: 0 }
+    }
+
+    async fn take_all(&mut self, mut body: Body) -> Answer<()> {
+        loop {
+            let frame = tokio::time::timeout(BODY_PAUSE, body.frame()).await.map_err(|_| {
+                bad("the body took too long to arrive").with_status(StatusCode::REQUEST_TIMEOUT)
+            })?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|_| bad("the body is incomplete"))?;
+            let Some(data) = frame.data_ref() else { continue };
+            if let Err(error) = self.take(data).await {
+                body::discard(body).await;
+                return Err(error);
+            }
+        }
+        if let Some(line) = self.lines.rest() {
+            self.line(line)?;
+        }
+        self.stage().await
+    }
+
+    async fn take(&mut self, data: &Bytes) -> Answer<()> {
+        self.bytes += data.len() as u64;
+        if self.bytes > BODY_BYTES {
+            return Err(ApiError::new(Code::TooLarge, "an import may have 256 MiB"));
+        }
+        self.digest.update(data);
+        let mut rest = &data[..];
+        while let Some((line, after)) = self.lines.split(rest) {
+            rest = after;
+            self.line(line)?;
+            if self.batch.len() >= BATCH_LINES || self.batch_bytes >= BATCH_BYTES {
+                self.stage().await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, (number, line): (u32, Option<Vec<u8>>)) -> Answer<()> {
+        if number > LINES_MAX {
+            return Err(ApiError::new(Code::TooLarge, "an import may have 100000 lines"));
+        }
+        let shape = match line {
+            Some(line) if line.trim_ascii().is_empty() => return Ok(()),
+            Some(line) => shape(&line, self.rules),
+            None => Err(Code::TooLarge),
+        };
+        match shape {
+            Ok(shape) => {
+                self.batch_bytes += shape.body.json.len();
+                self.batch.push(Line { number, shape });
+            }
+            Err(code) => self.rejected.push((number, code)),
+        }
+        Ok(())
+    }
+
+    async fn stage(&mut self) -> Answer<()> {
+        let staged = self.app.imports.stage(&mut self.staging, &self.batch).await;
+        staged.map_err(|error| ApiError::from(error.refusal()))?;
+        self.batch.clear();
+        self.batch_bytes = 0;
+        if self.lines.number >= self.logged + LOG_LINES {
+            self.logged = self.lines.number;
+            let (lines, bytes) = (self.lines.number, self.bytes);
+            tracing::info!(lines, bytes, rejected = self.rejected.len(), "an import goes on");
+        }
+        Ok(())
+    }
+
+    async fn finish(&self) -> Answer<String> {
+        let digest = Digest(self.digest.digest128().to_be_bytes());
+        let done = self.app.imports.finish(&self.staging, digest, &self.rejected).await;
+        done.map_err(|error| error.refusal().into())
+    }
+}
+
+/// As the shape of a `shape.add`.
+fn shape(line: &[u8], rules: Rules) -> Result<Shape, Code> {
+    let code = |refusal: Refusal| refusal.code;
+    let text = std::str::from_utf8(line).map_err(|_| Code::BadJson)?;
+    let value = strict::object(text, rules.depth).map_err(code)?;
+    let json = strict::compact(text);
+    if rules.line_bytes > 0 && json.len() > rules.line_bytes {
+        return Err(Code::TooLarge);
+    }
+    let shape = Shape::new(Exact { value, json: json.into() }).map_err(code)?;
+    rules.schema.check(&shape.body.value).map_err(code)?;
+    Ok(shape)
+}
+
+/// Cuts a body into lines, and holds at most one of them, up to a bound.
+struct Lines {
+    /// Of lines that have ended, or of the one that has begun.
+    number: u32,
+    partial: Vec<u8>,
+    is_too_long: bool,
+    most: usize,
+}
+
+impl Lines {
+    fn new(most: usize) -> Self {
+        let most = if most == 0 { usize::MAX } else { most };
+        Self { number: 0, partial: Vec::new(), is_too_long: false, most }
+    }
+
+    /// The next line that ends in `data`, and what follows it. A line is `None`
+    /// if it is too long. Without an end, `data` is kept as a line's beginning.
+    #[expect(clippy::type_complexity, reason = "a number, a line, and what is left")]
+    fn split<'a>(&mut self, data: &'a [u8]) -> Option<((u32, Option<Vec<u8>>), &'a [u8])> {
+        let end = data.iter().position(|byte| *byte == b'\n');
+        let part = &data[..end.unwrap_or(data.len())];
+        if self.partial.len() + part.len() > self.most {
+            self.is_too_long = true;
+            self.partial.clear();
+        }
+        if !self.is_too_long {
+            self.partial.extend_from_slice(part);
+        }
+        let end = end?;
+        Some((self.end_line(), &data[end + 1..]))
+    }
+
+    /// What follows the last line's end.
+    fn rest(&mut self) -> Option<(u32, Option<Vec<u8>>)> {
+        let has_rest = self.is_too_long || !self.partial.is_empty();
+        has_rest.then(|| self.end_line())
+    }
+
+    fn end_line(&mut self) -> (u32, Option<Vec<u8>>) {
+        self.number = self.number.saturating_add(1);
+        let line = std::mem::take(&mut self.partial);
+        (self.number, (!std::mem::take(&mut self.is_too_long)).then_some(line))
+    }
+}
+
+fn check_content_type(request: &Request) -> Answer<()> {
+    let declared = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = declared.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/x-ndjson") {
+        return Ok(());
+    }
+    let error = bad("send the body as Content-Type: application/x-ndjson");
+    Err(error.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+fn bad(message: &'static str) -> ApiError {
+    ApiError::new(Code::BadMessage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines as they come out of a body that arrives in pieces of `size` bytes.
+    fn cut(body: &[u8], size: usize, most: usize) -> Vec<(u32, Option<String>)> {
+        let (mut lines, mut found) = (Lines::new(most), Vec::new());
+        for piece in body.chunks(size) {
+            let mut rest = piece;
+            while let Some((line, after)) = lines.split(rest) {
+                rest = after;
+                found.push(line);
+            }
+        }
+        found.extend(lines.rest());
+        let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
+        found.into_iter().map(|(number, line)| (number, line.map(text))).collect()
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_arrive_and_a_long_one_is_skipped() {
+        let body = b"one\n\nthree is far too long\nfour\nfive";
+        let expected = [Some("one"), Some(""), None, Some("four"), Some("five")];
+        let expected: Vec<_> = (1..).zip(expected.map(|line| line.map(str::to_owned))).collect();
+        for size in 1..body.len() {
+            assert_eq!(cut(body, size, 8), expected, "in pieces of {size}");
+        }
+        assert_eq!(cut(b"", 1, 8), []);
+        assert_eq!(cut(b"a\n", 1, 8).len(), 1);
+    }
+}
