@@ -21,7 +21,7 @@ use crate::db::migrate::{self, MigrateError, Schema};
 use crate::directory::{self, Directory};
 use crate::http;
 use crate::ids::ShardName;
-use crate::jobs::{Erasures, Janitor, RevocationWatch, Snapshots};
+use crate::jobs::{Erasures, Janitor, Retention, RevocationWatch, Snapshots};
 use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
@@ -226,7 +226,10 @@ fn past(config: &Config, shards: &Shards, slots: &Slots, tasks: &Tasks) -> (Hist
     let snapshots = Snapshots::new(&history, shards.len(), &config.history);
     tasks.spawn("snapshots", snapshots.run(tasks.stop_signal()));
     let is_sync = config.writes.durability == Durability::Sync;
-    (history, Imports::new(shards.clone(), slots.clone(), is_sync))
+    let imports = Imports::new(shards.clone(), slots.clone(), is_sync);
+    let retention = Retention::new(&history, &imports, shards.len(), &config.history);
+    tasks.spawn("retention", retention.run(tasks.stop_signal()));
+    (history, imports)
 }
 
 /// What every node does by itself.

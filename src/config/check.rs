@@ -79,6 +79,7 @@ fn check_times(config: &Config, problems: &mut Vec<String>) {
         ("sessions.head_check_ms", sessions.head_check),
         ("jobs.janitor_interval_ms", config.jobs.janitor_interval),
         ("history.snapshot_interval_ms", config.history.snapshot_interval),
+        ("history.retention_interval_ms", config.history.retention_interval),
         ("auth.access_token_ms", auth.access_token),
         ("auth.refresh_token_ms", auth.refresh_token),
     ];

@@ -2,9 +2,11 @@
 //! piece of work may be done twice, or by two at once, with the effect of once.
 //! What reads much rests for as long as it worked.
 
+mod archive;
 mod erasure;
 mod half_made;
 mod janitor;
+mod retention;
 mod revocations;
 mod snapshots;
 
@@ -19,6 +21,7 @@ use crate::tasks::Stop;
 
 pub use erasure::Erasures;
 pub use janitor::Janitor;
+pub use retention::Retention;
 pub use revocations::RevocationWatch;
 pub use snapshots::Snapshots;
 

@@ -68,6 +68,8 @@ const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
 const SNAPSHOTS: Family =
     Family::counter("roomgate_snapshots_total", &[], "Snapshots of rooms that this node has written.");
+const EXPIRED: Family =
+    Family::counter("roomgate_events_expired_total", &[], "Old events that this node has deleted.");
 const EPOCH_CHANGES: Family = Family::counter(
     "roomgate_epoch_changes_total",
     &["shard"],
@@ -94,6 +96,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &RATE_LIMITED,
     &OUTBOX_BYTES,
     &SNAPSHOTS,
+    &EXPIRED,
     &EPOCH_CHANGES,
     &BUILD_INFO,
 ];
@@ -115,6 +118,7 @@ struct Gateway {
     rate_limited: ByLabel<Counter>,
     outbox_bytes: Gauge,
     snapshots: Counter,
+    expired: Counter,
 }
 
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
@@ -140,6 +144,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         rate_limited: ByLabel::new(&RATE_LIMITED, &[]),
         outbox_bytes: series(&OUTBOX_BYTES, &[]),
         snapshots: series(&SNAPSHOTS, &[]),
+        expired: series(&EXPIRED, &[]),
     }
 });
 
@@ -339,6 +344,10 @@ pub fn outbox_grew(bytes: usize) {
 #[allow(clippy::cast_precision_loss, reason = "far below 2^53 bytes")]
 pub fn outbox_shrank(bytes: usize) {
     GATEWAY.outbox_bytes.decrement(bytes as f64);
+}
+
+pub fn events_expired(count: u64) {
+    GATEWAY.expired.increment(count);
 }
 
 pub fn snapshot_written() {

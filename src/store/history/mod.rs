@@ -9,6 +9,7 @@ mod judge;
 mod pages;
 mod past;
 mod read;
+mod retention;
 mod statements;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::routing::{Freshness, Reason, ServedBy};
 pub use past::Behind;
+pub use retention::Expired;
 pub use statements::{STATEMENTS, Unreadable};
 
 use crate::db::DbError;

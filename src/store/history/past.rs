@@ -7,7 +7,7 @@
 
 use super::read::Asked;
 use super::statements::{self, OWN};
-use super::{Freshness, History, Read, ReadError, Snapshot, SnapshotShape, deadline};
+use super::{Freshness, History, Read, ReadError, Snapshot, SnapshotShape};
 use crate::db::Row;
 use crate::ids::{RoomId, ShapeId};
 use crate::log::{Fold, ShapeData};
@@ -15,7 +15,7 @@ use crate::placement::ShardIndex;
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::protocol::{Version, server};
-use crate::store::guard::{Guard, Wanted, WriteError};
+use crate::store::guard::WriteError;
 
 /// Events in one reading of a replay.
 const REPLAY_EVENTS: u64 = 1000;
@@ -156,8 +156,7 @@ impl History {
     /// not in the log.
     pub async fn keep_snapshot(&self, room: RoomId, fold: &Fold) -> Result<bool, WriteError> {
         let parts = parts(fold);
-        let wanted = Wanted { room, is_sync: false, deadline: deadline() };
-        let guard = Guard::begin(self.reader.shards(), self.reader.slots(), wanted).await?;
+        let guard = self.guard(room).await?;
         let (room, seq, epoch) = (room.as_i64(), fold.head.seq.as_i64(), fold.head.epoch.as_i64());
         let count = i32::try_from(parts.len()).unwrap_or(i32::MAX);
         if guard.execute(&statements::ADD_SNAPSHOT, &[&room, &seq, &epoch, &count]).await? == 0 {

@@ -12,8 +12,21 @@ use crate::position::{Epoch, Position, Seq};
 use crate::protocol::{Kind, Version, server};
 
 /// To be prepared on every connection that is read from.
-pub const STATEMENTS: &[&Sql] =
-    &[&HEAD, &PAGE, &EVENTS, &SNAPSHOT, &HEADS, &PLACE, &BASE, &BEHIND, &ADD_SNAPSHOT, &ADD_PART];
+pub const STATEMENTS: &[&Sql] = &[
+    &HEAD,
+    &PAGE,
+    &EVENTS,
+    &SNAPSHOT,
+    &HEADS,
+    &PLACE,
+    &BASE,
+    &BEHIND,
+    &ADD_SNAPSHOT,
+    &ADD_PART,
+    &EXPIRED,
+    &DELETE_EVENTS,
+    &DELETE_SNAPSHOTS,
+];
 
 /// $1 room, $2 slot, $3 a seq whose epoch is asked, $4 another. One row at
 /// least, whatever there is.
@@ -138,6 +151,39 @@ pub(super) static ADD_PART: Sql = Sql {
     name: "snapshot_add_part",
     text: "INSERT INTO room_snapshot_part (room_id, seq, part, shape_ids, versions, types, shapes)
            VALUES ($1, $2, $3, $4, $5, $6, $7)",
+};
+
+/// Of the $2 rooms after $1: the newest snapshot that is older than the room's
+/// retention, else $3, and is not at the head; and the first event there is.
+pub(super) static EXPIRED: Sql = Sql {
+    name: "read_expired",
+    text: "SELECT room.id, kept.seq, oldest.seq
+  FROM (SELECT id, least(coalesce(retention_ms, $3), 3000000000000) AS retention_ms
+          FROM room WHERE id > $1 ORDER BY id LIMIT $2) AS room
+  LEFT JOIN LATERAL (
+       SELECT room_snapshot.seq FROM room_snapshot
+        WHERE room.retention_ms > 0 AND room_snapshot.room_id = room.id
+          AND room_snapshot.seq < (SELECT head_seq FROM room_head WHERE room_head.room_id = room.id)
+          AND room_snapshot.as_of < now() - room.retention_ms * interval '1 millisecond'
+        ORDER BY room_snapshot.seq DESC LIMIT 1) AS kept ON true
+  LEFT JOIN LATERAL (
+       SELECT room_event.seq FROM room_event
+        WHERE room_event.room_id = room.id AND kept.seq IS NOT NULL
+        ORDER BY room_event.seq LIMIT 1) AS oldest ON true
+ ORDER BY room.id",
+};
+
+/// From $2 to $3, which are behind the snapshot at $4.
+pub(super) static DELETE_EVENTS: Sql = Sql {
+    name: "retention_delete_events",
+    text: "DELETE FROM room_event
+            WHERE room_id = $1 AND seq >= $2 AND seq <= $3 AND seq <= $4
+              AND EXISTS (SELECT FROM room_snapshot WHERE room_snapshot.room_id = $1 AND room_snapshot.seq = $4)",
+};
+
+pub(super) static DELETE_SNAPSHOTS: Sql = Sql {
+    name: "retention_delete_snapshots",
+    text: "DELETE FROM room_snapshot WHERE room_id = $1 AND seq < $2",
 };
 
 /// How many columns come before a statement's own.

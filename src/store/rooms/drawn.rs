@@ -11,7 +11,8 @@ use crate::placement::slot_of;
 use crate::position::{Epoch, Position, Seq};
 use crate::routing::{Freshness, Reason, ServedBy};
 
-// The first row has the facts, the others a shape each.
+// The first row has the facts, the others a shape each. Who drew it is known for
+// as long as its event is kept.
 pub(super) static DRAWN: Sql = Sql {
     name: "room_drawn",
     text: "WITH here AS (
@@ -19,12 +20,12 @@ pub(super) static DRAWN: Sql = Sql {
                 WHERE room_id = $2 AND EXISTS (SELECT FROM slot_owner WHERE slot = $1 AND state = 'active'))
            SELECT head_epoch, head_seq, null, null, null::bigint, null::json FROM here
             UNION ALL
-           (SELECT null, room_event.seq, room_event.user_id, room_event.kind,
-                   (extract(epoch FROM room_event.created_at) * 1000)::bigint, shape.data
+           (SELECT null, shape.last_seq, coalesce(room_event.user_id, 'unknown'), room_event.kind,
+                   coalesce((extract(epoch FROM room_event.created_at) * 1000)::bigint, 0), shape.data
               FROM here
               JOIN shape ON shape.room_id = here.room_id AND NOT shape.deleted
                         AND shape.last_seq > here.cleared_seq
-              JOIN room_event ON room_event.room_id = shape.room_id AND room_event.seq = shape.last_seq
+              LEFT JOIN room_event ON room_event.room_id = shape.room_id AND room_event.seq = shape.last_seq
              ORDER BY shape.last_seq DESC LIMIT $3)",
 };
 

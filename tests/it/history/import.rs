@@ -29,6 +29,28 @@ fn rects(prefix: &str, count: u64) -> String {
     })
 }
 
+/// As JSON writes it.
+const HOSTILE: &str = "tab\\tnew\\nline\\\\N\\\\.\\u0001é🦀";
+
+/// Lines that are no new shape of the room below, and what they are refused for.
+fn bad_lines() -> Vec<(String, &'static str)> {
+    vec![
+        ("{not json".to_owned(), "bad_json"),
+        ("[1]".to_owned(), "bad_message"),
+        (rect("i7", 9).to_string(), "shape_exists"),
+        (rect("there", 9).to_string(), "shape_exists"),
+        (rect("gone", 9).to_string(), "shape_deleted"),
+        (json!({"type": "rect", "x": 1, "y": 1, "width": 1, "height": 1}).to_string(), "invalid_shape"),
+        (json!({"id": "blob", "type": "blob"}).to_string(), "invalid_shape"),
+        (r#"{"id":"nul","type":"text","x":0,"y":0,"text":"\u0000"}"#.to_owned(), "bad_json"),
+        (
+            json!({"id": "long", "type": "text", "x": 0, "y": 0, "text": "x".repeat(70_000)}).to_string(),
+            "too_large",
+        ),
+        (format!("{{\"id\":\"longer\",\"text\":\"{}\"}}", "x".repeat(200_000)), "too_large"),
+    ]
+}
+
 #[tokio::test]
 async fn an_import_is_one_range_of_events_that_every_node_sees() {
     let world = World::shared();
@@ -48,39 +70,15 @@ async fn an_import_is_one_range_of_events_that_every_node_sees() {
         assert_eq!(clients[0].submit(room, op, &body).await["type"], "ack");
     }
     let mut lines = rects("i", 2000);
-    let hostile = "tab\\tnew\\nline\\\\N\\\\.\\u0001é🦀";
-    for bad in [
-        "{not json".to_owned(),
-        "[1]".to_owned(),
-        rect("i7", 9).to_string(),
-        rect("there", 9).to_string(),
-        rect("gone", 9).to_string(),
-        json!({"type": "rect", "x": 1, "y": 1, "width": 1, "height": 1}).to_string(),
-        json!({"id": "blob", "type": "blob"}).to_string(),
-        r#"{"id":"nul","type":"text","x":0,"y":0,"text":"\u0000"}"#.to_owned(),
-        format!("{{\"id\":\"long\",\"type\":\"text\",\"x\":0,\"y\":0,\"text\":\"{}\"}}", "x".repeat(70_000)),
-        format!("{{\"id\":\"longer\",\"text\":\"{}\"}}", "x".repeat(200_000)),
-        String::new(),
-        format!("{{\"id\":\"odd\",\"type\":\"text\",  \"x\":0,\"y\":1.50,\"text\":\"{hostile}\"}}\r"),
-    ] {
-        lines.push_str(&bad);
-        lines.push('\n');
-    }
+    let (bad, codes): (Vec<String>, Vec<&str>) = bad_lines().into_iter().unzip();
+    lines.push_str(&bad.join("\n"));
+    lines.push_str("\n\n");
+    lines.push_str(&format!(
+        "{{\"id\":\"odd\",\"type\":\"text\",  \"x\":0,\"y\":1.50,\"text\":\"{HOSTILE}\"}}\r\n"
+    ));
     lines.push_str(&rect("last", 5).to_string());
     let answer = import(&world.api_of(1, &alice), room, "big", &lines).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    let codes = [
-        "bad_json",
-        "bad_message",
-        "shape_exists",
-        "shape_exists",
-        "shape_deleted",
-        "invalid_shape",
-        "invalid_shape",
-        "bad_json",
-        "too_large",
-        "too_large",
-    ];
     let rejected: Vec<Value> =
         (2001..).zip(codes).map(|(line, code)| json!({"line": line, "code": code})).collect();
     let done = answer.json();
@@ -101,6 +99,7 @@ async fn an_import_is_one_range_of_events_that_every_node_sees() {
     let log = whole_log(world, &alice, room, FROM_PRIMARY).await;
     assert!(log.iter().all(|event| event["user"] == alice.user.as_str()));
     assert!(log[3..].iter().all(|event| event["epoch"] == done["epoch"] && event["kind"] == "shape.add"));
+    assert_eq!(done["epoch"], log[0]["epoch"]);
     let then = state_at(&world.api(&alice), room, 1003, 1000).await;
     assert_eq!(then.len(), 1001, "half of it, as it was");
     // And it is drawn on as ever.

@@ -5,5 +5,6 @@ mod export;
 mod import;
 mod long_logs;
 mod plans;
+mod retention;
 mod time_travel;
 mod world;

@@ -16,7 +16,7 @@ pub type State = BTreeMap<String, (u64, Value)>;
 /// the empty one on.
 pub async fn draw(world: &World, person: &Person, room: u64, count: usize) -> Vec<State> {
     let mut client = world.client(0, person).await;
-    client.join(room).await;
+    client.joins_in_time(room).await;
     for number in 0..count {
         let answer = client.submit(room, &format!("op-{number}"), &drawing(number)).await;
         assert_eq!(answer["type"], "ack", "{answer}");
