@@ -54,7 +54,8 @@ async fn who_is_refused_hundreds_of_times_a_second_is_closed_after_ten_and_nobod
         }
     };
     tokio::select! { _ = future::join_all(abused) => {}, () = often => {} }
-    careless.ask(&json!({"type": "ping"}), "pong").await;
+    careless.send(&json!({"type": "ping"})).await;
+    careless.wait(|m| m["type"] == "pong").await;
 }
 
 /// Sends `messages` five times a second until it is closed.

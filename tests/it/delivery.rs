@@ -127,17 +127,21 @@ async fn nothing_is_late_or_missing_while_redis_cuts_its_clients_off_every_2_s()
         .collect();
     delays.sort_unstable();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
-    let reconnects = world.measured(1, "roomgate_bus_reconnects_total").await;
+    let reconnected = async {
+        while world.measured(1, "roomgate_bus_reconnects_total").await < f64::from(ROUNDS) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reconnected).await.expect("every kill is felt");
     let repairs = world.counted_on(1, "roomgate_gap_repairs_total", "cause").await;
     println!(
-        "{} events, commit to delivery: p50 {:?}, p99 {:?}, max {:?}; reconnects {reconnects}, repairs {repairs:?}",
+        "{} events, commit to delivery: p50 {:?}, p99 {:?}, max {:?}; {ROUNDS} times cut off, repairs {repairs:?}",
         delays.len(),
         at(0.5),
         at(0.99),
         at(1.0)
     );
     assert!(at(1.0) < PROMISED);
-    assert!(reconnects >= f64::from(ROUNDS), "the kills were not felt: {reconnects}");
     assert!(repairs.values().sum::<f64>() > 0.0, "nothing was lost: the test is void");
 }
 
