@@ -146,6 +146,7 @@ impl Batch {
         let ack = self.accept(submit, change);
         let known = KnownOp {
             position: ack.position,
+            at: ack.at,
             digest: submit.digest,
             version: ack.version,
             cleared: ack.cleared,
@@ -217,7 +218,7 @@ impl Batch {
         self.touched_rooms.push(submit.room);
         let position = Position::new(room.epoch, room.head.seq.next());
         room.head = position;
-        let mut ack = Ack { position, version: None, cleared: None, duplicate: false };
+        let mut ack = Ack { position, at: self.now, version: None, cleared: None, duplicate: false };
         match change {
             Change::Shape { id, version, data, was_live } => {
                 let others = room.live_shapes.saturating_sub(u64::from(was_live));
@@ -273,7 +274,13 @@ fn repeated(known: &KnownOp, submit: &Submit) -> Result<Ack, Box<Rejection>> {
     if known.digest != submit.digest {
         return Err(refused(Code::OpReused, "this op was used for something else"));
     }
-    Ok(Ack { position: known.position, version: known.version, cleared: known.cleared, duplicate: true })
+    Ok(Ack {
+        position: known.position,
+        at: known.at,
+        version: known.version,
+        cleared: known.cleared,
+        duplicate: true,
+    })
 }
 
 fn whole(room: &RoomState, shape: &Shape) -> Result<ShapeData, Box<Rejection>> {

@@ -105,6 +105,7 @@ pub struct RoomState {
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownOp {
     pub position: Position,
+    pub at: UnixMillis,
     pub digest: Digest,
     pub version: Option<Version>,
     pub cleared: Option<u64>,
@@ -146,6 +147,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ack {
     pub position: Position,
+    /// When the effect was written, as its event says.
+    pub at: UnixMillis,
     pub version: Option<Version>,
     pub cleared: Option<u64>,
     pub duplicate: bool,

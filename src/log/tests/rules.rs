@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::tables::{Tables, from_text, rejected, room, submit, submit_by, user};
+use crate::clock::UnixMillis;
 use crate::ids::ShapeId;
 use crate::log::{Ack, Authority, Current, Digest, Outcome, Schema, Submit};
 use crate::position::{Epoch, Position, Seq};
@@ -47,7 +48,7 @@ fn a_repeated_op_has_one_effect_and_its_first_seq() {
     tables.accepts("2", "shape.delete", json!({"shape_id":"a"}));
     let again = tables.one(submit("1", "shape.add", a(0)));
     let position = Position::new(Epoch(7), Seq(1));
-    let ack = Ack { position, version: Some(Version(1)), cleared: None, duplicate: true };
+    let ack = Ack { position, at: UnixMillis(1), version: Some(Version(1)), cleared: None, duplicate: true };
     assert_eq!(again, Outcome::Accepted(ack));
     assert_eq!(tables.log.len(), 2);
 }

@@ -104,6 +104,7 @@ impl Tables {
         for event in decision.events {
             let known = KnownOp {
                 position: event.position,
+                at: event.at,
                 digest: event.digest,
                 version: event.version,
                 cleared: event.cleared,

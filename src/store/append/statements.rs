@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::clock::UnixMillis;
 use crate::db::{Connection, DbError, JsonText, Row, Sql, ToSql};
 use crate::ids::{OpId, RoomId, ShapeId, Slot, UserId};
 use crate::log::{Authority, Before, Digest, Event, KnownOp, RoomState, ShapeData, ShapeState, Submit};
@@ -77,7 +78,8 @@ pub(super) static SHAPES: Sql = Sql {
 
 pub(super) static OPS: Sql = Sql {
     name: "append_ops",
-    text: "SELECT wanted.at, found.seq, found.epoch, found.digest, found.version, found.cleared
+    text: "SELECT wanted.at, found.seq, found.epoch, found.digest, found.version, found.cleared,
+                  (extract(epoch FROM found.created_at) * 1000)::bigint
            FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (room_id, user_id, op_id, at),
                 LATERAL (SELECT * FROM room_event
                           WHERE room_id = wanted.room_id AND user_id = wanted.user_id AND op_id = wanted.op_id
@@ -271,6 +273,7 @@ pub(super) fn ops(rows: &[Row], submits: &[Submit], before: &mut Before) {
         let Ok(digest) = <[u8; 16]>::try_from(row.get::<_, &[u8]>(3)) else { continue };
         let known = KnownOp {
             position: Position::new(Epoch::from_i64(row.get(2)), Seq::from_i64(row.get(1))),
+            at: UnixMillis(row.get(6)),
             digest: Digest(digest),
             version: row.get::<_, Option<i64>>(4).map(Version::from_i64),
             cleared: row.get::<_, Option<i64>>(5).map(i64::unsigned_abs),

@@ -9,7 +9,6 @@
 //! its deadline such a submit is [`Unknown`](super::Unknown).
 
 use super::batch::{Batch, Certainty};
-use crate::clock::UnixMillis;
 use crate::log::{Ack, Decision, Event, Outcome, Submit};
 
 /// Compares what was read under the locks with what earlier attempts may have
@@ -27,11 +26,14 @@ pub(super) fn resolve(batch: &mut Batch, decision: &mut Decision) -> Vec<Event> 
             _ => None,
         };
         match (ticket.certainty, known) {
-            (Certainty::Unresolved { at }, Some(ack)) => {
+            (Certainty::Unresolved { at }, Some(ack)) if ack.at == at => {
                 ack.duplicate = false;
-                found.push(event(submit, ack, at));
+                found.push(event(submit, ack));
             }
-            (Certainty::NoEffect, Some(_)) => ticket.certainty = Certainty::InLog,
+            // Else another node was given the same op, wrote it and announces it.
+            (Certainty::NoEffect | Certainty::Unresolved { .. }, Some(_)) => {
+                ticket.certainty = Certainty::InLog
+            }
             (Certainty::InLog, Some(_)) => {}
             (_, None) => ticket.certainty = Certainty::NoEffect,
         }
@@ -41,17 +43,68 @@ pub(super) fn resolve(batch: &mut Batch, decision: &mut Decision) -> Vec<Event> 
 }
 
 /// The event as the lost attempt wrote it.
-fn event(submit: &Submit, ack: &Ack, at: UnixMillis) -> Event {
+fn event(submit: &Submit, ack: &Ack) -> Event {
     Event {
         room: submit.room,
         position: ack.position,
         kind: submit.operation.kind(),
         op: submit.op.clone(),
         user: submit.user.clone(),
-        at,
+        at: ack.at,
         digest: submit.digest,
         body: submit.body.clone(),
         version: ack.version,
         cleared: ack.cleared,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::batch::Ticket;
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::ids::{OpId, RoomId, UserId};
+    use crate::log::Authority;
+    use crate::position::{Epoch, Position, Seq};
+    use crate::protocol::{Exact, Operation};
+
+    /// An op whose COMMIT was sent at 5 without an answer, then found in the log
+    /// with a time of its own.
+    fn found(written_at: i64) -> (Vec<Event>, bool) {
+        let (room, op, user) = (RoomId::new(1), OpId::new("op"), UserId::new("ann"));
+        let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
+        let submit = Submit::new(room.unwrap(), user.unwrap(), Authority::Member, op.unwrap(), operation);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut batch = Batch::default();
+        batch.push(submit, Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)));
+        batch.mark_unresolved(UnixMillis(5));
+        let ack = Ack {
+            position: Position::new(Epoch(1), Seq(7)),
+            at: UnixMillis(written_at),
+            version: None,
+            cleared: None,
+            duplicate: true,
+        };
+        let mut decision = Decision { outcomes: vec![Outcome::Accepted(ack)], ..Decision::default() };
+        let events = resolve(&mut batch, &mut decision);
+        assert!(!batch.tickets[0].is_refusable(), "what is in the log can't be refused");
+        let Outcome::Accepted(ack) = &decision.outcomes[0] else { panic!("accepted") };
+        (events, ack.duplicate)
+    }
+
+    #[test]
+    fn what_a_lost_commit_wrote_is_announced_and_is_no_duplicate() {
+        let (events, is_duplicate) = found(5);
+        assert_eq!(events.iter().map(|event| event.at).collect::<Vec<_>>(), [UnixMillis(5)]);
+        assert!(!is_duplicate);
+    }
+
+    #[test]
+    fn what_another_node_wrote_for_the_same_op_is_a_duplicate_and_its_to_announce() {
+        let (events, is_duplicate) = found(6);
+        assert_eq!(events, []);
+        assert!(is_duplicate);
     }
 }
