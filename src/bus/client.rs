@@ -9,7 +9,7 @@ use fred::interfaces::ClientLike;
 use fred::types::config::{Config, ReconnectPolicy};
 use fred::types::{Builder, RespVersion};
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::line::{Guard, Line};
 use super::{Away, Bus};
@@ -22,6 +22,9 @@ pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How often both connections are asked, so that a frozen Redis or a black hole
 /// is noticed although nobody speaks.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while Redis is away: a client tells of its new connection a moment
+/// before it can be used.
+const AWAY_INTERVAL: Duration = Duration::from_millis(100);
 /// What somebody waits for is answered in this time, or has failed for them.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -94,12 +97,11 @@ fn password(redis: &config::Redis) -> Result<Option<String>, Away> {
 /// Keeps both connections alive, and `up` true to the facts.
 pub(super) async fn watch(bus: Bus, mut guards: [Guard; 2], lines: [Line; 2], mut stop: Stop) {
     let [mut speaking, mut listening] = lines.map(|line| line.connections());
-    let mut ticks = interval(PING_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = None;
     loop {
+        let pause = if told == Some(true) { PING_INTERVAL } else { AWAY_INTERVAL };
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = sleep(pause) => {}
             _ = speaking.next() => {}
             _ = listening.next() => {}
             () = stop.wait() => break,

@@ -146,9 +146,10 @@ impl Bus {
         }
     }
 
-    /// Never waits. When too much waits, it is dropped and counted.
+    /// Never waits. While Redis is away, or too much waits, it is dropped and
+    /// counted.
     pub fn publish(&self, room: RoomId, payload: Bytes) {
-        if self.shared.speak.try_send(speak::Saying { room, payload }).is_err() {
+        if !self.is_up() || self.shared.speak.try_send(speak::Saying { room, payload }).is_err() {
             metrics::dropped(1);
         }
     }

@@ -56,9 +56,7 @@ impl Context {
     /// Tells the other nodes. Never waits; while Redis is away, or when its queue
     /// is full, it is dropped, and the other nodes find what they miss in the log.
     pub fn announce(&self, room: RoomId, announcement: &Announcement) {
-        if self.bus.is_up() {
-            self.bus.publish(room, announcement.encode(self.node));
-        }
+        self.bus.publish(room, announcement.encode(self.node));
     }
 
     /// Who is in `room` on other nodes; `None` while the bus is away.
