@@ -112,6 +112,9 @@ async fn drawing_goes_on_after_a_failover_and_nothing_acked_in_sync_is_lost() {
     let room = world.room(&alice, "drawing").await;
     let mut client = world.client(0, &alice).await;
     client.join(room).await;
+    let bob = world.person("bob");
+    let mut other = world.client(1, &bob).await;
+    other.join(room).await;
     let draw = |i: i32| json!({"kind": "shape.add", "shape": rect(&format!("r{i}"), i)});
     for i in 0..20 {
         assert_eq!(client.submit(room, &format!("op-{i}"), &draw(i)).await["type"], "ack");
@@ -122,9 +125,11 @@ async fn drawing_goes_on_after_a_failover_and_nothing_acked_in_sync_is_lost() {
         let ack = client.submit(room, &format!("op-{i}"), &draw(i)).await;
         assert_eq!((&ack["type"], &ack["seq"]), (&json!("ack"), &json!(i + 1)), "{ack}");
     }
-    let bob = world.person("bob");
-    let mut other = world.client(1, &bob).await;
-    other.join(room).await;
-    other.catches_up(room, 25).await;
-    assert_eq!(other.rooms[&room].shapes.len(), 25);
+    // By the node that has just written, and so knows the new primary.
+    let mut new = world.client(0, &bob).await;
+    new.join(room).await;
+    for reader in [&mut other, &mut new] {
+        reader.catches_up(room, 25).await;
+        assert_eq!(reader.rooms[&room].shapes.len(), 25);
+    }
 }
