@@ -258,10 +258,10 @@ impl Client {
     async fn live(&mut self, socket: &mut Socket, room: u64) -> Result<(), Failure> {
         self.saw(room, What::Live);
         self.tell_position(room);
-        if let Some(state) = self.rooms.get_mut(&room) {
-            if std::mem::replace(&mut state.live, true) {
-                return Ok(());
-            }
+        if let Some(state) = self.rooms.get_mut(&room)
+            && std::mem::replace(&mut state.live, true)
+        {
+            return Ok(());
         }
         if self.rooms.values().all(|room| room.live) {
             let now = self.shared.clock.now();

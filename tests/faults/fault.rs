@@ -1,19 +1,23 @@
 //! The faults, and how they are done to a cluster.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use roomgate::dev::{Gateway, Postgres, Service};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::Failure;
 use crate::burst;
 use crate::cluster::World;
 use crate::history::Excuse;
 use crate::load::Load;
+
+/// A reader that is less behind than this doesn't count as a slow one.
+const BEHIND_BYTES: u64 = 20_000_000;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
@@ -131,13 +135,7 @@ impl Fault {
                 written
             }
             Self::StopReading { client, megabytes } => {
-                let reader = load.in_corner(client);
-                load.set_reading(reader, false);
-                let through = &world.cluster.nodes()[0];
-                let written = burst::write(world, load, through, megabytes * 50, 20_000).await;
-                sleep(lasts).await;
-                load.set_reading(reader, true);
-                written
+                stop_reading(world, load, client, megabytes, lasts).await
             }
             Self::FailOver { shard } => world.cluster.fail_over(shard).await.map(drop).map_err(Into::into),
             Self::LoseTail { shard } => lose_tail(world, shard, lasts).await,
@@ -187,10 +185,43 @@ impl Fault {
             Self::LoseTail { .. } => &["resyncs"],
             Self::KillRedis | Self::FreezeRedis | Self::KillRedisClients => &["gaps repaired"],
             Self::Burst { .. } => &["gaps repaired"],
-            Self::StopReading { .. } => &["sessions lagging"],
+            Self::StopReading { .. } => &["events behind"],
             Self::Nothing => &[],
         }
     }
+}
+
+/// What the reader leaves waiting is counted by what it has seen, so that it
+/// doesn't matter whether its node calls it lagging or still catching up.
+async fn stop_reading(
+    world: &World,
+    load: &mut Load,
+    client: usize,
+    megabytes: usize,
+    lasts: Duration,
+) -> Result<(), Failure> {
+    const EVENT_BYTES: usize = 20_000;
+    let reader = load.in_corner(client);
+    let room = world.rooms.last().ok_or("no room")?.id;
+    // It may be coming back from the fault before.
+    let back = async {
+        while load.seen(reader, room).is_none() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), back).await.map_err(|_| format!("client {reader} doesn't come back"))?;
+    load.set_reading(reader, false);
+    let through = &world.cluster.nodes()[0];
+    let written = burst::write(world, load, through, megabytes * 1_000_000 / EVENT_BYTES, EVENT_BYTES).await;
+    sleep(lasts).await;
+    let head = load.shared.acked(room).map_or(0, |acked| acked.seq);
+    if let Some(behind) = load.seen(reader, room).map(|seen| head.saturating_sub(seen))
+        && behind * EVENT_BYTES as u64 >= BEHIND_BYTES
+    {
+        load.shared.events_behind.fetch_add(behind, Ordering::Relaxed);
+    }
+    load.set_reading(reader, true);
+    written
 }
 
 /// The one that the client is on.

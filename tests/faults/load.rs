@@ -2,7 +2,7 @@
 //! their diaries at the end.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Shared {
     /// The highest position that was acked, by room.
     pub acked: Mutex<BTreeMap<u64, Position>>,
     pub goodbyes: AtomicUsize,
+    /// How far a client was behind that had stopped reading, if that was far.
+    pub events_behind: AtomicU64,
 }
 
 impl Shared {
@@ -96,6 +98,7 @@ impl Load {
             stay: Duration::from_millis(plan.stay_ms),
             acked: Mutex::default(),
             goodbyes: AtomicUsize::new(0),
+            events_behind: AtomicU64::new(0),
         });
         let (mut clients, mut statuses) = (JoinSet::new(), Vec::new());
         for number in 0..plan.clients {
@@ -133,6 +136,11 @@ impl Load {
 
     pub fn set_reading(&self, client: usize, reading: bool) {
         self.statuses[client].reading.store(reading, Ordering::Relaxed);
+    }
+
+    /// The last event of the room that the client has; none while it is away.
+    pub fn seen(&self, client: usize, room: u64) -> Option<u64> {
+        self.statuses[client].at.lock().expect("nobody panics with it").get(&room).copied()
     }
 
     pub fn settle(&self) {

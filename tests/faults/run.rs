@@ -77,6 +77,8 @@ async fn play(
     let counted = |load: &Load| {
         let mut now = felt.now();
         now.insert("goodbyes".to_owned(), load.shared.goodbyes.load(Ordering::Relaxed) as f64);
+        let behind = load.shared.events_behind.load(Ordering::Relaxed);
+        now.insert("events behind".to_owned(), behind as f64);
         now
     };
     let before = counted(load);
