@@ -9,6 +9,7 @@ mod origin;
 mod password;
 mod refresh;
 mod revocations;
+mod ticket;
 mod token;
 
 pub use keys::{KeyError, Keys};
@@ -16,4 +17,5 @@ pub use origin::Origins;
 pub use password::{Passwords, check_password_rules, is_imported, may_be_password};
 pub use refresh::RefreshToken;
 pub use revocations::Revocation;
+pub use ticket::Ticket;
 pub use token::{Claims, Issued, Signer, Verifier};

@@ -85,14 +85,14 @@ struct SignedBody<'a> {
 /// Checks tokens. Cheap to clone; sees a reloaded key set at once.
 #[derive(Clone)]
 pub struct Verifier {
-    rules: Arc<ArcSwap<Rules>>,
+    pub(super) rules: Arc<ArcSwap<Rules>>,
     revocations: Revocations,
 }
 
-struct Rules {
-    issuer: String,
-    audience: String,
-    keys: Keys,
+pub(super) struct Rules {
+    pub issuer: String,
+    pub audience: String,
+    pub keys: Keys,
 }
 
 impl Verifier {
@@ -157,7 +157,19 @@ impl Rules {
         Ok(Self { issuer: auth.issuer.clone(), audience: auth.audience.clone(), keys })
     }
 
-    fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
+    /// With the first key.
+    pub fn sign(&self, body: &impl Serialize) -> Result<String, Refusal> {
+        let Some(signing) = &self.keys.signing else {
+            return Err(Refusal::new(Code::Unavailable, "this gateway holds no signing key"));
+        };
+        let header = Header { kid: Some(signing.kid.clone()), ..Header::new(signing.algorithm) };
+        jsonwebtoken::encode(&header, body, &signing.key).map_err(|error| {
+            tracing::error!(%error, "signing a token failed");
+            Refusal::new(Code::Internal, "a token could not be made")
+        })
+    }
+
+    pub fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         validation.set_audience(&[&self.audience]);
@@ -197,7 +209,7 @@ fn refused() -> Refusal {
 /// Makes tokens that [`Verifier`] accepts. Cheap to clone.
 #[derive(Clone)]
 pub struct Signer {
-    rules: Arc<ArcSwap<Rules>>,
+    pub(super) rules: Arc<ArcSwap<Rules>>,
     lifetime: Duration,
     login: Option<Uuid>,
 }
@@ -215,9 +227,6 @@ impl Signer {
     /// An access token for `user`, valid from now for the signer's lifetime.
     pub fn issue(&self, user: &UserId, name: Option<&str>, authority: Authority) -> Result<Issued, Refusal> {
         let rules = self.rules.load();
-        let Some(signing) = &rules.keys.signing else {
-            return Err(Refusal::new(Code::Unavailable, "this gateway holds no signing key"));
-        };
         let now = UnixMillis::now().0.unsigned_abs() / 1000;
         let exp = now.saturating_add(self.lifetime.as_secs()).min(LATEST_EXPIRY);
         let scope = match authority {
@@ -233,12 +242,7 @@ impl Signer {
             name: name.map(str::to_owned),
             scope,
         };
-        let header = Header { kid: Some(signing.kid.clone()), ..Header::new(signing.algorithm) };
-        let token = jsonwebtoken::encode(&header, &SignedBody { aud: &rules.audience, body }, &signing.key)
-            .map_err(|error| {
-            tracing::error!(%error, "signing a token failed");
-            Refusal::new(Code::Internal, "a token could not be made")
-        })?;
+        let token = rules.sign(&SignedBody { aud: &rules.audience, body })?;
         Ok(Issued { token, expires_at: UnixMillis((exp * 1000) as i64) })
     }
 }

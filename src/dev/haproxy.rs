@@ -78,6 +78,7 @@ defaults
     timeout connect 2s
     timeout http-request 10s
     timeout queue 5s
+    # an event stream has a comment every 15 s
     timeout client 75s
     timeout server 75s
     # a WebSocket: the node's heartbeat is what ends a dead one

@@ -12,6 +12,7 @@ pub mod idempotency;
 mod refresh_tokens;
 mod revocations;
 mod slugs;
+mod tickets;
 
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub const STATEMENTS: &[&Sql] = &[
     &idempotency::RELEASE,
     &idempotency::SWEEP,
     &refresh_tokens::SWEEP,
+    &tickets::SPEND,
+    &tickets::SWEEP,
 ];
 
 /// How long a request waits for the directory's primary.
@@ -133,7 +136,7 @@ impl Directory {
     }
 
     /// Deletes what has had its time: answers kept for repeats, refresh tokens,
-    /// revocations older than any token.
+    /// used tickets, revocations older than any token.
     pub async fn sweep(&self, revocations_kept: Duration) -> Result<usize, DirectoryError> {
         let remembered = millis(idempotency::REMEMBERED);
         let mut swept = 0;
@@ -142,7 +145,8 @@ impl Directory {
             let tokens = self.query(&refresh_tokens::SWEEP, &[&SWEEP_BATCH]).await?;
             let kept = millis(revocations_kept);
             let revocations = self.query(&revocations::SWEEP, &[&kept, &SWEEP_BATCH]).await?;
-            let count = answers.len() + tokens.len() + revocations.len();
+            let tickets = self.query(&tickets::SWEEP, &[&SWEEP_BATCH]).await?;
+            let count = answers.len() + tokens.len() + revocations.len() + tickets.len();
             swept += count;
             if count == 0 {
                 return Ok(swept);

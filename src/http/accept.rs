@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,9 +12,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use super::address::Peer;
+use super::takeover::divert;
 use crate::tasks::{Stop, Tasks};
 
 /// Thousands may come back at once.
@@ -42,7 +43,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `tasks` is told to stop; then no new connection is accepted and
-/// requests under way are answered. WebSockets are their sessions' own.
+/// requests under way are answered. WebSockets and event streams are their
+/// sessions' own.
 pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
     let mut stop = tasks.stop_signal();
     let mut failing = false;
@@ -73,24 +75,35 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         tracing::debug!(%error, "client left at once");
         return;
     }
+    let (hand_over, mut handed_over) = mpsc::channel(1);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        let (router, hand_over) = (router.clone(), hand_over.clone());
+        async move {
+            let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            Ok::<_, Infallible>(divert(response, &hand_over).await)
+        }
     });
-    let serving = http1::Builder::new()
+    let mut serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let mut serving = pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = stop.wait() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let mut stopped = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut serving => break ended,
+            () = stop.wait(), if !stopped => {
+                stopped = true;
+                Pin::new(&mut serving).graceful_shutdown();
+            }
+            Some(handover) = handed_over.recv() => {
+                // What the client sent behind its request is no request.
+                let parts = serving.into_parts();
+                return parts.map(|parts| handover.begin(parts.io.into_inner())).unwrap_or_default();
+            }
         }
     };
     if let Err(error) = ended {

@@ -19,6 +19,7 @@ mod freshness;
 mod health;
 mod idempotency;
 mod import;
+mod live;
 mod me;
 mod page;
 mod people;
@@ -27,6 +28,8 @@ mod rooms;
 mod shapes;
 mod signed_in;
 mod submits;
+mod takeover;
+mod tickets;
 mod upgrade;
 
 use std::net::IpAddr;
@@ -120,6 +123,8 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/rooms/{room}/events", get(events::list).post(submits::submit))
         .route(import::ROUTE, post(import::import))
         .route("/v1/rooms/{room}/presence", get(presence::list))
+        .route("/v1/rooms/{room}/live", get(live::live))
+        .route("/v1/tickets", post(tickets::issue))
         .route("/v1/ws", get(upgrade::upgrade))
         .route("/health", get(health::public))
         .route("/", get(upgrade::upgrade_or_page))

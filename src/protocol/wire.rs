@@ -42,6 +42,10 @@ impl Json {
         &self.text
     }
 
+    pub fn into_bytes(self) -> Bytes {
+        self.text
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text).expect("built from strings only")
     }

@@ -1,6 +1,7 @@
 //! A session from its first byte to its last: reader, writer and watch side by
 //! side in one task, and an orderly end whichever of them ends first.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,41 +64,63 @@ pub async fn run(shared: &Arc<Shared>, arrival: Arrival) {
     };
     let _counted = gateway::session(arrival.dialect.transport());
     let decoder = Decoder::new(arrival.read, shared.frame_limits().frame_bytes);
-    let session = Session {
-        shared: shared.clone(),
-        id,
-        socket,
-        outbox: Outbox::new(shared.parts.config.outbox_bytes),
-        vitals: Vitals::new(Instant::now()),
-        dialect: arrival.dialect,
-        in_flight: InFlight::default(),
-    };
-    let end = session.converse(decoder, arrival.token, &ending).await;
-    gateway::disconnected(end.end.code());
-    session.outbox.shut();
-    if end.end != End::Gone {
-        session.socket.finish(end.close, FAREWELL_LIMIT).await;
-    }
+    let outbox = Outbox::new(shared.parts.config.outbox_bytes);
+    let session = Session::new(shared, id, socket, outbox, arrival.dialect);
+    let ended = session.converse(decoder, arrival.token, &ending).await;
+    session.finish(ended).await;
 }
 
 /// How the conversation ended, and the close frame that may still be sent.
-struct Ended {
-    end: End,
-    close: Option<CloseCode>,
+pub struct Ended {
+    pub end: End,
+    pub close: Option<CloseCode>,
 }
 
 impl Session {
+    pub fn new(
+        shared: &Arc<Shared>,
+        id: SessionId,
+        socket: Socket,
+        outbox: Outbox,
+        dialect: Dialect,
+    ) -> Self {
+        let vitals = Vitals::new(Instant::now());
+        Self { shared: shared.clone(), id, socket, outbox, vitals, dialect, in_flight: InFlight::default() }
+    }
+
     async fn converse(&self, decoder: Decoder, token: Option<String>, ending: &Ending) -> Ended {
         let mut reader = Reader::new(self, decoder);
-        let mut writer = Writer::new(&self.outbox, &self.socket, &self.vitals, &self.dialect);
-        let end = tokio::select! {
-            end = reader.run(token) => end,
+        let mut writer = self.writer();
+        let end = {
+            let hearing = pin!(reader.run(token));
+            self.until_over(hearing, &mut writer, ending).await
+        };
+        reader.leave_all().await;
+        self.take_leave(end, &mut writer).await
+    }
+
+    pub fn writer(&self) -> Writer<'_> {
+        Writer::new(&self.outbox, &self.socket, &self.vitals, &self.dialect)
+    }
+
+    /// Writes what there is to write until something ends the session.
+    pub async fn until_over(
+        &self,
+        hearing: Pin<&mut impl Future<Output = End>>,
+        writer: &mut Writer<'_>,
+        ending: &Ending,
+    ) -> End {
+        tokio::select! {
+            end = hearing => end,
             written = writer.run() => written.map_or(End::Gone, End::Close),
             code = self.watch() => End::Close(code),
             code = ending.asked() => End::Close(code),
             code = self.outbox.expelled() => End::Close(code),
-        };
-        reader.leave_all().await;
+        }
+    }
+
+    /// What is still to be said. To be called when the rooms are left.
+    pub async fn take_leave(&self, end: End, writer: &mut Writer<'_>) -> Ended {
         match end {
             End::Gone => Ended { end, close: None },
             // The answer to the client's close is queued as a control frame.
@@ -106,8 +129,8 @@ impl Session {
                 Ended { end: if matches!(done, Ok(Ok(()))) { end } else { End::Gone }, close: None }
             }
             End::Close(code) => {
-                let told = self.farewell(&mut writer, code).await;
-                Ended { end, close: told.then_some(code) }
+                let told = self.farewell(writer, code).await;
+                Ended { end, close: (told && self.dialect.is_two_way()).then_some(code) }
             }
         }
     }
@@ -133,16 +156,30 @@ impl Session {
         matches!(told, Ok(Ok(())))
     }
 
+    /// The connection's end.
+    pub async fn finish(self, ended: Ended) {
+        gateway::disconnected(ended.end.code());
+        self.outbox.shut();
+        if ended.end != End::Gone {
+            self.socket.finish(ended.close, FAREWELL_LIMIT).await;
+        }
+    }
+
     /// Does what falls due; returns when that is a close. Cancel-safe.
     async fn watch(&self) -> CloseCode {
-        let mut watch = Watch::new(&self.shared.parts.config, Instant::now());
+        let config = &self.shared.parts.config;
+        let mut watch = if self.dialect.is_two_way() {
+            Watch::new(config, Instant::now())
+        } else {
+            Watch::one_way(config, Instant::now())
+        };
         loop {
             match watch.due(Instant::now(), UnixMillis::now(), &self.vitals) {
                 Due::Nothing { until } => tokio::select! {
                     () = tokio::time::sleep_until(until) => {}
                     () = self.vitals.changed.notified() => {}
                 },
-                Due::Ping => self.socket.ping(),
+                Due::Ping => drop(self.socket.queue_control(self.dialect.ping())),
                 Due::TokenExpiring(at) => self.outbox.answer(server::token_expiring(at)),
                 Due::Close(code) => return code,
             }

@@ -1,7 +1,9 @@
 //! Outgoing frames: RFC 6455's few header bytes, and messages joined into one
-//! frame without copying them.
+//! frame without copying them; or bytes as they are.
 
 use std::io::{self, IoSlice};
+
+use bytes::Bytes;
 
 use crate::protocol::{CloseCode, Json};
 
@@ -16,12 +18,14 @@ const SLICES: usize = 2 * CHUNKS_PER_FRAME + 1;
 
 const FIN_TEXT: u8 = 0x81;
 const FIN_CLOSE: u8 = 0x88;
-const FIN_PING: u8 = 0x89;
+/// A ping without payload.
+pub const PING_FRAME: [u8; 2] = [0x89, 0];
 
-/// One text frame: a message as it is, or several as an array.
+/// One text frame: a message as it is, or several as an array. Or no frame at
+/// all, but what is to be sent in one piece.
 #[derive(Debug)]
 pub struct DataFrame {
-    chunks: Vec<Json>,
+    chunks: Vec<Bytes>,
     /// Header and, for an array, the opening bracket.
     head: [u8; 11],
     head_len: usize,
@@ -45,7 +49,14 @@ impl DataFrame {
             head[head_len] = b'[';
             head_len += 1;
         }
+        let chunks = chunks.into_iter().map(Json::into_bytes).collect();
         Self { chunks, head, head_len, is_array, total, sent: 0 }
+    }
+
+    /// These bytes and no more.
+    pub fn plain(bytes: Bytes) -> Self {
+        let total = bytes.len();
+        Self { chunks: vec![bytes], head: [0; 11], head_len: 0, is_array: false, total, sent: 0 }
     }
 
     pub fn is_sent(&self) -> bool {
@@ -76,7 +87,7 @@ impl DataFrame {
             if index > 0 {
                 add(b",");
             }
-            add(chunk.bytes());
+            add(chunk);
         }
         if self.is_array {
             add(b"]");
@@ -93,10 +104,6 @@ fn rest<'a>(bytes: &'a [u8], skip: &mut usize) -> Option<&'a [u8]> {
     *skip -= skipped;
     let rest = &bytes[skipped..];
     (!rest.is_empty()).then_some(rest)
-}
-
-pub fn ping_frame() -> [u8; 2] {
-    [FIN_PING, 0]
 }
 
 pub fn close_frame(code: CloseCode) -> Vec<u8> {

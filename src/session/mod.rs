@@ -8,8 +8,8 @@
 //! one batch written, [`IN_FLIGHT_MAX`] submits, its outbox); nothing is acked
 //! that `store::append` has not reported as committed.
 //!
-//! Knows no SQL and no Redis. The drawing app's first protocol is a
-//! [`dialect::Dialect`] of the same session.
+//! Knows no SQL and no Redis. The drawing app's first protocol, and Server-Sent
+//! Events, are [`dialect::Dialect`]s of the same session.
 
 mod abuse;
 mod asked;
@@ -17,12 +17,15 @@ mod conversation;
 mod decoder;
 mod dialect;
 mod ending;
+mod event_stream;
 mod frame;
 mod handshake;
 mod legacy;
 mod reader;
 mod registry;
+mod rooms;
 mod socket;
+mod stream;
 mod submits;
 mod vitals;
 mod watch;
@@ -33,16 +36,17 @@ use std::time::Duration;
 
 use crate::auth::{Claims, Origins, Verifier};
 use crate::config;
-use crate::ids::NodeName;
+use crate::ids::{NodeName, SessionId};
 use crate::limits::Limits;
 use crate::protocol::server::AnnouncedLimits;
-use crate::protocol::{CloseCode, FrameLimits};
+use crate::protocol::{CloseCode, Code, FrameLimits, Refusal};
 use crate::room::Hub;
 use crate::room::access::Access;
 use crate::store::append::Appender;
 use crate::tasks::Tasks;
 
 pub use handshake::HandshakeRefusal;
+pub use stream::{Stream, Wish};
 pub use submits::{IN_FLIGHT_MAX, answer_to_submit};
 
 use registry::Registry;
@@ -100,6 +104,16 @@ impl Sessions {
 }
 
 impl Shared {
+    /// Whoever revokes tokens finds the session by this one from now on; one that
+    /// was revoked just before is refused here.
+    fn sign_in(&self, session: &SessionId, claims: &Claims) -> Result<(), Refusal> {
+        self.registry.signed_in(session, claims);
+        if self.parts.verifier.is_revoked(claims) {
+            return Err(Refusal::new(Code::Unauthenticated, "a valid token is needed"));
+        }
+        Ok(())
+    }
+
     fn frame_limits(&self) -> FrameLimits {
         let limits = self.parts.limits.configured();
         FrameLimits {

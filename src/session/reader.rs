@@ -1,6 +1,5 @@
 //! What a client says, in order, to what is done about it.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use super::asked::Asked;
 use super::conversation::Session;
 use super::decoder::{Decoder, Incoming, ReadError};
 use super::ending::End;
-
+use super::rooms::Rooms;
 use super::submits::Receipt;
 use crate::auth::Claims;
 use crate::clock::UnixMillis;
@@ -17,9 +16,8 @@ use crate::ids::{OpId, RoomId};
 use crate::limits::SessionLimits;
 use crate::log::Submit;
 use crate::metrics::gateway;
-use crate::protocol::server::{self, Member, Welcome};
+use crate::protocol::server::{self, Welcome};
 use crate::protocol::{ClientMessage, CloseCode, Code, Join, MessageId, Operation, Refusal};
-use crate::room;
 
 pub struct Reader<'a> {
     session: &'a Session,
@@ -28,7 +26,7 @@ pub struct Reader<'a> {
     user: Option<SignedIn>,
     /// A `hello` was answered; there is no second one.
     greeted: bool,
-    rooms: Rooms<'a>,
+    rooms: Rooms,
     abuse: Abuse,
 }
 
@@ -51,7 +49,7 @@ impl From<Refusal> for No {
 
 impl<'a> Reader<'a> {
     pub fn new(session: &'a Session, decoder: Decoder) -> Self {
-        let rooms = Rooms { session, joined: BTreeSet::new() };
+        let rooms = Rooms::new(&session.shared, &session.id, &session.outbox);
         Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new() }
     }
 
@@ -192,16 +190,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Whoever revokes tokens finds the session by this one from now on; one that
-    /// was revoked just before is refused here.
     fn note(&self, claims: &Claims) -> Result<(), No> {
-        let shared = &self.session.shared;
-        shared.registry.signed_in(&self.session.id, claims);
-        if shared.parts.verifier.is_revoked(claims) {
-            let refusal = Refusal::new(Code::Unauthenticated, "a valid token is needed");
-            return Err(No { refusal, close: Some(CloseCode::Unauthenticated) });
-        }
-        Ok(())
+        self.session
+            .shared
+            .sign_in(&self.session.id, claims)
+            .map_err(|refusal| No { refusal, close: Some(CloseCode::Unauthenticated) })
     }
 
     fn welcome(&self, id: Option<&MessageId>) {
@@ -222,34 +215,14 @@ impl<'a> Reader<'a> {
     }
 
     async fn join(&mut self, id: Option<&MessageId>, join: Join) -> Result<(), Refusal> {
-        let Session { shared, vitals, outbox, id: session, .. } = self.session;
+        let Session { shared, vitals, .. } = self.session;
         let SignedIn { claims, .. } = self.user.as_ref().ok_or_else(say_hello_first)?;
         let (password, invite) = (join.password.as_deref(), join.invite.as_deref());
         let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
         let admission = vitals.while_busy(entering).await?;
-        let room = admission.room;
-        self.rooms.check_limit(room, shared.parts.limits.configured().rooms_per_session)?;
-        let joining = Box::pin(shared.parts.hub.join(room::Join {
-            id: id.cloned(),
-            room,
-            slug: admission.slug,
-            member: Member {
-                session: session.clone(),
-                user: claims.user.clone(),
-                name: claims.name.to_string(),
-                role: admission.role,
-            },
-            access_rev: admission.facts.access_rev,
-            from: join.from,
-            outbox: outbox.clone(),
-        }));
-        // Before the answer: if the session ends in between, it leaves.
-        self.rooms.joined.insert(room);
-        let joined = vitals.while_busy(joining).await;
-        if joined.is_err() {
-            self.rooms.joined.remove(&room);
-        }
-        joined
+        self.rooms.check_limit(admission.room, shared.parts.limits.configured().rooms_per_session)?;
+        let joining = Box::pin(self.rooms.join(id.cloned(), admission, claims, join.from));
+        vitals.while_busy(joining).await
     }
 
     async fn submit(
@@ -322,58 +295,6 @@ impl<'a> Reader<'a> {
             (None, Some(code)) => self.abuse.note(Instant::now(), code),
             (None, None) => Ok(()),
         }
-    }
-}
-
-/// The rooms that a session is in. It leaves them even if its task panics.
-struct Rooms<'a> {
-    session: &'a Session,
-    joined: BTreeSet<RoomId>,
-}
-
-impl Rooms<'_> {
-    fn check_joined(&self, room: RoomId) -> Result<(), Refusal> {
-        if self.joined.contains(&room) {
-            return Ok(());
-        }
-        Err(Refusal::new(Code::NotJoined, "join the room first"))
-    }
-
-    /// `most` = 0: as many as they like.
-    fn check_limit(&self, room: RoomId, most: u32) -> Result<(), Refusal> {
-        let is_new = !self.joined.contains(&room);
-        if most > 0 && is_new && self.joined.len() >= most as usize {
-            return Err(Refusal::new(Code::RateLimited, format!("at most {most} rooms a session")));
-        }
-        Ok(())
-    }
-
-    async fn leave(&mut self, room: RoomId) {
-        if self.joined.remove(&room) {
-            self.session.shared.parts.hub.leave(room, &self.session.id).await;
-        }
-    }
-
-    async fn leave_all(&mut self) {
-        while let Some(room) = self.joined.pop_first() {
-            self.session.shared.parts.hub.leave(room, &self.session.id).await;
-        }
-    }
-}
-
-impl Drop for Rooms<'_> {
-    fn drop(&mut self) {
-        if self.joined.is_empty() {
-            return;
-        }
-        self.session.outbox.shut();
-        let (joined, session) = (std::mem::take(&mut self.joined), self.session.id.clone());
-        let hub = self.session.shared.parts.hub.clone();
-        self.session.shared.parts.tasks.spawn("session-leaves", async move {
-            for room in joined {
-                hub.leave(room, &session).await;
-            }
-        });
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::frame::{CONTROL_FRAME_MAX, DataFrame, close_frame, ping_frame};
+use super::frame::{CONTROL_FRAME_MAX, DataFrame, close_frame};
 use crate::protocol::CloseCode;
 
 /// Pongs that wait for the socket; when they don't fit, older ones are dropped.
@@ -40,9 +40,10 @@ impl Socket {
         Ok(Self { tcp, control: Mutex::default(), control_waits: Notify::new() })
     }
 
-    /// Queues a ping; the writer sends it between two frames.
-    pub fn ping(&self) {
-        self.queue_control(&ping_frame());
+    /// A client that acknowledges nothing for so long is gone. For one that is
+    /// not asked for a sign of life.
+    pub fn gone_after(&self, time: Duration) -> io::Result<()> {
+        socket2::SockRef::from(&self.tcp).set_tcp_user_timeout(Some(time))
     }
 
     /// Waits for a control frame to send. Cancel-safe.

@@ -13,12 +13,16 @@ use crate::clock::UnixMillis;
 use crate::config;
 use crate::protocol::CloseCode;
 
+/// How often a client that is only spoken to gets a sign of life.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+
 /// A client is told of its token's end this long before.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 
 pub struct Watch {
     heartbeat: Duration,
-    pong_timeout: Duration,
+    /// None: the client answers no pings.
+    pong_timeout: Option<Duration>,
     slow_consumer_timeout: Duration,
     hello_by: Instant,
     ping_at: Instant,
@@ -41,13 +45,19 @@ impl Watch {
     pub fn new(config: &config::Sessions, now: Instant) -> Self {
         Self {
             heartbeat: config.heartbeat,
-            pong_timeout: config.pong_timeout,
+            pong_timeout: Some(config.pong_timeout),
             slow_consumer_timeout: config.slow_consumer_timeout,
             hello_by: now + config.hello_timeout,
             ping_at: now + config.heartbeat,
             pinged: None,
             told: None,
         }
+    }
+
+    /// Of a client that is only spoken to.
+    pub fn one_way(config: &config::Sessions, now: Instant) -> Self {
+        let heartbeat = COMMENT_EVERY;
+        Self { heartbeat, pong_timeout: None, ping_at: now + heartbeat, ..Self::new(config, now) }
     }
 
     /// Ask again after doing what is due, and whenever the vitals change.
@@ -92,12 +102,13 @@ impl Watch {
             self.pinged = None;
             return at(now, since + self.slow_consumer_timeout, Due::Close(CloseCode::SlowConsumer));
         }
+        let Some(pong_timeout) = self.pong_timeout else { return Due::Nothing { until: self.ping_at } };
         match self.pinged {
             Some(pinged) if vitals.is_busy() || vitals.last_heard() >= pinged => {
                 self.pinged = None;
                 Due::Nothing { until: self.ping_at }
             }
-            Some(pinged) => at(now, pinged + self.pong_timeout, Due::Close(CloseCode::HeartbeatTimeout)),
+            Some(pinged) => at(now, pinged + pong_timeout, Due::Close(CloseCode::HeartbeatTimeout)),
             None => Due::Nothing { until: self.ping_at },
         }
     }
@@ -176,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn later_pings_give_a_silent_client_no_more_time() {
         let mut world = world();
-        world.watch.pong_timeout = seconds(60);
+        world.watch.pong_timeout = Some(seconds(60));
         world.token_for(10_000);
         let seen = world.run_until(200).await;
         assert_eq!(seen.last(), Some(&(85, Due::Close(CloseCode::HeartbeatTimeout))));
@@ -211,6 +222,15 @@ mod tests {
         world.run_until(26).await;
         world.vitals.set_busy(true);
         assert_eq!(world.run_until(49).await, []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_only_spoken_to_gets_a_sign_of_life_every_15_s_and_owes_none() {
+        let mut world = world();
+        world.watch = Watch::one_way(&config::Sessions::default(), world.start);
+        world.token_for(10_000);
+        let seen = world.run_until(80).await;
+        assert_eq!(seen, [15, 30, 45, 60, 75].map(|second| (second, Due::Ping)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::dialect::Dialect;
@@ -31,6 +32,11 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub fn new(outbox: &'a Outbox, socket: &'a Socket, vitals: &'a Vitals, dialect: &'a Dialect) -> Self {
         Self { outbox, socket, vitals, dialect, waiting: VecDeque::new(), frame: None }
+    }
+
+    /// Before anything else.
+    pub fn begin_with(&mut self, bytes: Bytes) {
+        self.frame = Some(DataFrame::plain(bytes));
     }
 
     /// Writes until the outbox is closed; returns with what code. Cancel-safe:
@@ -92,7 +98,7 @@ impl<'a> Writer<'a> {
                 return Ok(());
             }
             let chunks = self.waiting.len().min(if self.dialect.has_arrays() { CHUNKS_PER_FRAME } else { 1 });
-            self.frame = Some(DataFrame::new(self.waiting.drain(..chunks).collect()));
+            self.frame = Some(self.dialect.frame(self.waiting.drain(..chunks).collect()));
         }
     }
 }

@@ -22,6 +22,7 @@ mod head_checks;
 mod history;
 mod idempotency;
 mod legacy;
+mod live;
 mod people;
 mod pools;
 mod presence;

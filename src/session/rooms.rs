@@ -1,0 +1,103 @@
+//! The rooms that a session is in. It leaves them even if its task panics.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::auth::Claims;
+use crate::ids::{RoomId, SessionId};
+use crate::position::Position;
+use crate::protocol::server::Member;
+use crate::protocol::{Code, MessageId, Refusal};
+use crate::room::access::Admission;
+use crate::room::{self, Outbox};
+
+pub struct Rooms {
+    shared: Arc<Shared>,
+    session: SessionId,
+    outbox: Outbox,
+    joined: BTreeSet<RoomId>,
+}
+
+impl Rooms {
+    pub fn new(shared: &Arc<Shared>, session: &SessionId, outbox: &Outbox) -> Self {
+        let (shared, session, outbox) = (shared.clone(), session.clone(), outbox.clone());
+        Self { shared, session, outbox, joined: BTreeSet::new() }
+    }
+
+    /// Into a room that lets the bearer of `claims` in. `id` is for the answer.
+    pub async fn join(
+        &mut self,
+        id: Option<MessageId>,
+        admission: Admission,
+        claims: &Claims,
+        from: Option<Position>,
+    ) -> Result<(), Refusal> {
+        let room = admission.room;
+        let join = room::Join {
+            id,
+            room,
+            slug: admission.slug,
+            member: Member {
+                session: self.session.clone(),
+                user: claims.user.clone(),
+                name: claims.name.to_string(),
+                role: admission.role,
+            },
+            access_rev: admission.facts.access_rev,
+            from,
+            outbox: self.outbox.clone(),
+        };
+        // Before the answer: if the session ends in between, it leaves.
+        self.joined.insert(room);
+        let joined = self.shared.parts.hub.join(join).await;
+        if joined.is_err() {
+            self.joined.remove(&room);
+        }
+        joined
+    }
+
+    pub fn check_joined(&self, room: RoomId) -> Result<(), Refusal> {
+        if self.joined.contains(&room) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::NotJoined, "join the room first"))
+    }
+
+    /// `most` = 0: as many as they like.
+    pub fn check_limit(&self, room: RoomId, most: u32) -> Result<(), Refusal> {
+        let is_new = !self.joined.contains(&room);
+        if most > 0 && is_new && self.joined.len() >= most as usize {
+            return Err(Refusal::new(Code::RateLimited, format!("at most {most} rooms a session")));
+        }
+        Ok(())
+    }
+
+    pub async fn leave(&mut self, room: RoomId) {
+        if self.joined.remove(&room) {
+            self.shared.parts.hub.leave(room, &self.session).await;
+        }
+    }
+
+    pub async fn leave_all(&mut self) {
+        while let Some(room) = self.joined.pop_first() {
+            self.shared.parts.hub.leave(room, &self.session).await;
+        }
+    }
+}
+
+impl Drop for Rooms {
+    fn drop(&mut self) {
+        if self.joined.is_empty() {
+            return;
+        }
+        self.outbox.shut();
+        let (joined, session) = (std::mem::take(&mut self.joined), self.session.clone());
+        let hub = self.shared.parts.hub.clone();
+        self.shared.parts.tasks.spawn("session-leaves", async move {
+            for room in joined {
+                hub.leave(room, &session).await;
+            }
+        });
+    }
+}

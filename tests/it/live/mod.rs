@@ -1,0 +1,6 @@
+//! A room as Server-Sent Events.
+
+mod delivery;
+mod doors;
+mod ends;
+mod reader;
