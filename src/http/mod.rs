@@ -21,6 +21,7 @@ mod idempotency;
 mod import;
 mod live;
 mod me;
+mod members;
 mod page;
 mod people;
 mod presence;
@@ -118,7 +119,9 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/me", get(me::get).patch(me::change).delete(me::erase))
         .route("/v1/rooms", get(rooms::mine).merge(post(rooms::create).layer(once.clone())))
         .route("/v1/rooms/{room}", get(rooms::get))
-        .route("/v1/rooms/{room}/members/me", put(rooms::become_member))
+        .route("/v1/rooms/{room}/members", get(members::list))
+        .route("/v1/rooms/{room}/members/me", put(members::join).delete(members::leave))
+        .route("/v1/rooms/{room}/members/{user}", put(members::give).delete(members::remove))
         .route("/v1/rooms/{room}/shapes", get(shapes::list))
         .route("/v1/rooms/{room}/events", get(events::list).post(submits::submit))
         .route(import::ROUTE, post(import::import))

@@ -1,4 +1,4 @@
-//! Rooms: create, find, list, become a member.
+//! Rooms: create, find, list.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::App;
 use super::answer;
-use super::body::{Json, OptionalJson};
+use super::body::Json;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, tell};
 use super::idempotency::Makes;
@@ -27,20 +27,24 @@ use crate::store::rooms::{NewRoom, RoomFacts, RoomsError, Wanted};
 
 const NAME_MAX_CHARS: usize = 128;
 const METADATA_MAX_BYTES: usize = 16 * 1024;
-const PATIENCE: Duration = Duration::from_secs(10);
-const PAGE_DEFAULT: usize = 50;
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PAGE_DEFAULT: usize = 50;
 pub(super) const PAGE_MAX: usize = 1000;
 
 /// `{room}` of a path: an id or a slug. Digits alone are an id.
 pub(super) struct RoomPath(pub RoomRef);
 
+#[derive(Deserialize)]
+struct Named {
+    room: String,
+}
+
 impl FromRequestParts<App> for RoomPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let Path(text) = Path::<String>::from_request_parts(parts, app)
-            .await
-            .map_err(|_| ApiError::new(Code::BadMessage, "the address is malformed"))?;
+        let Path(Named { room: text }) =
+            Path::from_request_parts(parts, app).await.map_err(|_| malformed())?;
         let named = match text.parse::<u64>() {
             Ok(id) => RoomId::new(id).map(RoomRef::Id),
             Err(_) => Slug::new(&text).map(RoomRef::Slug),
@@ -48,6 +52,10 @@ impl FromRequestParts<App> for RoomPath {
         // What can't be a room isn't one.
         named.map(Self).map_err(|_: InvalidId| RoomsError::Unknown.refusal().into())
     }
+}
+
+pub(super) fn malformed() -> ApiError {
+    ApiError::new(Code::BadMessage, "the address is malformed")
 }
 
 #[derive(Deserialize)]
@@ -62,15 +70,9 @@ pub(super) struct Create {
 }
 
 #[derive(Deserialize)]
-pub(super) struct BecomeMember {
-    password: Option<String>,
-    invite: Option<String>,
-}
-
-#[derive(Deserialize)]
 pub(super) struct Page {
-    limit: Option<String>,
-    cursor: Option<String>,
+    pub limit: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// Directory `creating`, the shard's rows, directory `active`: whoever is
@@ -117,7 +119,7 @@ pub(super) async fn mine(
     let limit = limit(page.limit.as_deref(), PAGE_DEFAULT)?;
     let after = page.cursor.as_deref().map(|cursor| {
         let id = cursor.parse().ok().and_then(|id| RoomId::new(id).ok());
-        id.ok_or_else(|| ApiError::new(Code::BadMessage, "this is not a cursor of this list"))
+        id.ok_or_else(foreign_cursor)
     });
     // A position is one room's; over all of them it can't be asked for.
     let freshness = match freshness {
@@ -132,20 +134,8 @@ pub(super) async fn mine(
     Ok(tell(response, None, &found.served_by, found.fallback))
 }
 
-pub(super) async fn become_member(
-    State(app): State<App>,
-    SignedIn(claims): SignedIn,
-    RoomPath(room): RoomPath,
-    OptionalJson(wish): OptionalJson<BecomeMember>,
-) -> Answer<Response> {
-    let (password, invite) = (wish.password.as_deref(), wish.invite.as_deref());
-    let admission = app.access.become_member(&claims.user, &room, password, invite).await?;
-    let member = ObjectWriter::object(128)
-        .number("room", admission.room.get())
-        .string("user", claims.user.as_str())
-        .string("role", admission.role.as_str())
-        .end();
-    Ok(answer::json(StatusCode::OK, member))
+pub(super) fn foreign_cursor() -> ApiError {
+    ApiError::new(Code::BadMessage, "this is not a cursor of this list")
 }
 
 /// `null` ends a list.

@@ -17,7 +17,10 @@ use crate::limits::Limits;
 use crate::log::Authority;
 use crate::protocol::{Access as Openness, Code, Refusal, Role, RoomRef};
 use crate::routing::{Freshness, ServedBy};
-use crate::store::rooms::{Found, Membership, RoomFacts, Rooms, RoomsError, Visits, Wanted};
+use crate::store::rooms::refusals::{
+    archived, invite_needed, owners_only, password_needed, removed, wrong_password,
+};
+use crate::store::rooms::{Found, Key, Membership, RoomFacts, Rooms, RoomsError, Visits, Wanted};
 
 /// How long an entry may take, passwords included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -104,6 +107,24 @@ impl Access {
         }
     }
 
+    /// The room, if the bearer of `claims` may decide on it and its people: its
+    /// owners, and servers. A first look: whoever writes judges again.
+    pub async fn managed(&self, claims: &Claims, room: &RoomRef) -> Result<RoomId, Refusal> {
+        let id = self.resolve(room).await?;
+        if claims.authority == Authority::Server {
+            return Ok(id);
+        }
+        let (user, deadline) = (Some(&claims.user), Instant::now() + PATIENCE);
+        for freshness in [Freshness::MaxStale(self.max_stale), Freshness::Primary] {
+            let wanted = Wanted { room: id, user, freshness, deadline };
+            let found = self.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+            if found.facts.is_owned_by(&claims.user, found.membership) {
+                return Ok(id);
+            }
+        }
+        Err(owners_only())
+    }
+
     /// Like [`Access::enter`], and a member row even where none is needed.
     pub async fn become_member(
         &self,
@@ -113,10 +134,7 @@ impl Access {
         invite: Option<&str>,
     ) -> Result<Admission, Refusal> {
         let admission = self.admit(user, room, Shown { password, invite }).await?;
-        if admission.facts.owner == *user {
-            return Ok(admission);
-        }
-        self.make_member(user, admission.facts, admission.role, Instant::now() + PATIENCE).await
+        self.make_member(user, admission.facts, Key::Nothing, Instant::now() + PATIENCE).await
     }
 
     /// What may be known of a room before entering it: all of it, but of a room
@@ -155,15 +173,15 @@ impl Access {
         match verdict {
             Verdict::Enter(role) => Ok(Admission::new(found.facts, role)),
             Verdict::Removed => Err(removed()),
-            Verdict::Archived => Err(Refusal::new(Code::RoomArchived, "the room is archived")),
+            Verdict::Archived => Err(archived()),
             Verdict::AskInvite if shown.invite.is_some() => {
                 Err(Refusal::new(Code::Forbidden, "this invite is not valid"))
             }
             Verdict::AskInvite => Err(invite_needed()),
             Verdict::AskPassword(hash) => {
-                self.check_password(user, id, shown.password, hash).await?;
-                let role = found.facts.default_role;
-                self.make_member(user, found.facts, role, deadline).await
+                self.check_password(user, id, shown.password, hash.clone()).await?;
+                let key = hash.as_ref().map_or(Key::Nothing, Key::Password);
+                self.make_member(user, found.facts, key, deadline).await
             }
         }
     }
@@ -197,7 +215,7 @@ impl Access {
         hash: Option<PasswordHash>,
     ) -> Result<(), Refusal> {
         let Some(shown) = shown else {
-            return Err(Refusal::new(Code::PasswordRequired, "this room needs its password"));
+            return Err(password_needed());
         };
         self.limits.room_password(user, room).await?;
         let password = Secret::new(shown);
@@ -205,22 +223,19 @@ impl Access {
         if plausible && self.passwords.verify(password, hash).await? {
             return Ok(());
         }
-        Err(Refusal::new(Code::BadPassword, "this is not the room's password"))
+        Err(wrong_password())
     }
 
     async fn make_member(
         &self,
         user: &UserId,
         facts: RoomFacts,
-        role: Role,
+        key: Key<'_>,
         deadline: Instant,
     ) -> Result<Admission, Refusal> {
-        let made = self.rooms.add_member(facts.room, user, role, deadline).await;
-        match made.map_err(RoomsError::refusal)? {
-            Membership::Member(role) => Ok(Admission::new(facts, role)),
-            // Somebody removed them just now.
-            Membership::Removed => Err(removed()),
-        }
+        let admitted = self.rooms.admit(facts.room, user, key, deadline).await;
+        let admitted = admitted.map_err(RoomsError::refusal)?;
+        Ok(Admission::new(RoomFacts { access_rev: admitted.access_rev, ..facts }, admitted.role))
     }
 }
 
@@ -242,14 +257,6 @@ fn judge(facts: &RoomFacts, membership: Option<Membership>, user: &UserId) -> Ve
         (None, Openness::Password) => Verdict::AskPassword(facts.password.clone()),
         (None, Openness::Invite | Openness::Public) => Verdict::AskInvite,
     }
-}
-
-fn removed() -> Refusal {
-    Refusal::new(Code::Forbidden, "you were removed from this room")
-}
-
-fn invite_needed() -> Refusal {
-    Refusal::new(Code::Forbidden, "this room is open to invited people only")
 }
 
 #[cfg(test)]

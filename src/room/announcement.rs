@@ -18,6 +18,7 @@ const VERSION: u8 = 1;
 const EVENTS: u8 = 1;
 const SIGNALS: u8 = 2;
 const PRESENCE: u8 = 3;
+const RIGHTS: u8 = 4;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Announcement {
@@ -27,6 +28,8 @@ pub enum Announcement {
     Signals { signals: Vec<(SessionId, Json)> },
     /// Somebody came or went: a JSON document, see `presence.rs`.
     Presence { change: Bytes },
+    /// Who may be in the room, and as what, has changed.
+    Rights { access_rev: u64 },
 }
 
 /// What the bus tells of sessions: with what is stored for them, a `Member`, or
@@ -48,6 +51,7 @@ impl Announcement {
             Self::Events { .. } => EVENTS,
             Self::Signals { .. } => SIGNALS,
             Self::Presence { .. } => PRESENCE,
+            Self::Rights { .. } => RIGHTS,
         });
         out.put_u64(origin.0);
         match self {
@@ -66,6 +70,7 @@ impl Announcement {
                 }
             }
             Self::Presence { change } => put_text(&mut out, change),
+            Self::Rights { access_rev } => out.put_u64(*access_rev),
         }
         out.freeze()
     }
@@ -85,6 +90,7 @@ impl Announcement {
             },
             SIGNALS => Self::Signals { signals: decode_signals(payload)? },
             PRESENCE => Self::Presence { change: get_text(&mut payload)? },
+            RIGHTS => Self::Rights { access_rev: payload.try_get_u64().ok()? },
             _ => return None,
         };
         Some((origin, announcement))
@@ -97,6 +103,7 @@ impl Announcement {
                 signals.iter().map(|(session, message)| 8 + session.as_str().len() + message.len()).sum()
             }
             Self::Presence { change } => 4 + change.len(),
+            Self::Rights { .. } => 8,
         };
         10 + body
     }
@@ -156,6 +163,7 @@ mod tests {
                     .to_vec(),
             },
             Announcement::Presence { change: Bytes::from_static(b"{\"left\":[]}") },
+            Announcement::Rights { access_rev: 5 },
         ];
         for announcement in all {
             let payload = announcement.encode(NodeId(3));
@@ -183,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_payload_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..5) {
+        fn no_payload_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u8..6) {
             let mut payload = vec![VERSION, kind];
             payload.extend(bytes);
             drop(Announcement::decode(Bytes::from(payload)));

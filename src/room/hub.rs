@@ -123,6 +123,15 @@ impl Hub {
         (count, members.into_iter().map(|(_, member)| member).take(super::presence::LISTED_MAX).collect())
     }
 
+    /// A change of who may be in `room`, and as what, is committed. What gets
+    /// lost of this the head checks find.
+    pub fn rights_changed(&self, room: RoomId, access_rev: u64) {
+        if let Some(handle) = self.rooms().get(&room) {
+            handle.hint(Command::AccessRev { access_rev });
+        }
+        self.context.announce(room, &Announcement::Rights { access_rev });
+    }
+
     pub(super) fn context(&self) -> &Arc<Context> {
         &self.context
     }
@@ -163,7 +172,7 @@ impl Hub {
                     && let Some(handle) = self.rooms().get(&room)
                 {
                     match command {
-                        Command::Signals { .. } => handle.hint(command),
+                        Command::Signals { .. } | Command::AccessRev { .. } => handle.hint(command),
                         _ => handle.announce(command),
                     }
                 }
@@ -277,6 +286,7 @@ fn heard(origin: NodeId, announcement: Announcement) -> Option<Command> {
         Announcement::Presence { change } => {
             Command::Presence { origin, change: Change::from_bytes(&change)? }
         }
+        Announcement::Rights { access_rev } => Command::AccessRev { access_rev },
     })
 }
 

@@ -2,13 +2,14 @@
 //!
 //! A note is written in the transaction of the deed itself, so that there is
 //! neither one without the other. Actors and targets are opaque ids: an erasure
-//! leaves the trail as it is. A deed that is run again after a lost COMMIT makes
-//! one note, because a note's id is made once.
+//! leaves the trail as it is. A deed that is run again after a lost COMMIT finds
+//! itself done, and makes no second note.
 
 use uuid::Uuid;
 
 use crate::db::{Connection, DbError, Sql};
 use crate::ids::{RoomId, UserId};
+use crate::protocol::Role;
 
 pub const STATEMENTS: &[&Sql] = &[&NOTE];
 
@@ -21,9 +22,11 @@ pub static NOTE: Sql = Sql {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Somebody was given a role in a room.
-    RoleGiven,
+    RoleGiven(Role),
     /// Somebody was removed from a room.
     Kicked,
+    /// A member left a room.
+    Left,
     /// Somebody who asked to be forgotten left a room.
     ErasedLeft,
     /// Their room went to somebody else.
@@ -35,8 +38,11 @@ pub enum Action {
 impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::RoleGiven => "role",
+            Self::RoleGiven(Role::Viewer) => "role.viewer",
+            Self::RoleGiven(Role::Editor) => "role.editor",
+            Self::RoleGiven(Role::Owner) => "role.owner",
             Self::Kicked => "kick",
+            Self::Left => "leave",
             Self::ErasedLeft => "erasure.left",
             Self::ErasedTransferred => "erasure.transferred",
             Self::ErasedArchived => "erasure.archived",

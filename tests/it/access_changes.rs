@@ -1,8 +1,8 @@
 //! A change of who may be in a room, and as what, reaches the sessions that are
 //! in it: on every node within 5 s, with Redis or without.
 //!
-//! Rights are changed here as their writers change them: the rows and the room's
-//! `access_rev` in one transaction on the primary.
+//! Rights are changed by the room's owner over HTTP; what there is no request for
+//! yet, as a writer would: the rows and `access_rev` in one transaction.
 
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,15 @@ async fn change(world: &World, room: u64, sql: &str) {
     admin.batch_execute(&text).await.unwrap();
 }
 
-async fn set_role(world: &World, room: u64, person: &Person, role: &str) {
-    let user = &person.user;
-    let upsert = format!(
-        "INSERT INTO room_member (room_id, user_id, role) VALUES ({room}, '{user}', '{role}')
-         ON CONFLICT (room_id, user_id) DO UPDATE SET role = excluded.role"
-    );
-    change(world, room, &upsert).await;
+/// The owner gives a role, or takes out whom they call `removed`.
+async fn set_role(world: &World, owner: &Person, room: u64, person: &Person, role: &str) {
+    let path = format!("/v1/rooms/{room}/members/{}", person.user);
+    let (method, body, status) = match role {
+        "removed" => ("DELETE", None, 204),
+        role => ("PUT", Some(json!({"role": role}).to_string()), 200),
+    };
+    let answer = world.api_of(0, owner).send(method.parse().unwrap(), &path, body).await.unwrap();
+    assert_eq!(answer.status, status, "{}", answer.text);
 }
 
 /// One session on each node.
@@ -61,14 +63,14 @@ async fn who_is_removed_is_closed_on_every_node_within_5_s_with_redis_and_withou
     let mut bobs = on_both(&world, &bob, room).await;
     let mut daves = on_both(&world, &dave, room).await;
 
-    set_role(&world, room, &bob, "removed").await;
+    set_role(&world, &owner, room, &bob, "removed").await;
     closed_as_kicked(&mut bobs).await;
     for client in &mut stays {
         client.wait(|m| m["type"] == "presence" && m["count"] == 4).await;
     }
 
     world.cluster().redis().service().kill_for_good().await;
-    set_role(&world, room, &dave, "removed").await;
+    set_role(&world, &owner, room, &dave, "removed").await;
     closed_as_kicked(&mut daves).await;
     let [near, far] = &mut stays;
     is_in(near, room, "near").await;
@@ -102,7 +104,7 @@ async fn a_demoted_editor_may_not_write_and_is_shown_as_a_viewer_within_5_s() {
         assert_eq!(presence_of(&joined, &bob).unwrap()["role"], "editor");
     }
 
-    set_role(&world, room, &bob, "viewer").await;
+    set_role(&world, &owner, room, &bob, "viewer").await;
     let changed = Instant::now();
     let reject = demoted.submit(room, "as-viewer", &json!({"kind": "message", "data": 1})).await;
     assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("forbidden")));
@@ -133,7 +135,7 @@ async fn whom_a_closed_door_would_not_let_in_is_out_and_members_stay() {
     let world = two_nodes().await;
     let [owner, member, guest] = ["owner", "member", "guest"].map(|name| world.person(name));
     let room = world.room(&owner, "open").await;
-    set_role(&world, room, &member, "editor").await;
+    set_role(&world, &owner, room, &member, "editor").await;
     let mut stays = on_both(&world, &member, room).await;
     let mut guests = on_both(&world, &guest, room).await;
     change(&world, room, &format!("UPDATE room SET access = 'invite' WHERE id = {room}")).await;
@@ -153,7 +155,7 @@ async fn who_is_in_an_archived_room_may_stay_and_read() {
     is_in(&mut stays[0], room, "before").await;
     change(&world, room, &format!("UPDATE room SET archived_at = now() WHERE id = {room}")).await;
     // Once this is seen, both nodes have judged the archived room.
-    set_role(&world, room, &last, "removed").await;
+    set_role(&world, &owner, room, &last, "removed").await;
     closed_as_kicked(&mut lasts).await;
     for client in &mut stays {
         let reject = client.submit(room, "late", &json!({"kind": "message", "data": 1})).await;
@@ -180,7 +182,7 @@ async fn who_takes_nothing_from_its_socket_is_closed_in_time_all_the_same() {
         let ack = writer.submit(room, &format!("op{n}"), &json!({"kind": "message", "data": text})).await;
         assert_eq!(ack["type"], "ack", "{ack}");
     }
-    set_role(&world, room, &bob, "removed").await;
+    set_role(&world, &owner, room, &bob, "removed").await;
     let removed = Instant::now();
     while !world.counted("roomgate_disconnects_total", "code").await.contains_key("4102") {
         let took = removed.elapsed();

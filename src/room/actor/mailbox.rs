@@ -66,6 +66,10 @@ pub enum Command {
         head: Position,
         access_rev: u64,
     },
+    /// Who may be here has changed, as of this.
+    AccessRev {
+        access_rev: u64,
+    },
     /// What the primary says of sessions that were judged as of another
     /// `access_rev`.
     Rights {

@@ -218,6 +218,7 @@ impl Room {
                 self.compare(head);
                 self.check_rights(access_rev);
             }
+            Command::AccessRev { access_rev } => self.check_rights(access_rev),
             Command::Rights { asked, rights } => self.judged(asked, rights),
             Command::Missed => self.repair(self.doubt(GapCause::Bus)),
             Command::BusLost => self.recall_soon(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::write::Change;
-use super::{Rooms, RoomsError};
+use super::{Rooms, RoomsError, standing};
 use crate::db::{Connection, DbError, Sql};
 use crate::ids::{RoomId, UserId};
 use crate::routing::Shard;
@@ -25,13 +25,6 @@ pub(super) static THEIRS: Sql = Sql {
                (SELECT room_id FROM room_member
                  WHERE user_id = $1 AND room_id > $2 ORDER BY room_id LIMIT $3)) AS theirs
             ORDER BY room_id LIMIT $3",
-};
-
-// Before anything is looked at: of two people who leave at once, the second one
-// sees what the first one left.
-pub(super) static LOCK_HEAD: Sql = Sql {
-    name: "room_forget_lock",
-    text: "UPDATE room_head SET access_rev = access_rev + 1 WHERE room_id = $1",
 };
 
 pub(super) static LEAVE: Sql =
@@ -114,7 +107,12 @@ impl Change for Forget<'_> {
 
     async fn apply(&self, connection: &Connection) -> Result<Left, RoomsError> {
         let (room, user) = (self.room.as_i64(), self.user.as_str());
-        connection.execute(&LOCK_HEAD, &[&room]).await?;
+        // Before anything is looked at: of two people who leave at once, the
+        // second one sees what the first one left.
+        match standing::lock(connection, self.room, true).await {
+            Err(RoomsError::Unknown) => return Ok(Left::AsItIs),
+            locked => locked?,
+        };
         let left = connection.execute(&LEAVE, &[&room, &user]).await? > 0;
         let passed = connection.query_opt(&PASS_ON, &[&room, &user]).await?;
         let (done, action) = match passed.map(|row| row.get::<_, Option<String>>(0)) {

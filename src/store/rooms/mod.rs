@@ -5,12 +5,16 @@
 //! writes may be repeated with the effect of one, so a lost COMMIT is tried
 //! again. A read carries the owner's state in its own snapshot.
 
+mod admit;
 mod drawn;
 mod forget;
 mod list;
+mod members;
 mod read;
+pub mod refusals;
 mod rights;
 mod row;
+mod standing;
 mod visits;
 mod write;
 
@@ -21,12 +25,15 @@ use crate::protocol::{Code, Refusal};
 use crate::routing::{NoPrimary, Shards, Unavailable};
 use crate::store::slots::Slots;
 
+pub use admit::{Admitted, Key};
 pub use drawn::{Drawn, DrawnShapes};
 pub use forget::Left;
 pub use list::RoomPage;
+pub use members::{ListedMember, MemberPage};
 pub use read::{Found, Wanted};
 pub use rights::Rights;
 pub use row::{Membership, NewRoom, RoomFacts};
+pub use standing::Actor;
 pub use visits::Visits;
 
 /// Every statement, to be prepared when a connection is made.
@@ -35,15 +42,17 @@ pub const STATEMENTS: &[&Sql] = &[
     &write::CHECK_OWNER,
     &write::INSERT_ROOM,
     &write::INSERT_HEAD,
-    &write::ADD_MEMBER,
-    &write::MEMBER_ROLE,
     &forget::THEIRS,
-    &forget::LOCK_HEAD,
     &forget::LEAVE,
     &forget::PASS_ON,
     &forget::CROWN,
     &read::FACTS,
     &rights::RIGHTS,
+    &standing::RAISE,
+    &standing::STANDING,
+    &members::SET_ROLE,
+    &members::LEAVE,
+    &members::LIST,
     &drawn::DRAWN,
     &list::MINE,
     &visits::LOCK_SLOTS,
@@ -73,6 +82,9 @@ pub enum RoomsError {
     PositionLost,
     #[error("the position is beyond the end of the log")]
     AheadOfLog,
+    /// By the room's own rules.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error(transparent)]
     Database(#[from] DbError),
     #[error("the shard holds {what} that can't be read")]
@@ -95,6 +107,7 @@ impl RoomsError {
             }
             Self::AheadOfLog => Refusal::new(Code::AheadOfLog, "this position is beyond the end of the log"),
             Self::Unavailable(error) => error.into(),
+            Self::Refused(refusal) => refusal,
             Self::NoOwner | Self::NotClaimed | Self::NoPrimary(_) => {
                 tracing::warn!(error = %self, "a room can't be reached");
                 Refusal::new(Code::ShardUnavailable, "the room's shard can't be written now; try again")

@@ -80,10 +80,7 @@ impl Rooms {
     /// the primary before it is said; of a slot that has moved, its new shard.
     pub async fn find(&self, wanted: Wanted<'_>) -> Result<Found, RoomsError> {
         let Wanted { room, freshness, deadline, user } = wanted;
-        let asked = match freshness {
-            Freshness::AtLeast(position) => Some(position),
-            _ => None,
-        };
+        let asked = asked_position(freshness);
         let slot = i32::from(slot_of(room).0);
         let user = user.map_or("", UserId::as_str);
         let seq = asked.map_or(0, |position| position.seq.as_i64());
@@ -156,18 +153,27 @@ pub(super) fn facts(row: &Row) -> Result<Answer<RoomFacts>, RoomsError> {
     RoomFacts::from_row(row, 0).map(Answer::Good)
 }
 
+pub(super) fn asked_position(freshness: Freshness) -> Option<Position> {
+    match freshness {
+        Freshness::AtLeast(position) => Some(position),
+        _ => None,
+    }
+}
+
+/// Why these facts don't answer a reader who asked for a position; `epoch` is that
+/// of the event there.
+pub(super) fn lacks(facts: &RoomFacts, asked: Option<Position>, epoch: Option<i64>) -> Option<RoomsError> {
+    let asked = asked.filter(|asked| asked.seq.0 > 0)?;
+    if asked.seq > facts.head.seq {
+        return Some(RoomsError::AheadOfLog);
+    }
+    (epoch.map(Epoch::from_i64) != Some(asked.epoch)).then_some(RoomsError::PositionLost)
+}
+
 fn judge(row: &Row, asked: Option<Position>) -> Result<Answer<(RoomFacts, Option<Membership>)>, RoomsError> {
     facts(row)?.then(|facts| {
-        if let Some(asked) = asked
-            && asked.seq.0 > 0
-        {
-            if asked.seq > facts.head.seq {
-                return Ok(Answer::Doubtful(RoomsError::AheadOfLog));
-            }
-            let epoch = row.get::<_, Option<i64>>(COLUMNS + 2).map(Epoch::from_i64);
-            if epoch != Some(asked.epoch) {
-                return Ok(Answer::Doubtful(RoomsError::PositionLost));
-            }
+        if let Some(error) = lacks(&facts, asked, row.get(COLUMNS + 2)) {
+            return Ok(Answer::Doubtful(error));
         }
         let membership = row.get::<_, Option<&str>>(COLUMNS + 1).map(Membership::parse).transpose()?;
         Ok(Answer::Good((facts, membership)))

@@ -68,6 +68,12 @@ impl RoomFacts {
         }
     }
 
+    /// Whether they own the room, alone or as a member with that role. Not by
+    /// `default_role`, which anybody has.
+    pub fn is_owned_by(&self, user: &UserId, membership: Option<Membership>) -> bool {
+        self.owner == *user || membership == Some(Membership::Member(Role::Owner))
+    }
+
     /// The columns of [`columns!`], the first one at `at`.
     pub(super) fn from_row(row: &Row, at: usize) -> Result<Self, RoomsError> {
         let corrupt = |what| RoomsError::Corrupt { what };

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{Membership, NewRoom, Rooms, RoomsError};
+use super::{NewRoom, Rooms, RoomsError};
 use crate::db::{Class, Connection, DbError, Sql};
-use crate::ids::{RoomId, UserId};
+use crate::ids::RoomId;
 use crate::placement::slot_of;
-use crate::protocol::Role;
 use crate::routing::{Endpoint, Shard};
 use crate::store::slots::SLOT_LOCKS;
 
@@ -39,21 +38,6 @@ pub(super) static INSERT_HEAD: Sql = Sql {
     text: "INSERT INTO room_head (room_id) VALUES ($1) ON CONFLICT DO NOTHING",
 };
 
-/// Leaves an existing row as it is, whatever it says.
-pub(super) static ADD_MEMBER: Sql = Sql {
-    name: "room_add_member",
-    text: "WITH added AS (
-               INSERT INTO room_member (room_id, user_id, role)
-               SELECT room_id, $2, $3 FROM room_head WHERE room_id = $1
-                   ON CONFLICT DO NOTHING)
-           UPDATE room_head SET access_rev = access_rev + 1 WHERE room_id = $1",
-};
-
-pub(super) static MEMBER_ROLE: Sql = Sql {
-    name: "room_member_role",
-    text: "SELECT role FROM room_member WHERE room_id = $1 AND user_id = $2",
-};
-
 /// Between two tries when nobody owns the slot, or its lock is taken.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,28 +53,10 @@ pub(super) trait Change: Sync {
 
 struct Insert<'a>(&'a NewRoom);
 
-struct AddMember<'a> {
-    room: RoomId,
-    user: &'a UserId,
-    role: Role,
-}
-
 impl Rooms {
     /// The room and its empty log. A room with this id stays as it is.
     pub async fn insert(&self, new: &NewRoom, deadline: Instant) -> Result<(), RoomsError> {
         self.change(&Insert(new), deadline).await
-    }
-
-    /// Makes `user` a member if there is no row yet, and says what the row is.
-    pub async fn add_member(
-        &self,
-        room: RoomId,
-        user: &UserId,
-        role: Role,
-        deadline: Instant,
-    ) -> Result<Membership, RoomsError> {
-        let membership = self.change(&AddMember { room, user, role }, deadline).await?;
-        membership.ok_or(RoomsError::Unknown)
     }
 
     /// Until it is committed, or the deadline.
@@ -150,18 +116,6 @@ impl Change for Insert<'_> {
     }
 }
 
-impl Change for AddMember<'_> {
-    type Done = Option<Membership>;
-
-    fn room(&self) -> RoomId {
-        self.room
-    }
-
-    async fn apply(&self, connection: &Connection) -> Result<Option<Membership>, RoomsError> {
-        add_member(connection, self.room, self.user, self.role).await
-    }
-}
-
 async fn attempt<C: Change>(primary: &Endpoint, change: &C) -> Result<C::Done, RoomsError> {
     let connection = primary.pool().get().await?;
     connection.begin().await?;
@@ -212,18 +166,6 @@ async fn insert(connection: &Connection, new: &NewRoom) -> Result<(), DbError> {
         )
         .await?;
     connection.execute(&INSERT_HEAD, &[&new.room.as_i64()]).await.map(drop)
-}
-
-async fn add_member(
-    connection: &Connection,
-    room: RoomId,
-    user: &UserId,
-    role: Role,
-) -> Result<Option<Membership>, RoomsError> {
-    let room = room.as_i64();
-    connection.execute(&ADD_MEMBER, &[&room, &user.as_str(), &role.as_str()]).await?;
-    let row = connection.query_opt(&MEMBER_ROLE, &[&room, &user.as_str()]).await?;
-    row.map(|row| Membership::parse(row.get(0))).transpose()
 }
 
 /// All changes may be repeated, so a lost answer, even to COMMIT, is too.

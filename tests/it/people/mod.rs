@@ -8,6 +8,8 @@ mod half_made;
 mod imported;
 mod keys;
 mod lists;
+mod members;
+mod plans;
 mod repeats;
 mod rooms;
 mod server;

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use roomgate::digests::PasswordHash;
 use roomgate::ids::RoomId;
+use roomgate::log::Authority;
 use roomgate::placement::slot_of;
 use roomgate::position::{Epoch, Position, Seq};
-use roomgate::protocol::{Access, Role};
+use roomgate::protocol::{Access, Code, Role};
 use roomgate::routing::Freshness;
-use roomgate::store::rooms::{Membership, RoomsError, STATEMENTS, Visits, Wanted};
+use roomgate::store::rooms::{Actor, Key, RoomsError, STATEMENTS, Visits, Wanted};
 use roomgate::store::slots::SLOT_LOCKS;
 
 use super::world::{World, new_room, soon, user};
@@ -30,23 +32,43 @@ async fn a_room_comes_back_as_it_was_made_and_making_it_twice_is_once() {
 }
 
 #[tokio::test]
-async fn a_member_keeps_the_first_role_and_the_removed_stay_removed() {
+async fn who_comes_in_is_judged_by_what_the_rows_say_and_members_keep_their_role() {
     let world = World::start().await;
-    let (ann, bob, eve) = (user("ann"), user("bob"), user("eve"));
-    let room = world.room(&ann).await.room;
+    let [ann, bob, eve, gus] = ["ann", "bob", "eve", "gus"].map(user);
+    let new = world.room(&ann).await;
+    let (room, hash) = (new.room, new.password.unwrap());
+    let admit = async |user, key| {
+        let admitted = world.rooms.admit(room, user, key, soon()).await;
+        admitted.map(|admitted| admitted.role).map_err(|error| error.refusal().code)
+    };
     let revision = async || world.find(room, &ann).await.unwrap().facts.access_rev;
+    let (known, other) = (Key::Password(&hash), PasswordHash::new("$argon2id$another".to_owned()));
+    // It was the password when the door was looked at; it isn't any more.
+    assert_eq!(admit(&bob, Key::Password(&other)).await, Err(Code::BadPassword));
+    assert_eq!(admit(&bob, Key::Nothing).await, Err(Code::PasswordRequired));
     let before = revision().await;
-    let member = |role| Membership::Member(role);
-    let add = async |user, role| world.rooms.add_member(room, user, role, soon()).await.unwrap();
-    assert_eq!(add(&bob, Role::Viewer).await, member(Role::Viewer));
+    assert_eq!(admit(&bob, known).await, Ok(Role::Editor));
     assert!(revision().await > before, "nodes are told to look again");
-    assert_eq!(add(&bob, Role::Editor).await, member(Role::Viewer));
-    world
-        .sql(&format!("INSERT INTO room_member (room_id, user_id, role) VALUES ({room}, 'eve', 'removed')"))
-        .await;
-    assert_eq!(add(&eve, Role::Editor).await, Membership::Removed);
-    assert_eq!(world.find(room, &bob).await.unwrap().membership, Some(member(Role::Viewer)));
-    let nowhere = world.rooms.add_member(RoomId::random(), &bob, Role::Editor, soon()).await;
+    assert_eq!(admit(&ann, Key::Nothing).await, Ok(Role::Owner));
+    let owner = Actor { user: &ann, authority: Authority::Member };
+    world.rooms.set_role(room, owner, &bob, Role::Viewer, soon()).await.unwrap();
+    world.rooms.remove(room, owner, &eve, soon()).await.unwrap();
+    let before = revision().await;
+    for key in [known, Key::Nothing] {
+        assert_eq!(admit(&bob, key).await, Ok(Role::Viewer));
+        assert_eq!(admit(&eve, key).await, Err(Code::Forbidden));
+    }
+    assert_eq!(revision().await, before, "nothing changed");
+    let close = "UPDATE room SET access = 'invite', password_hash = null";
+    world.sql(close).await;
+    assert_eq!(admit(&gus, known).await, Err(Code::Forbidden));
+    assert_eq!(admit(&bob, Key::Nothing).await, Ok(Role::Viewer));
+    world.sql("UPDATE room SET archived_at = now()").await;
+    for user in [&ann, &bob, &gus] {
+        assert_eq!(admit(user, Key::Nothing).await, Err(Code::RoomArchived));
+    }
+    assert_eq!(world.count("room_member").await, 2);
+    let nowhere = world.rooms.admit(RoomId::random(), &bob, Key::Nothing, soon()).await;
     assert!(matches!(nowhere, Err(RoomsError::Unknown)), "{nowhere:?}");
 }
 
@@ -117,7 +139,8 @@ async fn a_persons_rooms_are_listed_once_each_in_pages() {
         let owner = if n % 2 == 0 { &ann } else { &bob };
         let room = world.room(owner).await.room;
         if n % 3 == 0 {
-            world.rooms.add_member(room, &ann, Role::Viewer, soon()).await.unwrap();
+            let row = "INSERT INTO room_member (room_id, user_id, role) VALUES";
+            world.sql(&format!("{row} ({room}, 'ann', 'viewer')")).await;
         }
         if n % 2 == 0 || n % 3 == 0 {
             expected.push(room);
@@ -150,7 +173,7 @@ async fn rights_are_what_the_door_would_say_of_each_person_now() {
     let world = World::start().await;
     let [ann, bob, eve, zoe] = ["ann", "bob", "eve", "zoe"].map(user);
     let room = world.room(&ann).await.room;
-    world.rooms.add_member(room, &bob, Role::Viewer, soon()).await.unwrap();
+    world.add_member(room, &bob, Role::Viewer).await;
     world
         .sql(&format!("INSERT INTO room_member (room_id, user_id, role) VALUES ({room}, 'eve', 'removed')"))
         .await;

@@ -9,6 +9,7 @@ use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::digests::PasswordHash;
 use roomgate::directory::{self, Directory};
 use roomgate::ids::{NodeName, RoomId, ShardName, Slug, UserId};
+use roomgate::log::Authority;
 use roomgate::placement::SlotMap;
 use roomgate::protocol::{self, Access, Role};
 use roomgate::routing::{Freshness, Setup, Shard, Shards};
@@ -75,6 +76,12 @@ impl World {
         let new = new_room(owner);
         self.rooms.insert(&new, soon()).await.unwrap();
         new
+    }
+
+    /// By a server.
+    pub async fn add_member(&self, room: RoomId, user: &UserId, role: Role) {
+        let server = rooms::Actor { user: &self::user("server"), authority: Authority::Server };
+        self.rooms.set_role(room, server, user, role, soon()).await.unwrap();
     }
 
     pub async fn find(&self, room: RoomId, user: &UserId) -> Result<rooms::Found, rooms::RoomsError> {

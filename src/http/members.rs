@@ -1,0 +1,145 @@
+//! Members of a room: become one, leave, list; given a role and removed by its
+//! owners, which reaches their sessions on every node.
+
+use std::time::Instant;
+
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::App;
+use super::answer;
+use super::body::{Json, OptionalJson};
+use super::error::{Answer, ApiError};
+use super::freshness::{Fresh, tell};
+use super::rooms::{PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor};
+use super::signed_in::SignedIn;
+use crate::auth::Claims;
+use crate::ids::{RoomId, UserId};
+use crate::protocol::{Code, ObjectWriter, Role};
+use crate::store::rooms::{Actor, ListedMember, RoomsError};
+
+/// `{user}` of a path.
+pub(super) struct UserPath(UserId);
+
+#[derive(Deserialize)]
+struct Named {
+    user: String,
+}
+
+impl FromRequestParts<App> for UserPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Path(Named { user }) = Path::from_request_parts(parts, app).await.map_err(|_| malformed())?;
+        let user = UserId::new(&user);
+        user.map(Self).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Shown {
+    password: Option<String>,
+    invite: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Given {
+    role: Role,
+}
+
+pub(super) async fn join(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    OptionalJson(shown): OptionalJson<Shown>,
+) -> Answer<Response> {
+    let (password, invite) = (shown.password.as_deref(), shown.invite.as_deref());
+    let admission = app.access.become_member(&claims.user, &room, password, invite).await?;
+    Ok(answer::json(StatusCode::OK, member_json(admission.room, &claims.user, admission.role)))
+}
+
+pub(super) async fn give(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    UserPath(user): UserPath,
+    Json(Given { role }): Json<Given>,
+) -> Answer<Response> {
+    let room = app.access.managed(&claims, &room).await?;
+    let given = app.rooms.set_role(room, actor(&claims), &user, role, Instant::now() + PATIENCE).await;
+    app.hub.rights_changed(room, given.map_err(RoomsError::refusal)?);
+    Ok(answer::json(StatusCode::OK, member_json(room, &user, role)))
+}
+
+pub(super) async fn remove(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    UserPath(user): UserPath,
+) -> Answer<Response> {
+    let room = if claims.user == user {
+        app.access.resolve(&room).await?
+    } else {
+        app.access.managed(&claims, &room).await?
+    };
+    take_out(&app, &claims, room, &user).await
+}
+
+pub(super) async fn leave(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+) -> Answer<Response> {
+    let room = app.access.resolve(&room).await?;
+    take_out(&app, &claims, room, &claims.user).await
+}
+
+async fn take_out(app: &App, claims: &Claims, room: RoomId, user: &UserId) -> Answer<Response> {
+    let removed = app.rooms.remove(room, actor(claims), user, Instant::now() + PATIENCE).await;
+    app.hub.rights_changed(room, removed.map_err(RoomsError::refusal)?);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The cursor is the last user that was listed.
+pub(super) async fn list(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    Query(page): Query<Page>,
+    Fresh(freshness): Fresh,
+) -> Answer<Response> {
+    let limit = limit(page.limit.as_deref(), PAGE_DEFAULT)?;
+    let after = page.cursor.as_deref().map(|cursor| UserId::new(cursor).map_err(|_| foreign_cursor()));
+    let after = after.transpose()?;
+    let room = app.access.readable(&claims, &room).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let found = app.rooms.members(room, after.as_ref(), limit, freshness, deadline).await;
+    let found = found.map_err(RoomsError::refusal)?;
+    let list = ObjectWriter::object(1024).array("items", found.members.iter().map(listed_json));
+    let next = found.members.last().filter(|_| found.more).map(|member| member.user.to_string());
+    let response = answer::json(StatusCode::OK, next_cursor(list, next));
+    Ok(tell(response, Some(found.head), &found.served_by, found.fallback))
+}
+
+pub(super) fn actor(claims: &Claims) -> Actor<'_> {
+    Actor { user: &claims.user, authority: claims.authority }
+}
+
+fn member_json(room: RoomId, user: &UserId, role: Role) -> String {
+    ObjectWriter::object(128)
+        .number("room", room.get())
+        .string("user", user.as_str())
+        .string("role", role.as_str())
+        .end()
+}
+
+fn listed_json(member: &ListedMember) -> String {
+    ObjectWriter::object(128)
+        .string("user", member.user.as_str())
+        .string("role", member.role.as_str())
+        .number("joined_at", member.since.0)
+        .end()
+}

@@ -1,0 +1,220 @@
+//! Members: given a role, removed, listed.
+//!
+//! The room's owner is above its members: nobody takes that role from them.
+//! Whoever is removed keeps a row that says so; whoever leaves keeps none.
+
+use std::time::Instant;
+
+use super::read::{Answer, Question, asked_position, facts, lacks};
+use super::refusals::owner_stays;
+use super::row::{COLUMNS, columns};
+use super::standing::{Actor, Standing};
+use super::write::Change;
+use super::{Membership, Rooms, RoomsError};
+use crate::clock::UnixMillis;
+use crate::db::{Connection, Row, Sql, ToSql};
+use crate::ids::{RoomId, UserId};
+use crate::placement::slot_of;
+use crate::position::Position;
+use crate::protocol::Role;
+use crate::routing::{Freshness, Reason, ServedBy};
+use crate::store::audit::{Action, Note};
+
+pub(super) static SET_ROLE: Sql = Sql {
+    name: "room_set_role",
+    text: "INSERT INTO room_member (room_id, user_id, role) VALUES ($1, $2, $3)
+           ON CONFLICT (room_id, user_id) DO UPDATE
+                   SET role = excluded.role,
+                       joined_at = CASE room_member.role WHEN 'removed' THEN now() ELSE room_member.joined_at END",
+};
+
+/// Whoever was removed doesn't come back by leaving.
+pub(super) static LEAVE: Sql = Sql {
+    name: "room_leave",
+    text: "DELETE FROM room_member WHERE room_id = $1 AND user_id = $2 AND role <> 'removed'",
+};
+
+// The owner, who has no row or one that doesn't count, stands among the others,
+// in the order that the database gives to texts.
+pub(super) static LIST: Sql = Sql {
+    name: "room_members",
+    text: concat!(
+        "SELECT ",
+        columns!(),
+        ", slot_owner.state, page.users, page.roles, page.since, room_event.epoch
+           FROM (SELECT) AS one
+           LEFT JOIN slot_owner ON slot_owner.slot = $1
+           LEFT JOIN room ON room.id = $2
+           LEFT JOIN room_head ON room_head.room_id = room.id
+           LEFT JOIN room_event ON room_event.room_id = room.id AND room_event.seq = $5
+           LEFT JOIN LATERAL (
+                SELECT array_agg(user_id ORDER BY user_id) AS users,
+                       array_agg(role ORDER BY user_id) AS roles,
+                       array_agg((extract(epoch FROM since) * 1000)::bigint ORDER BY user_id) AS since
+                  FROM ((SELECT user_id, role, joined_at AS since FROM room_member
+                          WHERE room_id = $2 AND user_id > $3 AND user_id <> room.owner AND role <> 'removed'
+                          ORDER BY user_id LIMIT $4)
+                         UNION ALL
+                        (SELECT room.owner, 'owner', room.created_at WHERE room.owner > $3)
+                         ORDER BY user_id LIMIT $4) AS listed) AS page ON true"
+    ),
+};
+
+/// A member as a list shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedMember {
+    pub user: UserId,
+    pub role: Role,
+    pub since: UnixMillis,
+}
+
+/// Members in the order of their ids.
+#[derive(Debug)]
+pub struct MemberPage {
+    pub members: Vec<ListedMember>,
+    /// Whether there are more.
+    pub more: bool,
+    pub head: Position,
+    pub served_by: ServedBy,
+    pub fallback: Option<Reason>,
+}
+
+impl Rooms {
+    /// Gives `user` a role, whether or not they had one. Answers the room's
+    /// `access_rev` as of that. Refused to all but owners and servers.
+    pub async fn set_role(
+        &self,
+        room: RoomId,
+        actor: Actor<'_>,
+        user: &UserId,
+        role: Role,
+        deadline: Instant,
+    ) -> Result<u64, RoomsError> {
+        self.change(&SetRole { room, actor, user, role }, deadline).await
+    }
+
+    /// Takes `user` out: a leaver until they come back, others until they are
+    /// given a role or a new invite. Answers the room's `access_rev` as of that.
+    pub async fn remove(
+        &self,
+        room: RoomId,
+        actor: Actor<'_>,
+        user: &UserId,
+        deadline: Instant,
+    ) -> Result<u64, RoomsError> {
+        self.change(&Remove { room, actor, user }, deadline).await
+    }
+
+    /// Those after `after`, at most `limit`.
+    pub async fn members(
+        &self,
+        room: RoomId,
+        after: Option<&UserId>,
+        limit: usize,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<MemberPage, RoomsError> {
+        let slot = i32::from(slot_of(room).0);
+        let after = after.map_or("", UserId::as_str);
+        // One more than asked for tells whether there is another page.
+        let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+        let asked = asked_position(freshness);
+        let seq = asked.map_or(0, |position| position.seq.as_i64());
+        let params: [&(dyn ToSql + Sync); 5] = [&slot, &room.as_i64(), &after, &most, &seq];
+        let question = Question { room, freshness, deadline, sql: &LIST, params: &params };
+        let ((head, mut members), target) = self.ask(&question, |row| judge(row, asked)).await?;
+        let more = members.len() > limit;
+        members.truncate(limit);
+        Ok(MemberPage { members, more, head, served_by: target.served_by(), fallback: target.fallback })
+    }
+}
+
+fn judge(row: &Row, asked: Option<Position>) -> Result<Answer<(Position, Vec<ListedMember>)>, RoomsError> {
+    facts(row)?.then(|facts| {
+        if let Some(error) = lacks(&facts, asked, row.get(COLUMNS + 4)) {
+            return Ok(Answer::Doubtful(error));
+        }
+        let users: Option<Vec<&str>> = row.get(COLUMNS + 1);
+        let roles: Option<Vec<&str>> = row.get(COLUMNS + 2);
+        let since: Option<Vec<i64>> = row.get(COLUMNS + 3);
+        let listed = users.into_iter().flatten().zip(roles.into_iter().flatten());
+        let member = |((user, role), since): ((&str, &str), i64)| {
+            Ok(ListedMember {
+                user: UserId::new(user).map_err(|_| RoomsError::Corrupt { what: "a user id" })?,
+                role: Role::parse(role).ok_or(RoomsError::Corrupt { what: "a role" })?,
+                since: UnixMillis(since),
+            })
+        };
+        let members: Result<_, RoomsError> = listed.zip(since.into_iter().flatten()).map(member).collect();
+        Ok(Answer::Good((facts.head, members?)))
+    })
+}
+
+struct SetRole<'a> {
+    room: RoomId,
+    actor: Actor<'a>,
+    user: &'a UserId,
+    role: Role,
+}
+
+impl Change for SetRole<'_> {
+    type Done = u64;
+
+    fn room(&self) -> RoomId {
+        self.room
+    }
+
+    async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
+        let Self { room, actor, user, role } = *self;
+        let standing = Standing::take(connection, room, true, actor.user, user).await?;
+        standing.check_manager(actor)?;
+        standing.check_not_archived()?;
+        if standing.owner == *user {
+            return if role == Role::Owner { Ok(standing.access_rev) } else { Err(owner_stays().into()) };
+        }
+        let params = (room.as_i64(), user.as_str(), role.as_str());
+        connection.execute(&SET_ROLE, &[&params.0, &params.1, &params.2]).await?;
+        if standing.target != Some(Membership::Member(role)) {
+            Note::new(actor.user, Action::RoleGiven(role), room, Some(user)).write(connection).await?;
+        }
+        Ok(standing.access_rev)
+    }
+}
+
+struct Remove<'a> {
+    room: RoomId,
+    actor: Actor<'a>,
+    user: &'a UserId,
+}
+
+impl Change for Remove<'_> {
+    type Done = u64;
+
+    fn room(&self) -> RoomId {
+        self.room
+    }
+
+    async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
+        let Self { room, actor, user } = *self;
+        let standing = Standing::take(connection, room, true, actor.user, user).await?;
+        let leaves = actor.user == user;
+        if !leaves {
+            standing.check_manager(actor)?;
+        }
+        if standing.owner == *user {
+            return Err(owner_stays().into());
+        }
+        let (id, name) = (room.as_i64(), user.as_str());
+        let action = if leaves {
+            let left = connection.execute(&LEAVE, &[&id, &name]).await? > 0;
+            left.then_some(Action::Left)
+        } else {
+            connection.execute(&SET_ROLE, &[&id, &name, &"removed"]).await?;
+            (standing.target != Some(Membership::Removed)).then_some(Action::Kicked)
+        };
+        if let Some(action) = action {
+            Note::new(actor.user, action, room, Some(user)).write(connection).await?;
+        }
+        Ok(standing.access_rev)
+    }
+}

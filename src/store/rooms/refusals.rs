@@ -1,0 +1,31 @@
+//! What people are told who may not do what they ask of a room.
+
+use crate::protocol::{Code, Refusal};
+
+pub fn owners_only() -> Refusal {
+    Refusal::new(Code::Forbidden, "only an owner of the room may do this")
+}
+
+pub fn owner_stays() -> Refusal {
+    Refusal::new(Code::Forbidden, "the room is theirs: its owner stays in it, as its owner")
+}
+
+pub fn archived() -> Refusal {
+    Refusal::new(Code::RoomArchived, "the room is archived")
+}
+
+pub fn removed() -> Refusal {
+    Refusal::new(Code::Forbidden, "you were removed from this room")
+}
+
+pub fn invite_needed() -> Refusal {
+    Refusal::new(Code::Forbidden, "this room is open to invited people only")
+}
+
+pub fn password_needed() -> Refusal {
+    Refusal::new(Code::PasswordRequired, "this room needs its password")
+}
+
+pub fn wrong_password() -> Refusal {
+    Refusal::new(Code::BadPassword, "this is not the room's password")
+}

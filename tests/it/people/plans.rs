@@ -1,0 +1,48 @@
+//! The plans of all statements about rooms and their people, as prepared
+//! statements with unknown parameters get them on the pools' connections.
+
+use roomgate::store::{audit, rooms};
+
+use super::world::World;
+
+const FILL: &str = "
+    INSERT INTO room (id, slot, slug, name, owner, access, default_role, schema)
+      SELECT id, id % 16384, 'room-' || id, 'r', 'olga' || id % 500, 'public', 'editor', 'open'
+        FROM generate_series(1, 20000) AS id;
+    INSERT INTO room_head (room_id, head_seq, head_epoch) SELECT id, 10, 7 FROM room;
+    INSERT INTO room_member (room_id, user_id, role)
+      SELECT room, 'u' || n, 'editor' FROM generate_series(1, 20000) AS room, generate_series(1, 5) AS n;
+    INSERT INTO room_event (room_id, seq, epoch, op_id, user_id, kind, body, digest, created_at)
+      SELECT room, seq, 7, 'op' || seq, 'u', 'message', '{}', '\\x00', now()
+        FROM generate_series(1, 20000) AS room, generate_series(1, 10) AS seq;
+    INSERT INTO shape (room_id, shape_id, version, type, data, last_seq)
+      SELECT room, 's' || n, 1, 'rect', '{}', 1 FROM generate_series(1, 20000) AS room, generate_series(1, 5) AS n;
+    ANALYZE;";
+
+#[tokio::test]
+async fn no_statement_about_rooms_and_their_people_scans_a_table() {
+    let world = World::start().await;
+    for (name, value) in roomgate::db::PLANNER {
+        world.sql(&format!("SET {name} = {value}")).await;
+    }
+    world.sql("ANALYZE").await;
+    check(&world).await;
+    world.sql(FILL).await;
+    check(&world).await;
+}
+
+async fn check(world: &World) {
+    for sql in rooms::STATEMENTS.iter().chain(audit::STATEMENTS) {
+        let statement = world.admin.prepare(sql.text).await.unwrap();
+        let nulls = vec!["NULL"; statement.params().len()].join(", ");
+        world.sql(&format!("PREPARE checked AS {}", sql.text)).await;
+        let plan = world.admin.query(&format!("EXPLAIN EXECUTE checked({nulls})"), &[]).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+        world.sql("DEALLOCATE checked").await;
+        for line in &plan {
+            // shard_claim has one row; what a join has found is no table.
+            let scans = line.contains("Seq Scan") && !line.contains("shard_claim");
+            assert!(!scans, "{}:\n{}", sql.name, plan.join("\n"));
+        }
+    }
+}
