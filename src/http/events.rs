@@ -4,9 +4,11 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::error::{Answer, ApiError};
-use super::freshness::{Fresh, tell};
+use super::freshness::{Fresh, FreshParams, tell};
+use super::openapi::{RoomParam, schemas};
 use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use super::{App, answer, export};
@@ -17,17 +19,35 @@ use crate::store::history::EventQuery;
 
 const PAGE_DEFAULT: usize = 100;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wish {
+    /// Events behind this seq.
+    #[param(value_type = Option<u64>, minimum = 0)]
     after: Option<String>,
     cursor: Option<String>,
+    /// At most 1000 are given.
+    #[param(value_type = Option<u32>, minimum = 1, default = 100)]
     limit: Option<String>,
+    /// Only this user's.
+    #[param(pattern = "^[A-Za-z0-9_.:@|-]{1,64}$")]
     user: Option<String>,
+    #[param(value_type = Option<u64>, minimum = 0)]
     since_ms: Option<String>,
+    /// `ndjson`: all of them as lines, and at the end `{\"type\":\"end\",\"seq\":…}`; without that line it was cut.
+    #[param(pattern = "^ndjson$")]
     stream: Option<String>,
 }
 
 /// The cursor is the seq that was read to; so it works on every node.
+#[utoipa::path(
+    get, path = "/v1/rooms/{room}/events", tag = "events",
+    summary = "The log, page by page or as a stream",
+    params(RoomParam, Wish, FreshParams),
+    responses((status = 200, description = "In the order of the log", content(
+        (schemas::Events = "application/json"), (String = "application/x-ndjson"),
+    ))),
+)]
 pub(super) async fn list(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -7,6 +7,7 @@ use axum::http::HeaderValue;
 use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use super::answer::{FALLBACK, POSITION, SERVED_BY};
@@ -24,6 +25,21 @@ pub(super) struct Fresh(pub Freshness);
 struct Asked {
     min_seq: Option<String>,
     max_stale_ms: Option<String>,
+    freshness: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `Fresh` reads")]
+pub(super) struct FreshParams {
+    /// A position `epoch.seq` that the answer must contain; also as the header `Roomgate-Min-Seq`.
+    #[param(pattern = r"^[0-9]{1,15}\.[0-9]{1,15}$")]
+    min_seq: Option<String>,
+    /// How old the answer may be; 0 is the primary's.
+    #[param(minimum = 0)]
+    max_stale_ms: Option<u64>,
+    /// Only `primary`.
+    #[param(pattern = "^primary$")]
     freshness: Option<String>,
 }
 

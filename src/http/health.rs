@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::openapi::schemas;
 use super::{App, answer};
 use crate::protocol::ObjectWriter;
 
@@ -45,6 +46,15 @@ impl Facts {
 }
 
 /// `GET /health`: for everybody, so it says little.
+#[utoipa::path(
+    get, path = "/health", tag = "service",
+    summary = "Whether the service can serve",
+    security(()),
+    responses(
+        (status = 200, description = "It can, perhaps in part", body = schemas::Health),
+        (status = 503, description = "It can not", body = schemas::Health),
+    ),
+)]
 pub(super) async fn public(State(app): State<App>) -> Response {
     let facts = (app.probe)();
     let all_up = facts.directory && facts.writable_shards == facts.shards;

@@ -14,9 +14,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use utoipa::IntoParams;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::error::{Answer, ApiError};
+use super::openapi::{RoomParam, schemas};
 use super::rooms::RoomPath;
 use super::signed_in::SignedIn;
 use super::{App, answer, body};
@@ -43,8 +45,11 @@ const BATCH_BYTES: usize = 1 << 20;
 const LOG_LINES: u32 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wish {
+    /// The same op with the same body again has no second effect.
+    #[param(required = true, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     op: Option<String>,
 }
 
@@ -56,6 +61,16 @@ struct Rules {
     depth: usize,
 }
 
+#[utoipa::path(
+    post, path = "/v1/rooms/{room}/import", tag = "shapes",
+    summary = "Many shapes, a line each, into one range of events",
+    params(RoomParam, Wish),
+    request_body(content = String, content_type = "application/x-ndjson"),
+    responses(
+        (status = 200, description = "How many, and which lines were not taken", body = schemas::Imported),
+        (status = 409, description = "op_reused", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn import(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -5,10 +5,12 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use super::address::ClientAddress;
 use super::error::{Answer, ApiError, method_not_allowed};
+use super::openapi::{RoomParam, schemas};
 use super::rooms::RoomPath;
 use super::signed_in::claims;
 use super::takeover::TakeOver;
@@ -21,13 +23,25 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// nginx and those who follow it keep nothing back.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// From `POST /v1/tickets`, instead of a bearer.
     ticket: Option<String>,
     /// For the first connection of an `EventSource`, which can't set headers.
+    #[param(pattern = r"^[0-9]{1,15}\.[0-9]{1,15}$")]
     last_event_id: Option<String>,
 }
 
+#[utoipa::path(
+    get, path = "/v1/rooms/{room}/live", tag = "rooms",
+    summary = "The room as Server-Sent Events: a snapshot, or with `Last-Event-ID` what came since, then all that comes",
+    params(RoomParam, Asked, ("Last-Event-ID" = Option<String>, Header, description = "A position `epoch.seq`")),
+    responses(
+        (status = 200, description = "Event names are message types, ids positions", body = String, content_type = "text/event-stream"),
+        (status = 429, description = "rate_limited", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn live(
     State(app): State<App>,
     ClientAddress(address): ClientAddress,

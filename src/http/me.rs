@@ -8,11 +8,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 
 use super::App;
 use super::answer;
 use super::body::Json;
 use super::error::{Answer, ApiError};
+use super::openapi::schemas;
 use super::people::{check_name, user_json};
 use super::signed_in::SignedIn;
 use crate::directory::{AccountChange, DirectoryError};
@@ -28,12 +30,16 @@ const ERASURE_PATIENCE: Duration = Duration::from_secs(10);
 /// of it will be done later.
 pub type Eraser = Arc<dyn Fn(UserId) -> BoxFuture<'static, bool> + Send + Sync>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChangeMe)]
 pub(super) struct Change {
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 64)]
     name: Option<Option<String>>,
+    /// An http(s) address of at most 2 KiB, or a data:image/… of at most 48 KiB; null for none.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, required = false)]
     photo: Option<Option<String>>,
 }
 
@@ -43,6 +49,11 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>
 }
 
 /// Of a token that was not made here, only what it says.
+#[utoipa::path(
+    get, path = "/v1/me", tag = "people",
+    summary = "The caller",
+    responses((status = 200, description = "Of a token that was not made here, only what it says", body = schemas::Me)),
+)]
 pub(super) async fn get(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
     let user = match app.directory.account(&claims.user).await.map_err(refused)? {
         Some(account) => user_json(&account),
@@ -58,6 +69,15 @@ pub(super) async fn get(State(app): State<App>, SignedIn(claims): SignedIn) -> A
 
 /// Tokens that were made before go on saying the old name until they are
 /// refreshed.
+#[utoipa::path(
+    patch, path = "/v1/me", tag = "people",
+    summary = "Changes the name or the photo; a merge patch",
+    request_body(content = Change, content_type = "application/json"),
+    responses(
+        (status = 200, description = "As it is now", body = schemas::Me),
+        (status = 404, description = "not_found: the token was not made here", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn change(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -83,6 +103,11 @@ pub(super) async fn change(
 
 /// Once this is noted it happens, whatever dies. The answer waits for the rest
 /// for a while.
+#[utoipa::path(
+    delete, path = "/v1/me", tag = "people",
+    summary = "Erases the caller: name, email, photo; owned rooms are handed on or archived",
+    responses((status = 204, description = "It is done, or noted and under way")),
+)]
 pub(super) async fn erase(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
     app.directory.begin_erasure(&claims.user).await.map_err(refused)?;
     app.bus.tell_revoked().await;

@@ -8,12 +8,14 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
-use super::freshness::{Fresh, tell};
+use super::freshness::{Fresh, FreshParams, tell};
+use super::openapi::{RoomParam, schemas};
 use super::rooms::{PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor};
 use super::signed_in::SignedIn;
 use crate::auth::Claims;
@@ -23,6 +25,14 @@ use crate::store::rooms::{Actor, ListedMember, RoomsError};
 
 /// `{user}` of a path.
 pub(super) struct UserPath(UserId);
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes what `UserPath` reads")]
+pub(super) struct UserParam {
+    #[param(pattern = "^[A-Za-z0-9_.:@|-]{1,64}$")]
+    user: String,
+}
 
 #[derive(Deserialize)]
 struct Named {
@@ -39,17 +49,24 @@ impl FromRequestParts<App> for UserPath {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct Shown {
     password: Option<String>,
     invite: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct Given {
     role: Role,
 }
 
+#[utoipa::path(
+    put, path = "/v1/rooms/{room}/members/me", tag = "members",
+    summary = "Makes the caller a member, with the password or an invite where it takes one",
+    params(RoomParam),
+    request_body = Option<Shown>,
+    responses((status = 200, description = "The membership", body = schemas::Membership)),
+)]
 pub(super) async fn join(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -61,6 +78,13 @@ pub(super) async fn join(
     Ok(answer::json(StatusCode::OK, member_json(admission.room, &claims.user, admission.role)))
 }
 
+#[utoipa::path(
+    put, path = "/v1/rooms/{room}/members/{user}", tag = "members",
+    summary = "Gives a role; by owners",
+    params(RoomParam, UserParam),
+    request_body = Given,
+    responses((status = 200, description = "The membership", body = schemas::Membership)),
+)]
 pub(super) async fn give(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -74,6 +98,12 @@ pub(super) async fn give(
     Ok(answer::json(StatusCode::OK, member_json(room, &user, role)))
 }
 
+#[utoipa::path(
+    delete, path = "/v1/rooms/{room}/members/{user}", tag = "members",
+    summary = "Removes a member, whose sessions leave within 5 s; by owners, or oneself",
+    params(RoomParam, UserParam),
+    responses((status = 204, description = "Removed")),
+)]
 pub(super) async fn remove(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -88,6 +118,12 @@ pub(super) async fn remove(
     take_out(&app, &claims, room, &user).await
 }
 
+#[utoipa::path(
+    delete, path = "/v1/rooms/{room}/members/me", tag = "members",
+    summary = "Leaves the room",
+    params(RoomParam),
+    responses((status = 204, description = "Left")),
+)]
 pub(super) async fn leave(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -104,6 +140,12 @@ async fn take_out(app: &App, claims: &Claims, room: RoomId, user: &UserId) -> An
 }
 
 /// The cursor is the last user that was listed.
+#[utoipa::path(
+    get, path = "/v1/rooms/{room}/members", tag = "members",
+    summary = "The members",
+    params(RoomParam, Page, FreshParams),
+    responses((status = 200, description = "By user", body = schemas::Members)),
+)]
 pub(super) async fn list(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -22,6 +22,7 @@ mod import;
 mod live;
 mod me;
 mod members;
+mod openapi;
 mod page;
 mod people;
 mod presence;
@@ -38,8 +39,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::get;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
 use crate::auth::{Origins, Passwords, Signer, Verifier};
 use crate::bus::Bus;
@@ -60,6 +65,9 @@ pub use health::{Facts, Probe};
 pub use me::Eraser;
 
 use shapes::Pins;
+
+/// Below, the headers of compression cost more than it saves.
+const COMPRESSED_FROM: u64 = 1024;
 
 /// What the public listener is built on.
 pub struct Parts {
@@ -111,25 +119,33 @@ pub fn router(parts: Parts) -> Router {
     let app: App = Arc::new(Shared { parts, pins: Pins::new() });
     // For every POST that creates.
     let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
-    let mut routes = Router::new()
-        .route("/v1/signup", post(people::sign_up))
-        .route("/v1/signin", post(people::sign_in))
-        .route("/v1/token/refresh", post(people::refresh))
-        .route("/v1/signout", post(people::sign_out))
-        .route("/v1/me", get(me::get).patch(me::change).delete(me::erase))
-        .route("/v1/rooms", get(rooms::mine).merge(post(rooms::create).layer(once.clone())))
-        .route("/v1/rooms/{room}", get(rooms::get))
-        .route("/v1/rooms/{room}/members", get(members::list))
-        .route("/v1/rooms/{room}/members/me", put(members::join).delete(members::leave))
-        .route("/v1/rooms/{room}/members/{user}", put(members::give).delete(members::remove))
-        .route("/v1/rooms/{room}/shapes", get(shapes::list))
-        .route("/v1/rooms/{room}/events", get(events::list).post(submits::submit))
-        .route(import::ROUTE, post(import::import))
-        .route("/v1/rooms/{room}/presence", get(presence::list))
-        .route("/v1/rooms/{room}/live", get(live::live))
-        .route("/v1/tickets", post(tickets::issue))
-        .route("/v1/ws", get(upgrade::upgrade))
-        .route("/health", get(health::public))
+    let (routes, described) = OpenApiRouter::<App>::default()
+        .routes(routes!(people::sign_up))
+        .routes(routes!(people::sign_in))
+        .routes(routes!(people::refresh))
+        .routes(routes!(people::sign_out))
+        .routes(routes!(me::get, me::change, me::erase))
+        .routes(routes!(rooms::mine))
+        .routes(routes!(rooms::create).layer(once.clone()))
+        .routes(routes!(rooms::get))
+        .routes(routes!(members::list))
+        .routes(routes!(members::join, members::leave))
+        .routes(routes!(members::give, members::remove))
+        .routes(routes!(shapes::list))
+        .routes(routes!(events::list, submits::submit))
+        .routes(routes!(import::import))
+        .routes(routes!(presence::list))
+        .routes(routes!(live::live))
+        .routes(routes!(tickets::issue))
+        .routes(routes!(upgrade::upgrade))
+        .routes(routes!(health::public))
+        .split_for_parts();
+    let document = openapi::text(described);
+    let describe = get(async move || openapi::serve(document).await);
+    // What is not described: the page, and the drawing app's first protocol.
+    let mut routes = routes
+        .route("/openapi.json", describe.clone())
+        .route("/v1/openapi.json", describe)
         .route("/", get(upgrade::upgrade_or_page))
         .route("/ws", get(upgrade::upgrade));
     if legacy {
@@ -139,6 +155,7 @@ pub fn router(parts: Parts) -> Router {
         .fallback(page::asset)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(cors)
+        .layer(compression())
         .layer(axum::middleware::from_fn(answer::finish))
         .with_state(app)
 }
@@ -156,6 +173,12 @@ fn cors(origins: Origins) -> CorsLayer {
         .allow_headers(Any)
         .expose_headers(answer::exposed())
         .max_age(Duration::from_secs(600))
+}
+
+/// Streams of events stay as they are: each must leave at once.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let worth = SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::SSE).and(NotForContentType::IMAGES);
+    CompressionLayer::new().gzip(true).compress_when(worth)
 }
 
 /// Built once, from the configuration.

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
@@ -11,6 +12,7 @@ use super::address::ClientAddress;
 use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
+use super::openapi::schemas;
 use super::signed_in::claims;
 use crate::auth::{RefreshToken, check_password_rules, is_imported, may_be_password};
 use crate::config::Secret;
@@ -23,29 +25,43 @@ use crate::protocol::{Code, ObjectWriter};
 const EMAIL_MAX_BYTES: usize = 254;
 const NAME_MAX_CHARS: usize = 64;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct SignUp {
+    #[schema(max_length = 254)]
     email: String,
+    #[schema(value_type = String, format = Password, min_length = 8, max_length = 128)]
     password: Secret,
+    #[schema(min_length = 1, max_length = 64)]
     name: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct SignIn {
     email: String,
+    #[schema(value_type = String, format = Password)]
     password: Secret,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct Refresh {
     refresh_token: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct SignOut {
     refresh_token: Option<String>,
 }
 
+#[utoipa::path(
+    post, path = "/v1/signup", tag = "people",
+    summary = "Makes an account and signs in",
+    security(()),
+    request_body = SignUp,
+    responses(
+        (status = 201, description = "Signed in", body = schemas::SignedIn),
+        (status = 409, description = "email_taken", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn sign_up(
     State(app): State<App>,
     ClientAddress(from): ClientAddress,
@@ -64,6 +80,16 @@ pub(super) async fn sign_up(
 }
 
 /// An unknown email and a wrong password get the same answer in the same time.
+#[utoipa::path(
+    post, path = "/v1/signin", tag = "people",
+    summary = "Signs in",
+    security(()),
+    request_body = SignIn,
+    responses(
+        (status = 200, description = "Signed in", body = schemas::SignedIn),
+        (status = 401, description = "unauthenticated: the email or the password is wrong", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn sign_in(
     State(app): State<App>,
     ClientAddress(from): ClientAddress,
@@ -94,6 +120,16 @@ async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secr
     }
 }
 
+#[utoipa::path(
+    post, path = "/v1/token/refresh", tag = "people",
+    summary = "New tokens for a refresh token, which is spent",
+    security(()),
+    request_body = Refresh,
+    responses(
+        (status = 200, description = "New tokens", body = schemas::SignedIn),
+        (status = 401, description = "unauthenticated: the refresh token is unknown, spent or expired", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -> Answer<Response> {
     let old = RefreshToken::parse(&wish.refresh_token).ok_or(DirectoryError::RefreshTokenInvalid);
     let old = old.map_err(refused)?;
@@ -109,6 +145,16 @@ pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -
 /// Ends the sign-in of the refresh token that is shown; without one, with a valid
 /// access token, all of the user's. Its access tokens end with it, and the
 /// sessions that live on them, on every node.
+#[utoipa::path(
+    post, path = "/v1/signout", tag = "people",
+    summary = "Ends a sign-in, or without a refresh token all of the caller",
+    security(()),
+    request_body = Option<SignOut>,
+    responses(
+        (status = 204, description = "Signed out; sessions that lived on it are closed"),
+        (status = 401, description = "unauthenticated: neither token was shown", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Request) -> Answer<Response> {
     let signed_in = claims(request.headers(), &app.verifier);
     let OptionalJson(wish) =

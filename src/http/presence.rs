@@ -7,10 +7,17 @@ use axum::response::Response;
 use super::App;
 use super::answer;
 use super::error::Answer;
+use super::openapi::{RoomParam, schemas};
 use super::rooms::RoomPath;
 use super::signed_in::SignedIn;
 use crate::protocol::ObjectWriter;
 
+#[utoipa::path(
+    get, path = "/v1/rooms/{room}/presence", tag = "rooms",
+    summary = "Who is in the room now, over all nodes",
+    params(RoomParam),
+    responses((status = 200, description = "The sessions", body = schemas::Presence)),
+)]
 pub(super) async fn list(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -9,13 +9,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::answer;
 use super::body::Json;
 use super::error::{Answer, ApiError};
-use super::freshness::{Fresh, tell};
+use super::freshness::{Fresh, FreshParams, tell};
 use super::idempotency::Makes;
+use super::openapi::{OnceParams, RoomParam, schemas};
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
@@ -58,25 +60,46 @@ pub(super) fn malformed() -> ApiError {
     ApiError::new(Code::BadMessage, "the address is malformed")
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CreateRoom)]
 pub(super) struct Create {
+    #[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9-]{2,62}$")]
     slug: Slug,
+    /// The slug, if it has none.
+    #[schema(min_length = 1, max_length = 128)]
     name: Option<String>,
+    /// Makes the access `password`.
+    #[schema(value_type = Option<String>, format = Password, min_length = 8, max_length = 128)]
     password: Option<Secret>,
     access: Option<Access>,
     schema: Option<Schema>,
     default_role: Option<Role>,
+    /// At most 16 KiB of JSON.
+    #[schema(value_type = Option<HashMap<String, serde_json::Value>>)]
     metadata: Option<Object>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Page {
+    /// At most 1000 are given.
+    #[param(value_type = Option<u32>, minimum = 1, default = 50)]
     pub limit: Option<String>,
     pub cursor: Option<String>,
 }
 
 /// Directory `creating`, the shard's rows, directory `active`: whoever is
 /// stopped in between goes on by asking again, or the janitor does.
+#[utoipa::path(
+    post, path = "/v1/rooms", tag = "rooms",
+    summary = "Makes a room",
+    params(OnceParams),
+    request_body = Create,
+    responses(
+        (status = 201, description = "The room", body = schemas::Room),
+        (status = 409, description = "slug_taken, idempotency_mismatch", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn create(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -99,6 +122,12 @@ pub(super) async fn create(
     Ok(tell(response, Some(found.facts.head), &found.served_by, None))
 }
 
+#[utoipa::path(
+    get, path = "/v1/rooms/{room}", tag = "rooms",
+    summary = "A room",
+    params(RoomParam, FreshParams),
+    responses((status = 200, description = "The room", body = schemas::Room)),
+)]
 pub(super) async fn get(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -110,6 +139,12 @@ pub(super) async fn get(
     Ok(tell(response, Some(found.facts.head), &found.served_by, found.fallback))
 }
 
+#[utoipa::path(
+    get, path = "/v1/rooms", tag = "rooms",
+    summary = "Rooms that the caller owns or is a member of",
+    params(Page, FreshParams),
+    responses((status = 200, description = "By id", body = schemas::Rooms)),
+)]
 pub(super) async fn mine(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -13,11 +13,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use moka::future::Cache;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use super::answer;
 use super::error::{Answer, ApiError};
-use super::freshness::{Fresh, tell};
+use super::freshness::{Fresh, FreshParams, tell};
+use super::openapi::{RoomParam, schemas};
 use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use crate::clock::UnixMillis;
@@ -50,12 +52,18 @@ pub(super) struct Pins {
     cache: Cache<(RoomId, Position), Arc<Snapshot>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wish {
+    /// Only shapes of this type.
     #[serde(rename = "type")]
     shape_type: Option<String>,
+    /// The state as it was behind this event; the head's without it.
+    #[param(value_type = Option<u64>, minimum = 0)]
     seq: Option<String>,
     cursor: Option<String>,
+    /// At most 1000 are given.
+    #[param(value_type = Option<u32>, minimum = 1, default = 500)]
     limit: Option<String>,
 }
 
@@ -74,6 +82,12 @@ struct Cursor {
     after: String,
 }
 
+#[utoipa::path(
+    get, path = "/v1/rooms/{room}/shapes", tag = "shapes",
+    summary = "The live shapes, now or at a seq; all pages at one position",
+    params(RoomParam, Wish, FreshParams),
+    responses((status = 200, description = "By id", body = schemas::Shapes)),
+)]
 pub(super) async fn list(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -10,8 +10,10 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use super::error::{Answer, ApiError};
+use super::openapi::{RoomParam, schemas};
 use super::rooms::RoomPath;
 use super::signed_in::SignedIn;
 use super::{App, answer, body};
@@ -27,6 +29,17 @@ use crate::store::append::Unknown;
 const BODY_BYTES: usize = 8 << 20;
 const ITEMS_MAX: usize = 1000;
 
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes `Batch`, whose items are read one by one")]
+pub(super) struct Submits {
+    /// `submit` messages of the WebSocket protocol: `op`, `kind` and the kind's body.
+    #[schema(max_items = 1000, value_type = Vec<HashMap<String, serde_json::Value>>)]
+    items: Vec<serde_json::Value>,
+    /// On whose behalf; only for tokens with the scope `server`.
+    #[schema(nullable = false)]
+    user: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Batch<'a> {
     #[serde(borrow)]
@@ -41,6 +54,13 @@ enum Item {
     Waiting(OpId, oneshot::Receiver<Result<Outcome, Unknown>>),
 }
 
+#[utoipa::path(
+    post, path = "/v1/rooms/{room}/events", tag = "events",
+    summary = "Submits in order, each with its own answer; not atomic",
+    params(RoomParam),
+    request_body = Submits,
+    responses((status = 200, description = "An answer an item", body = schemas::Answers)),
+)]
 pub(super) async fn submit(
     State(app): State<App>,
     SignedIn(claims): SignedIn,

@@ -14,9 +14,15 @@ use axum::response::Response;
 use super::App;
 use super::answer;
 use super::error::Answer;
+use super::openapi::schemas;
 use super::signed_in::SignedIn;
 use crate::protocol::ObjectWriter;
 
+#[utoipa::path(
+    post, path = "/v1/tickets", tag = "service",
+    summary = "A ticket that opens one live stream within 30 s, for who can set no headers",
+    responses((status = 201, description = "The ticket", body = schemas::Ticket)),
+)]
 pub(super) async fn issue(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
     let issued = app.signer.ticket(&claims)?;
     let ticket = ObjectWriter::object(512)

@@ -6,9 +6,21 @@ use axum::response::{IntoResponse, Response};
 
 use super::address::ClientAddress;
 use super::error::ApiError;
+use super::openapi::schemas;
 use super::{App, page};
 use crate::session::Sessions;
 
+#[utoipa::path(
+    get, path = "/v1/ws", tag = "service",
+    summary = "A WebSocket of the subprotocol `roomgate.v1`",
+    security(()),
+    responses(
+        (status = 101, description = "Upgraded"),
+        (status = 403, description = "forbidden: a foreign Origin", body = schemas::Refused),
+        (status = 426, description = "bad_message: Sec-WebSocket-Version must be 13", body = schemas::Refused),
+        (status = 429, description = "rate_limited", body = schemas::Refused),
+    ),
+)]
 pub(super) async fn upgrade(State(app): State<App>, request: Request) -> Response {
     let (mut parts, body) = request.into_parts();
     let from = match ClientAddress::from_request_parts(&mut parts, &app).await {

@@ -1,9 +1,10 @@
 //! What the wire says of a room and of the people in it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What a person may do in a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     Viewer,
@@ -26,7 +27,7 @@ impl Role {
 }
 
 /// Which shapes a room takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schema {
     /// Checked types and fields: rect, circle, pencil, …
@@ -49,7 +50,7 @@ impl Schema {
 }
 
 /// Who may enter a room without being a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
     /// Everyone, with the room's `default_role`.
