@@ -74,6 +74,9 @@ pub async fn run(shared: &Arc<Shared>, arrival: Arrival) {
 pub struct Ended {
     pub end: End,
     pub close: Option<CloseCode>,
+    /// The client took what it was to be told. One that didn't has had its time,
+    /// and is cut off.
+    pub was_told: bool,
 }
 
 impl Session {
@@ -122,15 +125,17 @@ impl Session {
     /// What is still to be said. To be called when the rooms are left.
     pub async fn take_leave(&self, end: End, writer: &mut Writer<'_>) -> Ended {
         match end {
-            End::Gone => Ended { end, close: None },
+            End::Gone => Ended { end, close: None, was_told: false },
             // The answer to the client's close is queued as a control frame.
             End::Left => {
                 let done = tokio::time::timeout(FAREWELL_LIMIT, writer.finish_frame()).await;
-                Ended { end: if matches!(done, Ok(Ok(()))) { end } else { End::Gone }, close: None }
+                let was_told = matches!(done, Ok(Ok(())));
+                Ended { end: if was_told { end } else { End::Gone }, close: None, was_told }
             }
             End::Close(code) => {
-                let told = self.farewell(writer, code).await;
-                Ended { end, close: (told && self.dialect.is_two_way()).then_some(code) }
+                let was_told = self.farewell(writer, code).await;
+                let close = (was_told && self.dialect.is_two_way()).then_some(code);
+                Ended { end, close, was_told }
             }
         }
     }
@@ -160,7 +165,7 @@ impl Session {
     pub async fn finish(self, ended: Ended) {
         gateway::disconnected(ended.end.code());
         self.outbox.shut();
-        if ended.end != End::Gone {
+        if ended.was_told {
             self.socket.finish(ended.close, FAREWELL_LIMIT).await;
         }
     }
