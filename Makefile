@@ -20,7 +20,7 @@ dev: install ## a whole cluster on this machine, and a whiteboard to try it
 	target/release/roomgate dev $(ARGS)
 
 .PHONY: test
-test: install-test lint unit it faults browser-test ## everything that must hold
+test: install-test lint unit it faults browser-test api-test ## everything that must hold
 	@echo "==> all passed ($$(date +%T))"
 
 .PHONY: install
@@ -83,6 +83,19 @@ browser-test: install-test ## the whiteboard in a real browser
 	# With the tests' features, so that nothing is compiled twice.
 	$(CARGO) test --locked --no-run --test it
 	cd tests/browser && npm ci --no-audit --no-fund && npm test
+
+.PHONY: api-test
+api-test: install-test target/api/installed ## the gateway against its own OpenAPI description
+	$(part)
+	$(CARGO) build --locked
+	target/api/bin/python tests/api/run.py
+
+# The tools, as pinned there.
+target/api/installed: tests/api/requirements.txt
+	mkdir -p target
+	python3 -m venv target/api
+	target/api/bin/pip install --quiet -r $<
+	touch $@
 
 .PHONY: real-shapes
 real-shapes: install ## all real drawings of FILE through a cluster and back

@@ -23,6 +23,7 @@ has cc || missing+=(build-essential)
 if [ "$purpose" = test ]; then
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     has chromium || has chromium-browser || missing+=(chromium)
 fi
 if [ ${#missing[@]} -eq 0 ]; then

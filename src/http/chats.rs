@@ -1,7 +1,7 @@
 //! `GET /chats/{roomId}` of the drawing app's first protocol: the live shapes
 //! as the messages that drew them.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -11,6 +11,7 @@ use super::App;
 use super::answer;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, tell};
+use super::query::Query;
 use super::rooms::RoomPath;
 use crate::protocol::{Code, ObjectWriter};
 

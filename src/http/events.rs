@@ -1,6 +1,6 @@
 //! A room's log, page by page or as a stream.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use utoipa::IntoParams;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
 use super::openapi::{RoomParam, schemas};
+use super::query::Query;
 use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use super::{App, answer, export};
@@ -18,6 +19,9 @@ use crate::protocol::{Code, ObjectWriter};
 use crate::store::history::EventQuery;
 
 const PAGE_DEFAULT: usize = 100;
+
+/// The end of the year 9999.
+const END_OF_TIME_MS: i64 = 253_402_300_799_999;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -93,7 +97,8 @@ fn query(wish: &Wish) -> Answer<EventQuery> {
     });
     let since_ms = wish.since_ms.as_deref().map(|text| {
         let ms = number(text, "since_ms is milliseconds since 1970")?;
-        Ok::<_, ApiError>(i64::try_from(ms).unwrap_or(i64::MAX))
+        // Nothing is newer than that, and PostgreSQL knows no later time.
+        Ok::<_, ApiError>(i64::try_from(ms).unwrap_or(i64::MAX).min(END_OF_TIME_MS))
     });
     Ok(EventQuery {
         after,

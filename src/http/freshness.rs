@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::FromRequestParts;
 use axum::http::HeaderValue;
 use axum::http::request::Parts;
 use axum::response::Response;
@@ -12,6 +12,7 @@ use utoipa::IntoParams;
 use super::App;
 use super::answer::{FALLBACK, POSITION, SERVED_BY};
 use super::error::{Answer, ApiError};
+use super::query::Query;
 use crate::position::Position;
 use crate::protocol::Code;
 use crate::routing::{Freshness, Reason, ServedBy};
@@ -47,8 +48,7 @@ impl FromRequestParts<App> for Fresh {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let Query(asked) =
-            Query::<Asked>::try_from_uri(&parts.uri).map_err(|_| bad("the query is malformed"))?;
+        let Query(asked) = Query::<Asked>::from_request_parts(parts, app).await?;
         let header = parts.headers.get(MIN_SEQ).map(|value| value.to_str().unwrap_or_default());
         choose(&asked, header, app.max_stale).map(Self)
     }

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::error::{Answer, ApiError};
 use super::openapi::{RoomParam, schemas};
+use super::query::Query;
 use super::rooms::RoomPath;
 use super::signed_in::SignedIn;
 use super::{App, answer, body};

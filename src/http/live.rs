@@ -1,6 +1,6 @@
 //! A room's events as Server-Sent Events.
 
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -11,6 +11,7 @@ use super::App;
 use super::address::ClientAddress;
 use super::error::{Answer, ApiError, method_not_allowed};
 use super::openapi::{RoomParam, schemas};
+use super::query::Query;
 use super::rooms::RoomPath;
 use super::signed_in::claims;
 use super::takeover::TakeOver;

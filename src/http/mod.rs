@@ -26,6 +26,7 @@ mod openapi;
 mod page;
 mod people;
 mod presence;
+mod query;
 mod rooms;
 mod shapes;
 mod signed_in;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::header::LOCATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
@@ -18,6 +18,7 @@ use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
 use super::idempotency::Makes;
 use super::openapi::{OnceParams, RoomParam, schemas};
+use super::query::Query;
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use moka::future::Cache;
@@ -20,6 +20,7 @@ use super::answer;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
 use super::openapi::{RoomParam, schemas};
+use super::query::Query;
 use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use crate::clock::UnixMillis;
