@@ -28,6 +28,7 @@ mod people;
 mod presence;
 mod query;
 mod rooms;
+mod search;
 mod shapes;
 mod signed_in;
 mod submits;
@@ -126,7 +127,7 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(people::refresh))
         .routes(routes!(people::sign_out))
         .routes(routes!(me::get, me::change, me::erase))
-        .routes(routes!(rooms::mine))
+        .routes(routes!(search::list))
         .routes(routes!(rooms::create).layer(once.clone()))
         .routes(routes!(rooms::get))
         .routes(routes!(members::list))

@@ -140,12 +140,6 @@ pub(super) async fn get(
     Ok(tell(response, Some(found.facts.head), &found.served_by, found.fallback))
 }
 
-#[utoipa::path(
-    get, path = "/v1/rooms", tag = "rooms",
-    summary = "Rooms that the caller owns or is a member of",
-    params(Page, FreshParams),
-    responses((status = 200, description = "By id", body = schemas::Rooms)),
-)]
 pub(super) async fn mine(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
@@ -228,7 +222,7 @@ fn checked(room: RoomId, owner: &UserId, wish: &Create) -> Answer<NewRoom> {
     })
 }
 
-fn room_json(facts: &RoomFacts) -> String {
+pub(super) fn room_json(facts: &RoomFacts) -> String {
     let counters = ObjectWriter::object(48).number("visits", facts.visits).number("events", facts.head.seq.0);
     let room = ObjectWriter::object(512 + facts.metadata.len())
         .number("room", facts.room.get())

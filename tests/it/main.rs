@@ -32,6 +32,7 @@ mod real_drawings;
 mod refusals;
 mod rolling_restart;
 mod routing;
+mod search;
 mod session;
 mod signals;
 mod slow;

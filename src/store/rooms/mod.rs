@@ -14,6 +14,7 @@ mod read;
 pub mod refusals;
 mod rights;
 mod row;
+mod search;
 mod standing;
 mod visits;
 mod write;
@@ -33,6 +34,7 @@ pub use members::{ListedMember, MemberPage};
 pub use read::{Found, Wanted};
 pub use rights::Rights;
 pub use row::{Membership, NewRoom, RoomFacts};
+pub use search::{InvalidCursor, Search, SearchCursor, SearchPage};
 pub use standing::Actor;
 pub use visits::Visits;
 
@@ -55,6 +57,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &members::LIST,
     &drawn::DRAWN,
     &list::MINE,
+    &search::SEARCH,
     &visits::LOCK_SLOTS,
     &visits::BUMP,
 ];

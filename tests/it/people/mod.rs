@@ -13,6 +13,7 @@ mod members;
 mod plans;
 mod repeats;
 mod rooms;
+mod search_plan;
 mod server;
 mod signed_out;
 mod stored;

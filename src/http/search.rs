@@ -1,0 +1,92 @@
+//! `GET /v1/rooms`: mine, or those whose metadata contains a given object.
+//!
+//! The answer to a search also says which shards are missing from it,
+//! `incomplete`: their rooms come with a later page, once they answer. While they
+//! don't, there is a `next_cursor` though all the others have been told.
+
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::error::{Answer, ApiError};
+use super::freshness::{Fresh, FreshParams, tell};
+use super::openapi::schemas;
+use super::rooms::{self, PAGE_DEFAULT, Page, limit, next_cursor, room_json};
+use super::signed_in::SignedIn;
+use super::{App, answer};
+use crate::protocol::{Code, ObjectWriter, strict};
+use crate::routing::Freshness;
+use crate::store::rooms::{RoomsError, Search, SearchCursor};
+
+const METADATA_MAX_BYTES: usize = 4 * 1024;
+const METADATA_MAX_DEPTH: usize = 16;
+/// Who asks waits for the slowest shard at most so long.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// A JSON object that the room's metadata contains.
+    #[param(max_length = 4096)]
+    metadata: Option<String>,
+}
+
+#[utoipa::path(
+    get, path = "/v1/rooms", tag = "rooms",
+    summary = "Rooms that the caller owns or is a member of; or rooms the caller may see, by their metadata",
+    params(Asked, Page, FreshParams),
+    responses((status = 200, description = "By id", body = schemas::Rooms)),
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    signed_in: SignedIn,
+    Query(asked): Query<Asked>,
+    Query(page): Query<Page>,
+    Fresh(freshness): Fresh,
+) -> Answer<Response> {
+    let Some(metadata) = asked.metadata else {
+        return rooms::mine(State(app), signed_in, Query(page), Fresh(freshness)).await;
+    };
+    check(&metadata)?;
+    let bad = |_| ApiError::new(Code::BadMessage, "this is not a cursor of this list");
+    let cursor: Option<SearchCursor> = page.cursor.as_deref().map(str::parse).transpose().map_err(bad)?;
+    let search = Search {
+        metadata: &metadata,
+        user: &signed_in.0.user,
+        limit: limit(page.limit.as_deref(), PAGE_DEFAULT)?,
+        // A position is one room's; over all of them it can't be asked for.
+        freshness: match freshness {
+            Freshness::AtLeast(_) => Freshness::Primary,
+            other => other,
+        },
+        patience: PATIENCE,
+    };
+    let found = app.rooms.search(search, &cursor.unwrap_or_default()).await;
+    let found = found.map_err(RoomsError::refusal)?;
+    let names = found.incomplete.iter().map(|shard| format!("\"{shard}\""));
+    let list = ObjectWriter::object(1024)
+        .array("items", found.rooms.iter().map(room_json))
+        .array("incomplete", names);
+    let next = found.next.map(|cursor| cursor.to_string());
+    let response = answer::json(StatusCode::OK, next_cursor(list, next));
+    Ok(tell(response, None, &found.served_by, found.fallback))
+}
+
+fn check(metadata: &str) -> Answer<()> {
+    let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
+    if metadata.len() > METADATA_MAX_BYTES {
+        return Err(bad("metadata that is looked for may have 4 KiB"));
+    }
+    match strict::object(metadata, METADATA_MAX_DEPTH) {
+        Ok(_) => Ok(()),
+        Err(refusal) => match refusal.code {
+            Code::BadJson => Err(refusal.into()),
+            Code::TooDeep => Err(bad("metadata that is looked for may be nested 16 deep")),
+            _ => Err(bad("metadata that is looked for is a JSON object")),
+        },
+    }
+}
