@@ -28,3 +28,7 @@ impl fmt::Debug for PasswordHash {
 /// SHA-256 of a refresh token: enough for a random 256-bit input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RefreshDigest(pub [u8; 32]);
+
+/// SHA-256 of an invite's code, which is a random-looking 128 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InviteDigest(pub [u8; 32]);

@@ -19,51 +19,68 @@ pub struct InvalidId {
 /// The largest integer that every JSON reader keeps exact: 2^53 − 1.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// A room: a random integer, 1 … 2^53−1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct RoomId(u64);
+/// A random integer, 1 … 2^53−1.
+macro_rules! number_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(u64);
 
-impl RoomId {
-    pub fn new(id: u64) -> Result<Self, InvalidId> {
-        if (1..=MAX_SAFE_INTEGER).contains(&id) {
-            Ok(Self(id))
-        } else {
-            Err(InvalidId { what: "room", rule: "an integer from 1 to 2^53-1" })
+        impl $name {
+            pub fn new(id: u64) -> Result<Self, InvalidId> {
+                if (1..=MAX_SAFE_INTEGER).contains(&id) {
+                    Ok(Self(id))
+                } else {
+                    Err(InvalidId { what: $what, rule: "an integer from 1 to 2^53-1" })
+                }
+            }
+
+            /// A fresh id, not guessable by counting.
+            pub fn random() -> Self {
+                Self(rand::random_range(1..=MAX_SAFE_INTEGER))
+            }
+
+            pub fn get(self) -> u64 {
+                self.0
+            }
+
+            /// For a PostgreSQL `bigint`; lossless because ids stay below 2^53.
+            pub fn as_i64(self) -> i64 {
+                self.0 as i64
+            }
+
+            /// From a `bigint` that was written by `as_i64`.
+            pub fn from_i64(id: i64) -> Result<Self, InvalidId> {
+                Self::new(u64::try_from(id).unwrap_or(0))
+            }
         }
-    }
 
-    /// A fresh id, not guessable by counting.
-    pub fn random() -> Self {
-        Self(rand::random_range(1..=MAX_SAFE_INTEGER))
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
 
-    pub fn get(self) -> u64 {
-        self.0
-    }
-
-    /// For a PostgreSQL `bigint`; lossless because ids stay below 2^53.
-    pub fn as_i64(self) -> i64 {
-        self.0 as i64
-    }
-
-    /// From a `bigint` that was written by [`RoomId::as_i64`].
-    pub fn from_i64(id: i64) -> Result<Self, InvalidId> {
-        Self::new(u64::try_from(id).unwrap_or(0))
-    }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                Self::new(u64::deserialize(d)?).map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl fmt::Display for RoomId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+number_id!(
+    /// A room.
+    RoomId,
+    "room"
+);
 
-impl<'de> Deserialize<'de> for RoomId {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::new(u64::deserialize(d)?).map_err(serde::de::Error::custom)
-    }
-}
+number_id!(
+    /// An invite to a room.
+    InviteId,
+    "invite"
+);
 
 /// One of the 16 384 units of placement. A room's slot never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 //! outlast a directory outage. Password work runs on a bounded pool of its
 //! own. No SQL here: what is stored is stored by `directory`.
 
+mod invite;
 mod keys;
 mod origin;
 mod password;
@@ -12,6 +13,7 @@ mod revocations;
 mod ticket;
 mod token;
 
+pub use invite::InviteCode;
 pub use keys::{KeyError, Keys};
 pub use origin::Origins;
 pub use password::{Passwords, check_password_rules, is_imported, may_be_password};

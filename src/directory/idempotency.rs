@@ -39,7 +39,7 @@ pub(super) static CLAIM: Sql = Sql {
 
 pub(super) static READ: Sql = Sql {
     name: "idempotency_read",
-    text: "SELECT digest, status, location, answer FROM directory.idempotency
+    text: "SELECT digest, status, location, answer, makes FROM directory.idempotency
             WHERE user_id = $1 AND key = $2",
 };
 
@@ -92,10 +92,9 @@ pub struct KeptAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// This try is the one to do it, and what it makes has this id.
-    Ours {
-        makes: i64,
-    },
-    Answered(KeptAnswer),
+    Ours { makes: i64 },
+    /// It was done: the id of what it made, and what was answered.
+    Answered { makes: i64, answer: KeptAnswer },
     /// Another try is at it.
     UnderWay,
     /// The key belongs to another request.
@@ -117,11 +116,12 @@ impl Directory {
             return Ok(Claim::Mismatch);
         }
         let Some(status) = row.get::<_, Option<i32>>(1) else { return Ok(Claim::UnderWay) };
-        Ok(Claim::Answered(KeptAnswer {
+        let answer = KeptAnswer {
             status: u16::try_from(status).map_err(|_| DirectoryError::Corrupt { what: "a status" })?,
             location: row.get(2),
             body: row.get(3),
-        }))
+        };
+        Ok(Claim::Answered { makes: row.get(4), answer })
     }
 
     /// Says that the try is under way.

@@ -17,7 +17,7 @@ use super::error::{Answer, ApiError};
 use super::signed_in::claims;
 use super::{App, answer, body};
 use crate::directory::idempotency::{ALIVE_EVERY, Attempt, Claim, KeptAnswer};
-use crate::ids::RoomId;
+use crate::ids::{InvalidId, InviteId, RoomId};
 use crate::protocol::Code;
 
 const HEADER: &str = "idempotency-key";
@@ -30,18 +30,46 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The id of what the request is to make: the same at every try of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Makes(pub RoomId);
+pub(super) struct Makes(i64);
 
 impl Makes {
     /// A new one where the client sent no key.
-    pub fn room(makes: Option<Extension<Self>>) -> RoomId {
-        makes.map_or_else(RoomId::random, |Extension(Self(room))| room)
+    pub fn room(makes: Option<Extension<Self>>) -> Answer<RoomId> {
+        let made = |Extension(Self(id))| RoomId::from_i64(id);
+        makes.map_or_else(|| Ok(RoomId::random()), made).map_err(unreadable)
     }
+
+    /// Likewise.
+    pub fn invite(makes: Option<Extension<Self>>) -> Answer<InviteId> {
+        let made = |Extension(Self(id))| InviteId::from_i64(id);
+        makes.map_or_else(|| Ok(InviteId::random()), made).map_err(unreadable)
+    }
+}
+
+fn unreadable(_: InvalidId) -> ApiError {
+    ApiError::new(Code::Internal, "a kept id can't be read")
+}
+
+/// What is kept of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Answer,
+    Nothing,
 }
 
 /// For routes that create. Only answers of success are kept: what was refused
 /// had no effect and is judged anew.
 pub(super) async fn once(State(app): State<App>, request: Request, next: Next) -> Answer<Response> {
+    run(&app, Keep::Answer, request, next).await
+}
+
+/// The same where the answer tells a secret, which nothing is to keep in clear: a
+/// repeat is run again with the id of what was made, and finds it by that.
+pub(super) async fn once_by_id(State(app): State<App>, request: Request, next: Next) -> Answer<Response> {
+    run(&app, Keep::Nothing, request, next).await
+}
+
+async fn run(app: &App, keep: Keep, request: Request, next: Next) -> Answer<Response> {
     let Some(key) = key(request.headers())? else { return Ok(next.run(request).await) };
     // Who isn't signed in is refused by the route.
     let Some(claims) = claims(request.headers(), &app.verifier)? else { return Ok(next.run(request).await) };
@@ -54,26 +82,26 @@ pub(super) async fn once(State(app): State<App>, request: Request, next: Next) -
         makes: RoomId::random().as_i64(),
         id: Uuid::new_v4(),
     };
-    let makes = match claim(&app, &attempt).await? {
-        Ok(makes) => makes,
-        Err(kept) => return again(kept),
-    };
+    let (makes, kept) = claim(app, &attempt).await?;
     let mut request = Request::from_parts(head, Body::from(content));
     request.extensions_mut().insert(Makes(makes));
-    let response = while_alive(&app, &attempt, next.run(request)).await;
-    finish(&app, &attempt, response).await
+    match kept {
+        Some(_) if keep == Keep::Nothing => Ok(next.run(request).await),
+        Some(kept) => again(kept),
+        None => {
+            let response = while_alive(app, &attempt, next.run(request)).await;
+            finish(app, &attempt, keep, response).await
+        }
+    }
 }
 
-/// The id to make, or the answer that was given.
-async fn claim(app: &App, attempt: &Attempt) -> Answer<Result<RoomId, KeptAnswer>> {
+/// The id of what is to be made, or was: then with the answer that was given.
+async fn claim(app: &App, attempt: &Attempt) -> Answer<(i64, Option<KeptAnswer>)> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match app.directory.claim(attempt).await.map_err(|error| error.refusal())? {
-            Claim::Ours { makes } => {
-                let room = RoomId::from_i64(makes);
-                return room.map(Ok).map_err(|_| ApiError::new(Code::Internal, "a kept id can't be read"));
-            }
-            Claim::Answered(kept) => return Ok(Err(kept)),
+            Claim::Ours { makes } => return Ok((makes, None)),
+            Claim::Answered { makes, answer } => return Ok((makes, Some(answer))),
             Claim::Mismatch => {
                 let message = "this Idempotency-Key was used for another request";
                 return Err(ApiError::new(Code::IdempotencyMismatch, message));
@@ -102,7 +130,7 @@ async fn while_alive(app: &App, attempt: &Attempt, work: impl Future<Output = Re
     }
 }
 
-async fn finish(app: &App, attempt: &Attempt, response: Response) -> Answer<Response> {
+async fn finish(app: &App, attempt: &Attempt, keep: Keep, response: Response) -> Answer<Response> {
     if !response.status().is_success() {
         if let Err(error) = app.directory.release(attempt).await {
             // It goes silent and is taken over.
@@ -116,7 +144,10 @@ async fn finish(app: &App, attempt: &Attempt, response: Response) -> Answer<Resp
     let kept = KeptAnswer {
         status: head.status.as_u16(),
         location: head.headers.get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned),
-        body: String::from_utf8_lossy(&content).into_owned(),
+        body: match keep {
+            Keep::Answer => String::from_utf8_lossy(&content).into_owned(),
+            Keep::Nothing => String::new(),
+        },
     };
     if let Err(error) = app.directory.keep_answer(attempt, &kept).await {
         // A repeat takes the request over and goes on with the same id.

@@ -19,6 +19,7 @@ mod freshness;
 mod health;
 mod idempotency;
 mod import;
+mod invites;
 mod live;
 mod me;
 mod members;
@@ -121,6 +122,7 @@ pub fn router(parts: Parts) -> Router {
     let app: App = Arc::new(Shared { parts, pins: Pins::new() });
     // For every POST that creates.
     let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
+    let once_by_id = axum::middleware::from_fn_with_state(app.clone(), idempotency::once_by_id);
     let (routes, described) = OpenApiRouter::<App>::default()
         .routes(routes!(people::sign_up))
         .routes(routes!(people::sign_in))
@@ -133,6 +135,9 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(members::list))
         .routes(routes!(members::join, members::leave))
         .routes(routes!(members::give, members::remove))
+        .routes(routes!(invites::list))
+        .routes(routes!(invites::create).layer(once_by_id))
+        .routes(routes!(invites::revoke))
         .routes(routes!(shapes::list))
         .routes(routes!(events::list, submits::submit))
         .routes(routes!(import::import))

@@ -108,7 +108,7 @@ pub(super) async fn create(
     Json(wish): Json<Create>,
 ) -> Answer<Response> {
     let deadline = Instant::now() + PATIENCE;
-    let mut new = checked(Makes::room(makes), &claims.user, &wish)?;
+    let mut new = checked(Makes::room(makes)?, &claims.user, &wish)?;
     if let Some(password) = wish.password {
         new.password = Some(app.passwords.hash(password).await?);
     }

@@ -1,7 +1,7 @@
 //! The janitor: finishes what a crash left half done, and sweeps out what has
 //! had its time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -13,6 +13,8 @@ use crate::tasks::Stop;
 
 /// What is looked at in one round.
 const ROOMS_A_ROUND: i64 = 100;
+/// A shard that is away must not hold up the others.
+const SHARD_PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Janitor {
     directory: Directory,
@@ -52,6 +54,13 @@ impl Janitor {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(rows, "swept the directory"),
             Err(error) => tracing::warn!(%error, "the janitor can't sweep the directory"),
+        }
+        for shard in self.rooms.shards() {
+            match self.rooms.sweep_invites(shard, Instant::now() + SHARD_PATIENCE).await {
+                Ok(0) => {}
+                Ok(invites) => tracing::debug!(shard = %shard.name(), invites, "swept out invites"),
+                Err(error) => tracing::debug!(shard = %shard.name(), %error, "invites are swept out later"),
+            }
         }
     }
 

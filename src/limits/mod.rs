@@ -40,7 +40,7 @@ struct Gates {
     sign_ups: Gate,
     sign_ins_by_address: Gate,
     sign_ins_by_account: Gate,
-    room_passwords: Gate,
+    room_keys: Gate,
     user_submits: Gate,
 }
 
@@ -109,11 +109,11 @@ impl Limits {
         tally::pass(tally, SIGN_INS, &["account", &email], most).await
     }
 
-    /// Guesses of a room's password, limited like sign-ins.
-    pub async fn room_password(&self, user: &UserId, room: RoomId) -> Result<(), Refusal> {
+    /// Guesses of a room's password and of its invites, limited like sign-ins.
+    pub async fn room_key(&self, user: &UserId, room: RoomId) -> Result<(), Refusal> {
         let gates = self.gates.load_full();
         let most = gates.configured.signins_per_minute;
-        gates.room_passwords.pass((user.as_str(), room), ONE)?;
+        gates.room_keys.pass((user.as_str(), room), ONE)?;
         let parts = ["room", user.as_str(), &room.to_string()];
         tally::pass(self.tally.as_deref(), GUESSES, &parts, most).await
     }
@@ -127,7 +127,7 @@ impl Gates {
             sign_ups: Gate::per_minute("sign-ups", configured.signups_per_minute),
             sign_ins_by_address: Gate::per_minute(SIGN_INS, sign_ins),
             sign_ins_by_account: Gate::per_minute(SIGN_INS, sign_ins),
-            room_passwords: Gate::per_minute(GUESSES, sign_ins),
+            room_keys: Gate::per_minute(GUESSES, sign_ins),
             user_submits: Gate::per_minute("submits", configured.user_submits_per_minute),
             configured: configured.clone(),
         }
@@ -147,7 +147,7 @@ impl SessionLimits {
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 const SIGN_INS: &str = "sign-ins";
-const GUESSES: &str = "password attempts";
+const GUESSES: &str = "attempts to get in";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.
 fn network(address: IpAddr) -> IpAddr {

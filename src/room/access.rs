@@ -1,21 +1,21 @@
 //! Who may enter a room, and as what.
 //!
 //! A room without a password is open to every signed-in user as its
-//! `default_role`. A right password makes a member, so coming back needs none.
-//! Whoever was removed stays out. A "yes" may rest on a replica's answer that is
+//! `default_role`. A right password or invite makes a member, so coming back needs
+//! none. Whoever was removed stays out until given a role or a new invite. A "yes" may rest on a replica's answer that is
 //! `max_stale` old; a "no" is said only by the primary, because it may be about a
 //! room or membership that was made a moment ago.
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{Claims, Passwords};
+use crate::auth::{Claims, InviteCode, Passwords};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::Directory;
 use crate::ids::{RoomId, Slug, UserId};
 use crate::limits::Limits;
 use crate::log::Authority;
-use crate::protocol::{Access as Openness, Code, Refusal, Role, RoomRef};
+use crate::protocol::{Access as Openness, Refusal, Role, RoomRef};
 use crate::routing::{Freshness, ServedBy};
 use crate::store::rooms::refusals::{
     archived, invite_needed, owners_only, password_needed, removed, wrong_password,
@@ -88,7 +88,8 @@ impl Access {
         password: Option<&str>,
         invite: Option<&str>,
     ) -> Result<Admission, Refusal> {
-        let admission = self.admit(user, room, Shown { password, invite }).await?;
+        // Boxed: rare, and large.
+        let admission = Box::pin(self.admit(user, room, Shown { password, invite })).await?;
         self.visits.add(admission.room);
         Ok(admission)
     }
@@ -170,19 +171,61 @@ impl Access {
         let id = self.resolve(room).await?;
         let deadline = Instant::now() + PATIENCE;
         let (found, verdict) = self.judged(id, user, None, deadline).await?;
-        match verdict {
-            Verdict::Enter(role) => Ok(Admission::new(found.facts, role)),
-            Verdict::Removed => Err(removed()),
-            Verdict::Archived => Err(archived()),
-            Verdict::AskInvite if shown.invite.is_some() => {
-                Err(Refusal::new(Code::Forbidden, "this invite is not valid"))
+        match (verdict, shown.invite) {
+            (Verdict::Archived, _) => Err(archived()),
+            (Verdict::Enter(role), Some(invite)) if role < Role::Owner => {
+                match self.redeem(user, found.facts, invite, deadline).await {
+                    Ok(admission) => Ok(admission),
+                    // Then they come in as they may without.
+                    Err(_) => self.enter_as_they_are(id, user, deadline).await,
+                }
             }
-            Verdict::AskInvite => Err(invite_needed()),
-            Verdict::AskPassword(hash) => {
+            (Verdict::Enter(role), _) => Ok(Admission::new(found.facts, role)),
+            (Verdict::AskPassword(hash), invite) => {
+                if let Some(invite) = invite {
+                    let redeemed = self.redeem(user, found.facts.clone(), invite, deadline).await;
+                    if redeemed.is_ok() || shown.password.is_none() {
+                        return redeemed;
+                    }
+                }
                 self.check_password(user, id, shown.password, hash.clone()).await?;
                 let key = hash.as_ref().map_or(Key::Nothing, Key::Password);
                 self.make_member(user, found.facts, key, deadline).await
             }
+            (Verdict::Removed | Verdict::AskInvite, Some(invite)) => {
+                self.redeem(user, found.facts, invite, deadline).await
+            }
+            (Verdict::Removed, None) => Err(removed()),
+            (Verdict::AskInvite, None) => Err(invite_needed()),
+        }
+    }
+
+    async fn redeem(
+        &self,
+        user: &UserId,
+        facts: RoomFacts,
+        invite: &str,
+        deadline: Instant,
+    ) -> Result<Admission, Refusal> {
+        self.limits.room_key(user, facts.room).await?;
+        let digest = InviteCode::shown(invite).digest();
+        self.make_member(user, facts, Key::Invite(&digest), deadline).await
+    }
+
+    /// By the primary.
+    async fn enter_as_they_are(
+        &self,
+        room: RoomId,
+        user: &UserId,
+        deadline: Instant,
+    ) -> Result<Admission, Refusal> {
+        let (found, verdict) = self.judged(room, user, Some(Freshness::Primary), deadline).await?;
+        match verdict {
+            Verdict::Enter(role) => Ok(Admission::new(found.facts, role)),
+            Verdict::Archived => Err(archived()),
+            Verdict::Removed => Err(removed()),
+            Verdict::AskPassword(_) => Err(password_needed()),
+            Verdict::AskInvite => Err(invite_needed()),
         }
     }
 
@@ -217,7 +260,7 @@ impl Access {
         let Some(shown) = shown else {
             return Err(password_needed());
         };
-        self.limits.room_password(user, room).await?;
+        self.limits.room_key(user, room).await?;
         let password = Secret::new(shown);
         let plausible = crate::auth::check_password_rules(&password).is_ok();
         if plausible && self.passwords.verify(password, hash).await? {

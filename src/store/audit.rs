@@ -8,7 +8,7 @@
 use uuid::Uuid;
 
 use crate::db::{Connection, DbError, Sql};
-use crate::ids::{RoomId, UserId};
+use crate::ids::{InviteId, RoomId, UserId};
 use crate::protocol::Role;
 
 pub const STATEMENTS: &[&Sql] = &[&NOTE];
@@ -27,6 +27,10 @@ pub enum Action {
     Kicked,
     /// A member left a room.
     Left,
+    InviteMade,
+    InviteRevoked,
+    /// Somebody became a member, or more of one, by an invite.
+    InviteUsed,
     /// Somebody who asked to be forgotten left a room.
     ErasedLeft,
     /// Their room went to somebody else.
@@ -43,6 +47,9 @@ impl Action {
             Self::RoleGiven(Role::Owner) => "role.owner",
             Self::Kicked => "kick",
             Self::Left => "leave",
+            Self::InviteMade => "invite.made",
+            Self::InviteRevoked => "invite.revoked",
+            Self::InviteUsed => "invite.used",
             Self::ErasedLeft => "erasure.left",
             Self::ErasedTransferred => "erasure.transferred",
             Self::ErasedArchived => "erasure.archived",
@@ -66,6 +73,11 @@ impl Note {
             Some(user) => format!("room {room} user {user}"),
             None => format!("room {room}"),
         };
+        Self { id: Uuid::now_v7(), actor: actor.clone(), action, target }
+    }
+
+    pub fn on_invite(actor: &UserId, action: Action, room: RoomId, invite: InviteId) -> Self {
+        let target = format!("room {room} invite {invite}");
         Self { id: Uuid::now_v7(), actor: actor.clone(), action, target }
     }
 

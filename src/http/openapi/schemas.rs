@@ -105,6 +105,34 @@ pub struct Listed {
     joined_at: i64,
 }
 
+#[derive(ToSchema)]
+pub struct NewInvite {
+    id: i64,
+    /// Told here and to repeats of the request, and nowhere else.
+    code: String,
+    role: Role,
+    expires_at: Option<i64>,
+    max_uses: Option<i64>,
+}
+
+#[derive(ToSchema)]
+pub struct Invites {
+    items: Vec<Invite>,
+    next_cursor: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct Invite {
+    id: i64,
+    role: Role,
+    expires_at: Option<i64>,
+    max_uses: Option<i64>,
+    uses: i64,
+    revoked: bool,
+    created_by: String,
+    created_at: i64,
+}
+
 /// For `GET /v1/rooms/{room}/live`, once.
 #[derive(ToSchema)]
 pub struct Ticket {

@@ -20,11 +20,13 @@ use crate::protocol::Role;
 use crate::routing::{Freshness, Reason, ServedBy};
 use crate::store::audit::{Action, Note};
 
+/// As of `access_rev` $4 if an owner decided it, else 0.
 pub(super) static SET_ROLE: Sql = Sql {
     name: "room_set_role",
-    text: "INSERT INTO room_member (room_id, user_id, role) VALUES ($1, $2, $3)
+    text: "INSERT INTO room_member (room_id, user_id, role, decided_rev) VALUES ($1, $2, $3, $4)
            ON CONFLICT (room_id, user_id) DO UPDATE
                    SET role = excluded.role,
+                       decided_rev = greatest(room_member.decided_rev, excluded.decided_rev),
                        joined_at = CASE room_member.role WHEN 'removed' THEN now() ELSE room_member.joined_at END",
 };
 
@@ -172,8 +174,8 @@ impl Change for SetRole<'_> {
         if standing.owner == *user {
             return if role == Role::Owner { Ok(standing.access_rev) } else { Err(owner_stays().into()) };
         }
-        let params = (room.as_i64(), user.as_str(), role.as_str());
-        connection.execute(&SET_ROLE, &[&params.0, &params.1, &params.2]).await?;
+        let (id, name, revision) = (room.as_i64(), user.as_str(), standing.access_rev as i64);
+        connection.execute(&SET_ROLE, &[&id, &name, &role.as_str(), &revision]).await?;
         if standing.target != Some(Membership::Member(role)) {
             Note::new(actor.user, Action::RoleGiven(role), room, Some(user)).write(connection).await?;
         }
@@ -209,7 +211,8 @@ impl Change for Remove<'_> {
             let left = connection.execute(&LEAVE, &[&id, &name]).await? > 0;
             left.then_some(Action::Left)
         } else {
-            connection.execute(&SET_ROLE, &[&id, &name, &"removed"]).await?;
+            let revision = standing.access_rev as i64;
+            connection.execute(&SET_ROLE, &[&id, &name, &"removed", &revision]).await?;
             (standing.target != Some(Membership::Removed)).then_some(Action::Kicked)
         };
         if let Some(action) = action {

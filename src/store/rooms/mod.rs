@@ -8,6 +8,7 @@
 mod admit;
 mod drawn;
 mod forget;
+mod invites;
 mod list;
 mod members;
 mod read;
@@ -29,6 +30,7 @@ use crate::store::slots::Slots;
 pub use admit::{Admitted, Key};
 pub use drawn::{Drawn, DrawnShapes};
 pub use forget::Left;
+pub use invites::{ListedInvite, NewInvite};
 pub use list::RoomPage;
 pub use members::{ListedMember, MemberPage};
 pub use read::{Found, Wanted};
@@ -50,6 +52,14 @@ pub const STATEMENTS: &[&Sql] = &[
     &forget::CROWN,
     &read::FACTS,
     &rights::RIGHTS,
+    &admit::INVITE,
+    &admit::USE_INVITE,
+    &invites::ADD,
+    &invites::READ,
+    &invites::REVOKE,
+    &invites::LIST,
+    &invites::ENDED,
+    &invites::SWEEP,
     &standing::RAISE,
     &standing::STANDING,
     &members::SET_ROLE,

@@ -29,3 +29,8 @@ pub fn password_needed() -> Refusal {
 pub fn wrong_password() -> Refusal {
     Refusal::new(Code::BadPassword, "this is not the room's password")
 }
+
+/// Wrong, expired, revoked and used-up ones alike.
+pub fn invalid_invite() -> Refusal {
+    Refusal::new(Code::Forbidden, "this invite is not valid")
+}

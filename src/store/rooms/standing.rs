@@ -20,11 +20,12 @@ pub(super) static RAISE: Sql = Sql {
 /// one waited for.
 pub(super) static STANDING: Sql = Sql {
     name: "room_standing",
-    text:
-        "SELECT room.owner, room.access, room.default_role, room.password_hash, room.archived_at IS NOT NULL,
-                  (SELECT role FROM room_member WHERE room_id = $1 AND user_id = $2),
-                  (SELECT role FROM room_member WHERE room_id = $1 AND user_id = $3)
-             FROM room WHERE room.id = $1",
+    text: "SELECT room.owner, room.access, room.default_role, room.password_hash,
+                  room.archived_at IS NOT NULL, actor.role, actor.decided_rev, target.role
+             FROM room
+             LEFT JOIN room_member AS actor ON actor.room_id = room.id AND actor.user_id = $2
+             LEFT JOIN room_member AS target ON target.room_id = room.id AND target.user_id = $3
+            WHERE room.id = $1",
 };
 
 /// Who asks for a change, and by what right.
@@ -44,6 +45,8 @@ pub(super) struct Standing {
     pub is_archived: bool,
     /// What the actor's row says.
     pub actor: Option<Membership>,
+    /// As of which `access_rev` an owner decided on them.
+    pub decided_rev: u64,
     /// What the row of the person whom it is about says.
     pub target: Option<Membership>,
     pub access_rev: u64,
@@ -78,7 +81,8 @@ impl Standing {
             password: row.get::<_, Option<String>>(3).map(PasswordHash::new),
             is_archived: row.get(4),
             actor: member(5)?,
-            target: member(6)?,
+            decided_rev: row.get::<_, Option<i64>>(6).unwrap_or_default().unsigned_abs(),
+            target: member(7)?,
             access_rev,
         })
     }

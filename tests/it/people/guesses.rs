@@ -65,6 +65,19 @@ async fn the_budget_for_guesses_is_one_over_all_nodes_and_each_nodes_own_without
     for node in 0..2 {
         slowed_down(&guess(node).await);
     }
+    // Of the code of an invite to it: one budget for all that opens a room.
+    let ida = world.person("ida");
+    let show = async |node: usize| {
+        let body = json!({"invite": "00112233445566778899aabbccddeeff"}).to_string();
+        let path = "/v1/rooms/secret-room/members/me";
+        world.api_of(node, &ida).send("PUT".parse().unwrap(), path, Some(body)).await.unwrap()
+    };
+    for n in 0..A_MINUTE {
+        assert_eq!(show(n as usize % 2).await.status, 403, "guess {n}");
+    }
+    for node in 0..2 {
+        slowed_down(&show(node).await);
+    }
 
     world.cluster().redis().service().kill().await;
     for node in 0..2 {

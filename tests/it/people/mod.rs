@@ -7,6 +7,7 @@ mod erased;
 mod guesses;
 mod half_made;
 mod imported;
+mod invites;
 mod keys;
 mod lists;
 mod members;

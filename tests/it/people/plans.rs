@@ -12,6 +12,9 @@ const FILL: &str = "
     INSERT INTO room_head (room_id, head_seq, head_epoch) SELECT id, 10, 7 FROM room;
     INSERT INTO room_member (room_id, user_id, role)
       SELECT room, 'u' || n, 'editor' FROM generate_series(1, 20000) AS room, generate_series(1, 5) AS n;
+    INSERT INTO room_invite (room_id, id, digest, role, expires_at, made_rev, created_by)
+      SELECT room, n, decode(md5(room || '-' || n), 'hex'), 'viewer', now() + n * interval '1 day', 1, 'olga'
+        FROM generate_series(1, 20000) AS room, generate_series(1, 3) AS n;
     INSERT INTO room_event (room_id, seq, epoch, op_id, user_id, kind, body, digest, created_at)
       SELECT room, seq, 7, 'op' || seq, 'u', 'message', '{}', '\\x00', now()
         FROM generate_series(1, 20000) AS room, generate_series(1, 10) AS seq;
