@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use utoipa::IntoParams;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
 use super::openapi::schemas;
+use super::query::Query;
 use super::rooms::{self, PAGE_DEFAULT, Page, limit, next_cursor, room_json};
 use super::signed_in::SignedIn;
 use super::{App, answer};
