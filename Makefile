@@ -20,7 +20,7 @@ dev: install ## a whole cluster on this machine, and a whiteboard to try it
 	target/release/roomgate dev $(ARGS)
 
 .PHONY: test
-test: install-test lint unit it faults browser-test api-test ## everything that must hold
+test: install-test lint unit it faults browser-test api-test autobahn ## everything that must hold
 	@echo "==> all passed ($$(date +%T))"
 
 .PHONY: install
@@ -89,6 +89,13 @@ api-test: install-test target/api/installed ## the gateway against its own OpenA
 	$(part)
 	$(CARGO) build --locked
 	target/api/bin/python tests/api/run.py
+
+.PHONY: autobahn
+autobahn: install-test target/api/installed ## the framing of WebSockets against Autobahn's cases
+	$(part)
+	server=$$($(CARGO) test --locked --no-run --test autobahn --message-format json | \
+	    sed -n 's|.*"executable":"\([^"]*/autobahn-[^"]*\)".*|\1|p' | tail -1) && \
+	target/api/bin/python tests/autobahn/run.py "$$server"
 
 # The tools, as pinned there.
 target/api/installed: tests/api/requirements.txt

@@ -12,8 +12,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::conversation::{self, Arrival};
 use super::dialect::Dialect;
-use super::{Sessions, Shared};
+use super::{Sessions, Shared, echo};
 use crate::protocol::{Code, Refusal};
+use crate::tasks::Tasks;
 
 const SUBPROTOCOL: &str = "roomgate.v1";
 const BEARER: &str = "bearer.";
@@ -49,15 +50,10 @@ impl Sessions {
     ) -> Result<Response<()>, HandshakeRefusal> {
         let offer = self.shared.check(request, from)?;
         let switched = hyper::upgrade::on(request);
-        let mut response = Response::new(());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        let accept = HeaderValue::from_str(&offer.accept_key).expect("base64 is a header value");
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        let mut response = switching(&offer.accept_key);
         if matches!(offer.dialect, Dialect::V1) {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+            let protocol = HeaderValue::from_static(SUBPROTOCOL);
+            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         let shared = self.shared.clone();
         self.shared.parts.tasks.spawn("session", async move {
@@ -67,6 +63,33 @@ impl Sessions {
         });
         Ok(response)
     }
+}
+
+/// Checks the handshake and answers 101 like [`Sessions::upgrade`], to one who is
+/// sent back what they say. Not for clients: it holds the framing of sessions
+/// against conformance tests.
+pub fn upgrade_to_echo<B>(request: &mut Request<B>, tasks: &Tasks) -> Result<Response<()>, HandshakeRefusal> {
+    let accept_key = check_websocket(request)?;
+    let response = switching(&accept_key);
+    let offer = Offer { accept_key, dialect: Dialect::V1, token: None };
+    let switched = hyper::upgrade::on(request);
+    tasks.spawn("echo", async move {
+        if let Some(arrival) = arrive(switched, offer).await {
+            echo::run(arrival).await;
+        }
+    });
+    Ok(response)
+}
+
+fn switching(accept_key: &str) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let accept = HeaderValue::from_str(accept_key).expect("base64 is a header value");
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    response
 }
 
 async fn arrive(switched: OnUpgrade, offer: Offer) -> Option<Arrival> {

@@ -16,6 +16,7 @@ mod asked;
 mod conversation;
 mod decoder;
 mod dialect;
+mod echo;
 mod ending;
 mod event_stream;
 mod frame;
@@ -45,7 +46,7 @@ use crate::room::access::Access;
 use crate::store::append::Appender;
 use crate::tasks::Tasks;
 
-pub use handshake::HandshakeRefusal;
+pub use handshake::{HandshakeRefusal, upgrade_to_echo};
 pub use stream::{Stream, Wish};
 pub use submits::{IN_FLIGHT_MAX, answer_to_submit};
 
