@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::Extension;
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -17,6 +17,7 @@ use super::error::{Answer, ApiError};
 use super::idempotency::Makes;
 use super::members::actor;
 use super::openapi::{OnceParams, RoomParam, schemas};
+use super::query::Query;
 use super::rooms::{PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor};
 use super::signed_in::SignedIn;
 use crate::auth::InviteCode;
