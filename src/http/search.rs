@@ -31,8 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
-    /// A JSON object that the room's metadata contains.
-    #[param(max_length = 4096)]
+    /// A JSON object that the room's metadata contains; at most 4 KiB of UTF-8.
+    #[param(max_length = 1024)]
     metadata: Option<String>,
 }
 
