@@ -23,6 +23,9 @@ has cc || missing+=(build-essential)
 if [ "$purpose" = test ]; then
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    has curl || missing+=(curl)
+    has jq || missing+=(jq)
+    has wsdump || missing+=(python3-websocket)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     has chromium || has chromium-browser || missing+=(chromium)
 fi

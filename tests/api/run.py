@@ -1,4 +1,5 @@
-"""Holds the gateway to its own description: `make api-test`.
+"""Holds the gateway to its own description, and to the README's walk with curl:
+`make api-test`.
 
 Starts a cluster, reads /openapi.json and sends it what the description allows
 and what it doesn't. Whatever comes back must be described: its status, its
@@ -16,6 +17,8 @@ import sys
 import tempfile
 import urllib.request
 from pathlib import Path
+
+import walk
 
 HERE = Path(__file__).resolve().parent
 BINARY = HERE.parent.parent / "target/debug/roomgate"
@@ -107,6 +110,7 @@ def main():
             Path(plain).write_text("")
             Path(known).write_text('[parameters]\n"path.room" = "described"\n')
             found_nothing = [
+                walk.run(cluster.url),
                 schemathesis(
                     cluster.url, alice, known, *ENDLESS, *LAST_WORDS, *seed,
                     "--phases", "coverage,fuzzing", "--max-examples", "40",
