@@ -18,7 +18,9 @@ use super::idempotency::Makes;
 use super::members::actor;
 use super::openapi::{OnceParams, RoomParam, schemas};
 use super::query::Query;
-use super::rooms::{PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor};
+use super::rooms::{
+    PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor, or_null,
+};
 use super::signed_in::SignedIn;
 use crate::auth::InviteCode;
 use crate::clock::UnixMillis;
@@ -171,11 +173,4 @@ fn listed_json(listed: &ListedInvite) -> String {
         .string("created_by", listed.created_by.as_str())
         .number("created_at", listed.created_at)
         .end()
-}
-
-fn or_null(object: ObjectWriter, key: &str, value: Option<impl Into<i128>>) -> ObjectWriter {
-    match value {
-        Some(value) => object.number(key, value),
-        None => object.raw(key, "null"),
-    }
 }

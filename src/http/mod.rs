@@ -9,6 +9,7 @@
 mod accept;
 mod address;
 mod admin;
+mod alter;
 mod answer;
 mod body;
 mod chats;
@@ -131,7 +132,7 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(me::get, me::change, me::erase))
         .routes(routes!(search::list))
         .routes(routes!(rooms::create).layer(once.clone()))
-        .routes(routes!(rooms::get))
+        .routes(routes!(rooms::get, alter::alter, alter::archive))
         .routes(routes!(members::list))
         .routes(routes!(members::join, members::leave))
         .routes(routes!(members::give, members::remove))

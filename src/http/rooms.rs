@@ -26,10 +26,10 @@ use crate::directory::DirectoryError;
 use crate::ids::{InvalidId, RoomId, Slug, UserId};
 use crate::protocol::{Access, Code, Object, ObjectWriter, Role, RoomRef, Schema};
 use crate::routing::Freshness;
-use crate::store::rooms::{NewRoom, RoomFacts, RoomsError, Wanted};
+use crate::store::rooms::refusals::{needs_password, two_doors};
+use crate::store::rooms::{METADATA_MAX_BYTES, NewRoom, RoomFacts, RoomsError, Wanted};
 
 const NAME_MAX_CHARS: usize = 128;
-const METADATA_MAX_BYTES: usize = 16 * 1024;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const PAGE_DEFAULT: usize = 50;
 pub(super) const PAGE_MAX: usize = 1000;
@@ -186,20 +186,24 @@ pub(super) fn limit(text: Option<&str>, default: usize) -> Answer<usize> {
     }
 }
 
+pub(super) fn check_name(name: &str) -> Answer<()> {
+    if name.trim().is_empty() || name.chars().count() > NAME_MAX_CHARS {
+        return Err(ApiError::new(Code::BadMessage, "a room's name has 1 to 128 characters"));
+    }
+    Ok(())
+}
+
 /// Without the password's hash, which takes time.
 fn checked(room: RoomId, owner: &UserId, wish: &Create) -> Answer<NewRoom> {
-    let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
     let name = wish.name.as_deref().unwrap_or(wish.slug.as_str());
-    if name.trim().is_empty() || name.chars().count() > NAME_MAX_CHARS {
-        return Err(bad("a room's name has 1 to 128 characters"));
-    }
+    check_name(name)?;
     let access = match (&wish.password, wish.access) {
         (Some(password), None | Some(Access::Password)) => {
             check_password_rules(password)?;
             Access::Password
         }
-        (Some(_), Some(_)) => return Err(bad("a room with a password has access password")),
-        (None, Some(Access::Password)) => return Err(bad("access password needs a password")),
+        (Some(_), Some(_)) => return Err(two_doors().into()),
+        (None, Some(Access::Password)) => return Err(needs_password().into()),
         (None, access) => access.unwrap_or(Access::Public),
     };
     let metadata = wish
@@ -239,11 +243,15 @@ pub(super) fn room_json(facts: &RoomFacts) -> String {
         .number("head", facts.head.seq.0)
         .number("created_at", facts.created_at.0)
         .number("updated_at", facts.updated_at.0);
-    match facts.archived_at {
-        Some(at) => room.number("archived_at", at.0),
-        None => room.raw("archived_at", "null"),
+    let room = or_null(room, "archived_at", facts.archived_at.map(|at| at.0));
+    or_null(room, "retention_ms", facts.retention_ms).end()
+}
+
+pub(super) fn or_null(object: ObjectWriter, key: &str, value: Option<impl Into<i128>>) -> ObjectWriter {
+    match value {
+        Some(value) => object.number(key, value),
+        None => object.raw(key, "null"),
     }
-    .end()
 }
 
 fn refused(error: DirectoryError) -> ApiError {

@@ -326,6 +326,7 @@ mod tests {
             created_at: UnixMillis(0),
             updated_at: UnixMillis(0),
             archived_at: None,
+            retention_ms: None,
         }
     }
 

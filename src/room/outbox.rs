@@ -27,6 +27,8 @@ pub struct Outbox {
 struct Shared {
     state: Mutex<State>,
     limit_bytes: usize,
+    /// The session is there for one room.
+    is_for_one_room: bool,
     /// Something to write, for the one writer.
     ready: Notify,
     /// The queue became empty or closed, for feeders.
@@ -64,9 +66,19 @@ pub struct Batch {
 
 impl Outbox {
     pub fn new(limit_bytes: usize) -> Self {
+        Self::made(limit_bytes, false)
+    }
+
+    /// Of a session that ends with its room.
+    pub fn for_one_room(limit_bytes: usize) -> Self {
+        Self::made(limit_bytes, true)
+    }
+
+    fn made(limit_bytes: usize, is_for_one_room: bool) -> Self {
         let shared = Shared {
             state: Mutex::default(),
             limit_bytes,
+            is_for_one_room,
             ready: Notify::new(),
             drained: Notify::new(),
             expelled: Notify::new(),
@@ -81,6 +93,14 @@ impl Outbox {
             state.push(message);
             drop(state);
             self.shared.ready.notify_one();
+        }
+    }
+
+    /// Queues why the session is in a room no more.
+    pub fn put_out(&self, why: Json) {
+        self.answer(why);
+        if self.shared.is_for_one_room {
+            self.close(CloseCode::Kicked);
         }
     }
 

@@ -90,7 +90,7 @@ async fn run(
     let Ok(_entry) = shared.registry.enter(&id, ending.clone()) else {
         return drop(ready.send(Err(draining())));
     };
-    let outbox = Outbox::new(shared.parts.config.outbox_bytes);
+    let outbox = Outbox::for_one_room(shared.parts.config.outbox_bytes);
     let mut rooms = Rooms::new(shared, &id, &outbox);
     let _limits = match Box::pin(enter(shared, &id, &mut rooms, &wish)).await {
         Ok(limits) => limits,

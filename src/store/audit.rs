@@ -27,6 +27,9 @@ pub enum Action {
     Kicked,
     /// A member left a room.
     Left,
+    /// A room has another door, password or `default_role`.
+    AccessChanged,
+    Archived,
     InviteMade,
     InviteRevoked,
     /// Somebody became a member, or more of one, by an invite.
@@ -47,6 +50,8 @@ impl Action {
             Self::RoleGiven(Role::Owner) => "role.owner",
             Self::Kicked => "kick",
             Self::Left => "leave",
+            Self::AccessChanged => "access",
+            Self::Archived => "archive",
             Self::InviteMade => "invite.made",
             Self::InviteRevoked => "invite.revoked",
             Self::InviteUsed => "invite.used",

@@ -1,12 +1,11 @@
 //! A change of who may be in a room, and as what, reaches the sessions that are
 //! in it: on every node within 5 s, with Redis or without.
 //!
-//! Rights are changed by the room's owner over HTTP; what there is no request for
-//! yet, as a writer would: the rows and `access_rev` in one transaction.
+//! Rights are changed by the room's owner over HTTP.
 
 use std::time::{Duration, Instant};
 
-use roomgate::dev::{Admin, Options};
+use roomgate::dev::Options;
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -20,23 +19,19 @@ async fn two_nodes() -> World {
     World::start(|options| Options { nodes: 2, shards: 1, replicas: 1, ..options }).await
 }
 
-async fn change(world: &World, room: u64, sql: &str) {
-    let admin: &Admin = &world.primaries().await[0];
-    let text = format!(
-        "BEGIN; {sql}; UPDATE room_head SET access_rev = access_rev + 1 WHERE room_id = {room}; COMMIT"
-    );
-    admin.batch_execute(&text).await.unwrap();
+async fn send(world: &World, person: &Person, method: &str, path: &str, body: Option<Value>) {
+    let body = body.map(|body| body.to_string());
+    let answer = world.api_of(0, person).send(method.parse().unwrap(), path, body).await.unwrap();
+    assert!(answer.status.is_success(), "{}", answer.text);
 }
 
 /// The owner gives a role, or takes out whom they call `removed`.
 async fn set_role(world: &World, owner: &Person, room: u64, person: &Person, role: &str) {
     let path = format!("/v1/rooms/{room}/members/{}", person.user);
-    let (method, body, status) = match role {
-        "removed" => ("DELETE", None, 204),
-        role => ("PUT", Some(json!({"role": role}).to_string()), 200),
-    };
-    let answer = world.api_of(0, owner).send(method.parse().unwrap(), &path, body).await.unwrap();
-    assert_eq!(answer.status, status, "{}", answer.text);
+    match role {
+        "removed" => send(world, owner, "DELETE", &path, None).await,
+        role => send(world, owner, "PUT", &path, Some(json!({"role": role}))).await,
+    }
 }
 
 /// One session on each node.
@@ -138,7 +133,8 @@ async fn whom_a_closed_door_would_not_let_in_is_out_and_members_stay() {
     set_role(&world, &owner, room, &member, "editor").await;
     let mut stays = on_both(&world, &member, room).await;
     let mut guests = on_both(&world, &guest, room).await;
-    change(&world, room, &format!("UPDATE room SET access = 'invite' WHERE id = {room}")).await;
+    let closed = Some(json!({"access": "invite"}));
+    send(&world, &owner, "PATCH", &format!("/v1/rooms/{room}"), closed).await;
     closed_as_kicked(&mut guests).await;
     let [near, far] = &mut stays;
     is_in(near, room, "near").await;
@@ -146,25 +142,44 @@ async fn whom_a_closed_door_would_not_let_in_is_out_and_members_stay() {
 }
 
 #[tokio::test]
-async fn who_is_in_an_archived_room_may_stay_and_read() {
+async fn who_is_in_an_archived_room_is_told_and_out_of_it_within_5_s_with_redis_and_without() {
     let world = two_nodes().await;
-    let [owner, guest, last] = ["owner", "guest", "last"].map(|name| world.person(name));
-    let room = world.room(&owner, "open").await;
-    let mut stays = on_both(&world, &guest, room).await;
-    let mut lasts = on_both(&world, &last, room).await;
-    is_in(&mut stays[0], room, "before").await;
-    change(&world, room, &format!("UPDATE room SET archived_at = now() WHERE id = {room}")).await;
-    // Once this is seen, both nodes have judged the archived room.
-    set_role(&world, &owner, room, &last, "removed").await;
-    closed_as_kicked(&mut lasts).await;
-    for client in &mut stays {
-        let reject = client.submit(room, "late", &json!({"kind": "message", "data": 1})).await;
-        assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("room_archived")));
-        client.catches_up(room, 1).await;
+    let (owner, guest) = (world.person("owner"), world.person("guest"));
+    let rooms = [world.room(&owner, "open").await, world.room(&owner, "open").await];
+    let stays = world.room(&owner, "open").await;
+    let mut guests = on_both(&world, &guest, stays).await;
+    for (n, room) in rooms.into_iter().enumerate() {
+        for client in &mut guests {
+            client.join(room).await;
+        }
+        is_in(&mut guests[0], room, "before").await;
+        if n == 1 {
+            world.cluster().redis().service().kill_for_good().await;
+        }
+        send(&world, &owner, "DELETE", &format!("/v1/rooms/{room}"), None).await;
+        let archived = Instant::now();
+        for client in &mut guests {
+            let told = client.wait(|m| m["type"] == "error").await;
+            assert_eq!((&told["room"], &told["code"]), (&json!(room), &json!("room_archived")), "{told}");
+            let took = archived.elapsed();
+            assert!(took < PROMISED, "{took:?}");
+            let reject = client.submit(room, "late", &json!({"kind": "message", "data": 1})).await;
+            assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("room_archived")));
+            let again = client.refused(&json!({"type": "join", "room": room}).to_string()).await;
+            assert_eq!(again["code"], "room_archived", "{again}");
+        }
+        // Out of the room, not out of the gateway: it goes on in the others.
+        is_in(&mut guests[0], stays, &format!("after-{n}")).await;
+        let seq = guests[0].rooms[&stays].seq;
+        guests[1].catches_up(stays, seq).await;
+        let here = world.api_of(1, &server(&world)).get(&format!("/v1/rooms/{room}/presence")).await.unwrap();
+        assert_eq!(here.json()["count"], 0, "{}", here.text);
     }
-    let [near, far] = &mut stays;
-    near.send(&json!({"type": "signal", "room": room, "data": "still here"})).await;
-    far.wait(|m| m["type"] == "signal" && m["data"] == "still here").await;
+}
+
+fn server(world: &World) -> Person {
+    let claims = json!({"sub": "bot", "scope": "server", "exp": crate::world::now() + 600});
+    Person { user: "bot".to_owned(), token: world.sign(&claims) }
 }
 
 #[tokio::test]

@@ -68,6 +68,8 @@ pub struct Room {
     created_at: i64,
     updated_at: i64,
     archived_at: Option<i64>,
+    /// How long events are kept behind a snapshot: 0 for ever, null as the gateway is configured.
+    retention_ms: Option<i64>,
 }
 
 #[derive(ToSchema)]

@@ -1,4 +1,5 @@
-//! Rights: who may no longer be here, and as what the others are.
+//! Rights: who may no longer be here, and as what the others are. Nobody is in
+//! an archived room: whoever was is told, and may stay connected.
 //!
 //! Each session remembers as of which `access_rev` it was let in or judged. When
 //! whoever raised it, or the head check, tells of another one, the primary is asked
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::{Command, FeedId, Room};
 use crate::ids::{SessionId, UserId};
-use crate::protocol::CloseCode;
+use crate::protocol::{CloseCode, server};
+use crate::store::rooms::refusals::archived;
 use crate::store::rooms::{Rights, RoomsError};
 
 /// How long the primary may take; the next head check asks again.
@@ -52,6 +54,10 @@ impl Room {
             };
             entry.access_rev = rights.access_rev;
             match rights.roles.get(&entry.user) {
+                Some(Some(_)) if rights.is_archived => {
+                    entry.outbox.put_out(server::error(None, None, None, Some(self.id), &archived()));
+                    self.leave(&session);
+                }
                 Some(Some(role)) => changed.extend(self.presence.set_role(&session, *role)),
                 Some(None) => {
                     tracing::info!(room = %self.id, %session, user = %entry.user, "a session may not be here any more");

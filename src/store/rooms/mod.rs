@@ -6,6 +6,7 @@
 //! again. A read carries the owner's state in its own snapshot.
 
 mod admit;
+mod alter;
 mod drawn;
 mod forget;
 mod invites;
@@ -28,6 +29,7 @@ use crate::routing::{NoPrimary, Shards, Unavailable};
 use crate::store::slots::Slots;
 
 pub use admit::{Admitted, Key};
+pub use alter::{Alteration, METADATA_MAX_BYTES};
 pub use drawn::{Drawn, DrawnShapes};
 pub use forget::Left;
 pub use invites::{ListedInvite, NewInvite};
@@ -52,6 +54,9 @@ pub const STATEMENTS: &[&Sql] = &[
     &forget::CROWN,
     &read::FACTS,
     &rights::RIGHTS,
+    &alter::KEPT,
+    &alter::ALTER,
+    &alter::ARCHIVE,
     &admit::INVITE,
     &admit::USE_INVITE,
     &invites::ADD,

@@ -34,3 +34,12 @@ pub fn wrong_password() -> Refusal {
 pub fn invalid_invite() -> Refusal {
     Refusal::new(Code::Forbidden, "this invite is not valid")
 }
+
+/// Of what a room is to be.
+pub fn two_doors() -> Refusal {
+    Refusal::new(Code::BadMessage, "a room with a password has access password")
+}
+
+pub fn needs_password() -> Refusal {
+    Refusal::new(Code::BadMessage, "access password needs a password")
+}

@@ -36,6 +36,8 @@ pub(super) static RIGHTS: Sql = Sql {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
     pub access_rev: u64,
+    /// Nobody is in it any more.
+    pub is_archived: bool,
     /// `None`: the person has no right to be in the room.
     pub roles: HashMap<UserId, Option<Role>>,
 }
@@ -65,6 +67,7 @@ fn judge(row: &Row, users: &[UserId]) -> Result<Answer<Rights>, RoomsError> {
             Ok((user.clone(), facts.role_of(user, membership)))
         };
         let roles = users.iter().zip(&members).map(role).collect::<Result<_, RoomsError>>()?;
-        Ok(Answer::Good(Rights { access_rev: facts.access_rev, roles }))
+        let is_archived = facts.archived_at.is_some();
+        Ok(Answer::Good(Rights { access_rev: facts.access_rev, is_archived, roles }))
     })
 }

@@ -46,6 +46,8 @@ pub struct RoomFacts {
     pub created_at: UnixMillis,
     pub updated_at: UnixMillis,
     pub archived_at: Option<UnixMillis>,
+    /// None: as the node's configuration says; 0: for ever.
+    pub retention_ms: Option<i64>,
 }
 
 /// What a member row says of a person.
@@ -94,6 +96,7 @@ impl RoomFacts {
             head: Position::new(Epoch::from_i64(row.get(at + 12)), Seq::from_i64(row.get(at + 13))),
             access_rev: count(at + 14),
             visits: count(at + 15),
+            retention_ms: row.get(at + 16),
         })
     }
 }
@@ -116,10 +119,11 @@ macro_rules! columns {
          (extract(epoch FROM room.created_at) * 1000)::bigint,
          (extract(epoch FROM room.updated_at) * 1000)::bigint,
          (extract(epoch FROM room.archived_at) * 1000)::bigint,
-         room_head.head_epoch, room_head.head_seq, room_head.access_rev, room_head.visits"
+         room_head.head_epoch, room_head.head_seq, room_head.access_rev, room_head.visits,
+         room.retention_ms"
     };
 }
 pub(super) use columns;
 
 /// How many [`columns!`] there are.
-pub(super) const COLUMNS: usize = 16;
+pub(super) const COLUMNS: usize = 17;

@@ -25,6 +25,7 @@ fn facts(room: i64) -> RoomFacts {
         created_at: UnixMillis(0),
         updated_at: UnixMillis(0),
         archived_at: None,
+        retention_ms: None,
     }
 }
 

@@ -137,3 +137,17 @@ async fn a_node_that_is_stopped_sends_its_streams_elsewhere_with_a_delay_each() 
     let mut again = Reader::after(&nodes[1], &alice, room, readers.pop().unwrap()).await;
     again.catches_up(1).await;
 }
+
+#[tokio::test]
+async fn a_stream_of_a_room_that_is_archived_says_so_and_ends() {
+    let world = World::shared();
+    let [alice, bob] = ["alice", "bob"].map(|name| world.person(name));
+    let room = world.room(&alice, "open").await;
+    let mut reader = Reader::of(&world.cluster().nodes()[1].url(), &bob, room).await;
+    let path = format!("/v1/rooms/{room}");
+    let archived = world.api_of(0, &alice).send("DELETE".parse().unwrap(), &path, None).await.unwrap();
+    assert_eq!(archived.status, 204, "{}", archived.text);
+    let told = reader.wait(|m| m["type"] == "error").await;
+    assert_eq!(told["code"], "room_archived", "{told}");
+    reader.ends().await;
+}

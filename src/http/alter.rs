@@ -1,0 +1,127 @@
+//! A room is changed, or archived, by its owners.
+
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::App;
+use super::answer;
+use super::body::Json;
+use super::error::{Answer, ApiError};
+use super::freshness::tell;
+use super::me::present;
+use super::members::actor;
+use super::openapi::{RoomParam, schemas};
+use super::rooms::{PATIENCE, RoomPath, check_name, room_json};
+use super::signed_in::SignedIn;
+use crate::auth::check_password_rules;
+use crate::config::Secret;
+use crate::protocol::{Access, Code, Object, Role};
+use crate::routing::Freshness;
+use crate::store::rooms::{Alteration, RoomsError, Wanted};
+
+/// A merge patch: null puts back what a new room has.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ChangeRoom)]
+pub(super) struct Wish {
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, required = false, min_length = 1, max_length = 128)]
+    name: Option<Option<String>>,
+    /// Itself a merge patch; the result may have 16 KiB.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>, required = false)]
+    metadata: Option<Option<Object>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Access>, required = false)]
+    access: Option<Option<Access>>,
+    /// One makes the access `password`; null takes it away.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, required = false, min_length = 8, max_length = 128)]
+    password: Option<Option<Secret>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Role>, required = false)]
+    default_role: Option<Option<Role>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>, required = false, minimum = 0)]
+    retention_ms: Option<Option<i64>>,
+    /// Refused: it is the room's for good.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(ignore)]
+    slug: Option<Option<String>>,
+}
+
+#[utoipa::path(
+    patch, path = "/v1/rooms/{room}", tag = "rooms",
+    summary = "Changes the room; by owners",
+    params(RoomParam),
+    request_body = Wish,
+    responses((status = 200, description = "The room", body = schemas::Room)),
+)]
+pub(super) async fn alter(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+    Json(wish): Json<Wish>,
+) -> Answer<Response> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut alteration, password) = checked(wish)?;
+    let room = app.access.managed(&claims, &room).await?;
+    if let Some(password) = password {
+        alteration.password = Some(Some(app.passwords.hash(password).await?));
+    }
+    let altered = app.rooms.alter(room, actor(&claims), &alteration, deadline).await;
+    app.hub.rights_changed(room, altered.map_err(RoomsError::refusal)?);
+    let wanted = Wanted { room, user: None, freshness: Freshness::Primary, deadline };
+    let found = app.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+    let response = answer::json(StatusCode::OK, room_json(&found.facts));
+    Ok(tell(response, Some(found.facts.head), &found.served_by, None))
+}
+
+#[utoipa::path(
+    delete, path = "/v1/rooms/{room}", tag = "rooms",
+    summary = "Archives the room: whoever is in it is put out within 5 s, and nobody enters it again; by owners",
+    params(RoomParam),
+    responses((status = 204, description = "Archived")),
+)]
+pub(super) async fn archive(
+    State(app): State<App>,
+    SignedIn(claims): SignedIn,
+    RoomPath(room): RoomPath,
+) -> Answer<Response> {
+    let room = app.access.managed(&claims, &room).await?;
+    let archived = app.rooms.archive(room, actor(&claims), Instant::now() + PATIENCE).await;
+    app.hub.rights_changed(room, archived.map_err(RoomsError::refusal)?);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Without a new password, which is still to be hashed.
+fn checked(wish: Wish) -> Answer<(Alteration, Option<Secret>)> {
+    let bad = |message: &'static str| Err(ApiError::new(Code::BadMessage, message));
+    if wish.slug.is_some() {
+        return bad("a room keeps its slug");
+    }
+    if let Some(Some(name)) = &wish.name {
+        check_name(name)?;
+    }
+    if wish.retention_ms.flatten().is_some_and(|ms| ms < 0) {
+        return bad("retention_ms is an integer of 0 or more");
+    }
+    if let Some(Some(password)) = &wish.password {
+        check_password_rules(password)?;
+    }
+    let text = |object: Object| serde_json::Value::Object(object).to_string();
+    let alteration = Alteration {
+        name: wish.name,
+        metadata: wish.metadata.map(|patch| patch.map(text)),
+        retention_ms: wish.retention_ms,
+        access: wish.access.map(|access| access.unwrap_or(Access::Public)),
+        password: matches!(wish.password, Some(None)).then_some(None),
+        default_role: wish.default_role.map(|role| role.unwrap_or(Role::Editor)),
+    };
+    Ok((alteration, wish.password.flatten()))
+}

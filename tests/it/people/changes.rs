@@ -1,0 +1,193 @@
+//! A room is changed and archived by its owners.
+
+use std::time::{Duration, Instant};
+
+use roomgate::dev::Answer;
+use serde_json::{Value, json};
+
+use crate::world::{Person, World};
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str) {
+    let got = (answer.status.as_u16(), &answer.json()["error"]["code"]);
+    assert_eq!(got, (status, &json!(code)), "{}", answer.text);
+}
+
+fn wish(rest: Value) -> Value {
+    let mut wish = json!({"slug": format!("change-{:016x}", rand::random::<u64>()), "schema": "open"});
+    rest.as_object().unwrap().iter().for_each(|(key, value)| wish[key] = value.clone());
+    wish
+}
+
+async fn room(world: &World, owner: &Person, rest: Value) -> Value {
+    let made = world.api(owner).post("/v1/rooms", &wish(rest)).await.unwrap();
+    assert_eq!(made.status, 201, "{}", made.text);
+    made.json()
+}
+
+async fn send(world: &World, person: &Person, method: &str, path: &str, body: Option<Value>) -> Answer {
+    let body = body.map(|body| body.to_string());
+    world.api(person).send(method.parse().unwrap(), path, body).await.unwrap()
+}
+
+fn path(room: &Value, rest: &str) -> String {
+    format!("/v1/rooms/{}{rest}", room["room"])
+}
+
+async fn notes(world: &World, room: &Value) -> Vec<String> {
+    let id = room["room"].as_u64().unwrap();
+    let shard = &world.primaries().await[world.shard_of(id).await];
+    let notes = "SELECT action FROM audit WHERE target = $1 ORDER BY at, id";
+    let rows = shard.query(notes, &[&format!("room {id}")]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn a_change_is_a_merge_patch_and_is_seen_by_id_and_slug_on_every_node() {
+    let world = World::shared();
+    let olga = world.person("olga");
+    let metadata = json!({"team": {"name": "blue", "size": 3}, "tags": [1, 2], "old": true});
+    let made = room(world, &olga, json!({"name": "Before", "metadata": metadata})).await;
+    let patch = json!({
+        "name": "After <b>'; --",
+        "metadata": {"team": {"size": null, "floor": 1.5}, "old": null, "tags": [3]},
+        "default_role": "viewer",
+        "retention_ms": 86_400_000,
+    });
+    let changed = send(world, &olga, "PATCH", &path(&made, ""), Some(patch)).await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    let mut expected = made.clone();
+    expected["name"] = json!("After <b>'; --");
+    expected["metadata"] = json!({"team": {"name": "blue", "floor": 1.5}, "tags": [3]});
+    expected["default_role"] = json!("viewer");
+    expected["retention_ms"] = json!(86_400_000);
+    let mut told = changed.json();
+    assert!(told["updated_at"].as_u64() > made["updated_at"].as_u64(), "{told}");
+    expected["updated_at"] = told["updated_at"].clone();
+    assert_eq!(told, expected);
+    for node in 0..3 {
+        for name in [&made["slug"], &made["room"]] {
+            let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+            let path = format!("/v1/rooms/{name}?freshness=primary");
+            told = world.api_of(node, &olga).get(&path).await.unwrap().json();
+            assert_eq!(told, expected, "node {node}, {name}");
+        }
+    }
+    let reset = json!({"name": null, "metadata": null, "default_role": null, "retention_ms": null});
+    let reset = send(world, &olga, "PATCH", &path(&made, ""), Some(reset)).await.json();
+    for (field, value) in [
+        ("name", made["slug"].clone()),
+        ("metadata", json!({})),
+        ("default_role", json!("editor")),
+        ("retention_ms", Value::Null),
+    ] {
+        assert_eq!(reset[field], value, "{field}");
+    }
+    let nothing = send(world, &olga, "PATCH", &path(&made, ""), Some(json!({}))).await;
+    assert_eq!((nothing.status.as_u16(), &nothing.json()["name"]), (200, &made["slug"]));
+}
+
+#[tokio::test]
+async fn changes_that_are_none_and_those_of_others_are_refused_and_have_no_effect() {
+    let world = World::shared();
+    let [olga, bob] = ["olga", "bob"].map(|name| world.person(name));
+    let made = room(world, &olga, json!({"metadata": {"x": "y".repeat(10_000)}})).await;
+    for (patch, status, code) in [
+        (json!({"slug": "another-slug"}), 400, "bad_message"),
+        (json!({"slug": null}), 400, "bad_message"),
+        (json!({"owner": bob.user}), 400, "bad_message"),
+        (json!({"schema": "drawing"}), 400, "bad_message"),
+        (json!({"name": ""}), 400, "bad_message"),
+        (json!({"name": 7}), 400, "bad_message"),
+        (json!({"metadata": [1]}), 400, "bad_message"),
+        (json!({"metadata": {"z": "y".repeat(10_000)}}), 413, "too_large"),
+        (json!({"access": "club"}), 400, "bad_message"),
+        (json!({"access": "password"}), 400, "bad_message"),
+        (json!({"access": "password", "password": null}), 400, "bad_message"),
+        (json!({"access": "invite", "password": "long enough"}), 400, "bad_message"),
+        (json!({"password": "short"}), 400, "bad_message"),
+        (json!({"retention_ms": -1}), 400, "bad_message"),
+        (json!({"retention_ms": 1.5}), 400, "bad_message"),
+    ] {
+        refused(&send(world, &olga, "PATCH", &path(&made, ""), Some(patch)).await, status, code);
+    }
+    for method in ["PATCH", "DELETE"] {
+        let body = (method == "PATCH").then(|| json!({"name": "Mine"}));
+        refused(&send(world, &bob, method, &path(&made, ""), body).await, 403, "forbidden");
+    }
+    let now = world.api(&olga).get(&path(&made, "?freshness=primary")).await.unwrap().json();
+    assert_eq!(now, made);
+    assert!(notes(world, &made).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_new_door_or_password_is_for_newcomers_and_members_stay() {
+    let world = World::shared();
+    let [olga, bob] = ["olga", "bob"].map(|name| world.person(name));
+    let made = room(world, &olga, json!({"password": "open sesame"})).await;
+    let change = async |patch: Value| {
+        let answer = send(world, &olga, "PATCH", &path(&made, ""), Some(patch)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(!answer.text.contains("argon2"), "{}", answer.text);
+        answer.json()
+    };
+    let enter = async |person: &Person, password: &str| {
+        let body = json!({"password": password});
+        send(world, person, "PUT", &path(&made, "/members/me"), Some(body)).await
+    };
+    assert_eq!(enter(&bob, "open sesame").await.status, 200);
+    assert_eq!(change(json!({"password": "open barley"})).await["has_password"], true);
+    refused(&enter(&world.person("late"), "open sesame").await, 403, "bad_password");
+    assert_eq!(enter(&world.person("new"), "open barley").await.status, 200);
+    let closed = change(json!({"access": "invite"})).await;
+    assert_eq!((&closed["access"], &closed["has_password"]), (&json!("invite"), &json!(false)));
+    // A door may rest on an answer that is a second old; nobody becomes a member by it.
+    refused(&enter(&world.person("late"), "open barley").await, 403, "forbidden");
+    assert_eq!(enter(&bob, "").await.status, 200, "a member");
+    assert_eq!(change(json!({"password": "open rice"})).await["access"], "password");
+    let open = change(json!({"password": null})).await;
+    assert_eq!((&open["access"], &open["has_password"]), (&json!("public"), &json!(false)));
+    assert_eq!(enter(&world.person("guest"), "").await.status, 200);
+    assert_eq!(change(json!({"name": "Ours"})).await["access"], "public");
+    assert_eq!(notes(world, &made).await, ["access", "access", "access", "access"]);
+}
+
+#[tokio::test]
+async fn an_archived_room_takes_nothing_and_is_entered_by_nobody() {
+    let world = World::shared();
+    let [olga, bob] = ["olga", "bob"].map(|name| world.person(name));
+    let made = room(world, &olga, json!({})).await;
+    let slug = made["slug"].as_str().unwrap();
+    for _ in 0..2 {
+        assert_eq!(send(world, &olga, "DELETE", &format!("/v1/rooms/{slug}"), None).await.status, 204);
+    }
+    assert_eq!(notes(world, &made).await, ["archive"]);
+    let role = json!({"role": "editor"});
+    for (method, rest, body) in [
+        ("PATCH", "", Some(json!({"name": "New"}))),
+        ("PUT", "/members/me", None),
+        ("PUT", "/members/somebody", Some(role.clone())),
+        ("POST", "/invites", Some(role)),
+    ] {
+        refused(&send(world, &olga, method, &path(&made, rest), body).await, 410, "room_archived");
+    }
+    for node in 0..3 {
+        let archived = Instant::now();
+        for by in [slug, &made["room"].to_string()] {
+            loop {
+                let events = format!("/v1/rooms/{by}/events");
+                let answer = world.api_of(node, &bob).get(&events).await.unwrap();
+                if answer.status != 200 {
+                    break refused(&answer, 410, "room_archived");
+                }
+                assert!(archived.elapsed() < Duration::from_secs(5), "node {node}, {by}");
+            }
+        }
+        let mut client = world.client(node, &bob).await;
+        let error = client.refused(&json!({"type": "join", "slug": slug}).to_string()).await;
+        assert_eq!(error["code"], "room_archived", "{error}");
+        // That it was, and is archived, may be known.
+        let known = world.api_of(node, &bob).get(&format!("/v1/rooms/{slug}")).await.unwrap();
+        assert!(known.json()["archived_at"].is_u64(), "{}", known.text);
+    }
+}
