@@ -21,7 +21,7 @@ use crate::db::migrate::{self, MigrateError, Schema};
 use crate::directory::{self, Directory};
 use crate::http;
 use crate::ids::ShardName;
-use crate::jobs::{Erasures, Janitor, Retention, RevocationWatch, Snapshots};
+use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
 use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
@@ -229,6 +229,8 @@ fn past(config: &Config, shards: &Shards, slots: &Slots, tasks: &Tasks) -> (Hist
     let imports = Imports::new(shards.clone(), slots.clone(), is_sync);
     let retention = Retention::new(&history, &imports, shards.len(), &config.history);
     tasks.spawn("retention", retention.run(tasks.stop_signal()));
+    let daily = DailyCounts::new(&history, shards.len(), config.jobs.stats_interval);
+    tasks.spawn("daily-counts", daily.run(tasks.stop_signal()));
     (history, imports)
 }
 

@@ -220,11 +220,18 @@ pub struct Jobs {
     /// A room whose making has taken so long is finished by the janitor.
     #[serde(rename = "unfinished_room_ms", with = "millis")]
     pub unfinished_room: Duration,
+    /// How often new events are counted into their days.
+    #[serde(rename = "stats_interval_ms", with = "millis")]
+    pub stats_interval: Duration,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { janitor_interval: Duration::from_secs(15), unfinished_room: Duration::from_secs(60) }
+        Self {
+            janitor_interval: Duration::from_secs(15),
+            unfinished_room: Duration::from_secs(60),
+            stats_interval: Duration::from_secs(10),
+        }
     }
 }
 

@@ -33,6 +33,7 @@ mod rooms;
 mod search;
 mod shapes;
 mod signed_in;
+mod stats;
 mod submits;
 mod takeover;
 mod tickets;
@@ -143,6 +144,7 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(events::list, submits::submit))
         .routes(routes!(import::import))
         .routes(routes!(presence::list))
+        .routes(routes!(stats::list))
         .routes(routes!(live::live))
         .routes(routes!(tickets::issue))
         .routes(routes!(upgrade::upgrade))

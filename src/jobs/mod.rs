@@ -3,6 +3,7 @@
 //! What reads much rests for as long as it worked.
 
 mod archive;
+mod daily;
 mod erasure;
 mod half_made;
 mod janitor;
@@ -19,6 +20,7 @@ use crate::directory::DirectoryError;
 use crate::store::rooms::RoomsError;
 use crate::tasks::Stop;
 
+pub use daily::DailyCounts;
 pub use erasure::Erasures;
 pub use janitor::Janitor;
 pub use retention::Retention;

@@ -104,6 +104,9 @@ impl Retention {
         {
             return Ok(());
         }
+        if !self.count(room, last, stop).await? {
+            return Ok(());
+        }
         let (mut from, mut deleted) = (oldest, 0);
         while from <= last {
             let begun = Instant::now();
@@ -121,6 +124,20 @@ impl Retention {
         self.history.delete_snapshots(expired).await?;
         tracing::info!(%room, first = %last.next(), deleted, "old events were deleted");
         Ok(())
+    }
+
+    /// Days count what is deleted. False: told to stop before it was done.
+    async fn count(&self, room: RoomId, last: Seq, stop: &mut Stop) -> Result<bool, Failed> {
+        loop {
+            let begun = Instant::now();
+            match self.history.count(room).await? {
+                Some(counted) if counted.seq < last => {}
+                _ => return Ok(true),
+            }
+            if !rest(begun.elapsed(), stop).await {
+                return Ok(false);
+            }
+        }
     }
 
     /// False: told to stop before it was done.

@@ -49,6 +49,7 @@ async fn all(world: &World, person: &Person, metadata: &Value, limit: usize) -> 
         assert!(page.len() <= limit);
         assert_eq!(answer.json()["incomplete"], json!([]));
         found.extend(page);
+        assert!(found.len() < 1000, "it goes round: {cursor}");
         match answer.json()["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => return found,

@@ -190,6 +190,7 @@ pub fn options(scratch: &Scratch) -> Options {
     let mut options = Options::new(scratch.path().join("data"), env!("CARGO_BIN_EXE_roomgate"));
     options.port = Some(0);
     let options = options.set("history.snapshot_events", 100).set("history.snapshot_interval_ms", 500);
+    let options = options.set("jobs.stats_interval_ms", 500);
     [
         "submits_per_second",
         "submit_burst",

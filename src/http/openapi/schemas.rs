@@ -142,6 +142,26 @@ pub struct Ticket {
     expires_at: i64,
 }
 
+#[derive(ToSchema)]
+pub struct Stats {
+    epoch: i64,
+    head: i64,
+    /// Events up to this seq are counted.
+    counted: i64,
+    items: Vec<DayCounts>,
+    next_cursor: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct DayCounts {
+    /// `2026-11-21`, of UTC.
+    day: String,
+    events: i64,
+    /// Different ones who wrote.
+    users: i64,
+    visits: i64,
+}
+
 /// All pages of a list are of one position.
 #[derive(ToSchema)]
 pub struct Shapes {

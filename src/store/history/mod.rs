@@ -5,6 +5,7 @@
 //! new enough or not of this log is never given. What a replica refuses is
 //! asked of the primary before anyone is told.
 
+mod daily;
 mod judge;
 mod pages;
 mod past;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use crate::routing::{Freshness, Reason, ServedBy};
+pub use daily::{Counted, Daily, DayCounts};
 pub use past::Behind;
 pub use retention::Expired;
 pub use statements::{STATEMENTS, Unreadable};

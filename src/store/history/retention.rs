@@ -1,7 +1,7 @@
 //! Events that are kept no longer, deleted behind a snapshot.
 //!
 //! Guarantees: nothing is deleted that can't be rebuilt from a snapshot of the
-//! same shard, checked in the deleting statement; the head's event stays, and so
+//! same shard, or that no day has counted, checked in the deleting statement; the head's event stays, and so
 //! do shapes with their tombstones; each batch is a transaction of its own under
 //! the slot's lock, and touches no row that an append locks.
 

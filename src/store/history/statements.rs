@@ -2,6 +2,7 @@
 //! slot, where the head is, what the log says at the positions that matter, and
 //! the rows.
 
+use super::daily;
 use super::judge::{At, Facts};
 use super::{LogEvent, RoomHead, SnapshotShape};
 use crate::clock::UnixMillis;
@@ -26,6 +27,11 @@ pub const STATEMENTS: &[&Sql] = &[
     &EXPIRED,
     &DELETE_EVENTS,
     &DELETE_SNAPSHOTS,
+    &daily::UNCOUNTED,
+    &daily::BEGIN,
+    &daily::COUNT,
+    &daily::CLOSE,
+    &daily::DAILY,
 ];
 
 /// $1 room, $2 slot, $3 a seq whose epoch is asked, $4 another. One row at
@@ -46,6 +52,8 @@ macro_rules! facts {
         )
     };
 }
+
+pub(super) use facts as with_facts;
 
 pub(super) static HEAD: Sql = Sql { name: "read_head", text: facts!("", "") };
 
@@ -173,11 +181,12 @@ pub(super) static EXPIRED: Sql = Sql {
  ORDER BY room.id",
 };
 
-/// From $2 to $3, which are behind the snapshot at $4.
+/// From $2 to $3, which are behind the snapshot at $4, and counted.
 pub(super) static DELETE_EVENTS: Sql = Sql {
     name: "retention_delete_events",
     text: "DELETE FROM room_event
             WHERE room_id = $1 AND seq >= $2 AND seq <= $3 AND seq <= $4
+              AND seq <= (SELECT counted.seq FROM room_counted AS counted WHERE counted.room_id = $1)
               AND EXISTS (SELECT FROM room_snapshot WHERE room_snapshot.room_id = $1 AND room_snapshot.seq = $4)",
 };
 

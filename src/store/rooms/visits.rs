@@ -1,4 +1,5 @@
-//! How often rooms are entered: counted in memory, written once a second.
+//! How often rooms are entered, ever and each day: counted in memory, written once
+//! a second.
 //!
 //! A thousand people who come back at once cost one statement a shard. A room
 //! whose head is locked just then waits for the next time, so this never makes
@@ -29,7 +30,12 @@ pub(super) static BUMP: Sql = Sql {
                  JOIN room_head ON room_head.room_id = counted.room_id
                 WHERE (SELECT timeline FROM shard_claim)
                     = ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
-                  FOR NO KEY UPDATE OF room_head SKIP LOCKED)
+                  FOR NO KEY UPDATE OF room_head SKIP LOCKED),
+              daily AS (
+               INSERT INTO room_daily_visits (room_id, day, visits)
+               SELECT room_id, (now() AT TIME ZONE 'UTC')::date, visits FROM free
+                   ON CONFLICT (room_id, day) DO UPDATE
+                  SET visits = room_daily_visits.visits + excluded.visits)
            UPDATE room_head SET visits = room_head.visits + free.visits
              FROM free WHERE room_head.room_id = free.room_id
            RETURNING room_head.room_id",

@@ -20,6 +20,8 @@ const FILL: &str = "
         FROM generate_series(1, 20000) AS room, generate_series(1, 10) AS seq;
     INSERT INTO shape (room_id, shape_id, version, type, data, last_seq)
       SELECT room, 's' || n, 1, 'rect', '{}', 1 FROM generate_series(1, 20000) AS room, generate_series(1, 5) AS n;
+    INSERT INTO room_daily_visits (room_id, day, visits)
+      SELECT room, date '2026-01-01' + n, 1 FROM generate_series(1, 20000) AS room, generate_series(1, 5) AS n;
     ANALYZE;";
 
 #[tokio::test]

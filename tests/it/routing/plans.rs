@@ -19,6 +19,13 @@ const FILL: &str = "
     INSERT INTO room_snapshot_part (room_id, seq, part, shape_ids, versions, types, shapes)
       SELECT room, n * 100, part, '{a}', '{1}', '{rect}', '{\"{}\"}'
         FROM generate_series(1, 2000) AS room, generate_series(1, 10) AS n, generate_series(1, 2) AS part;
+    INSERT INTO room_counted (room_id, seq) SELECT room, 500 FROM generate_series(1, 2000) AS room;
+    INSERT INTO room_daily (room_id, day, events, users)
+      SELECT room, date '2026-01-01' + n, 1, 1 FROM generate_series(1, 2000) AS room, generate_series(1, 50) AS n;
+    INSERT INTO room_daily_visits (room_id, day, visits)
+      SELECT room, date '2026-01-01' + n, 1 FROM generate_series(1, 2000) AS room, generate_series(1, 50) AS n;
+    INSERT INTO room_daily_user (room_id, day, digest)
+      SELECT room, date '2026-01-01' + n % 2, n FROM generate_series(1, 2000) AS room, generate_series(1, 20) AS n;
     ANALYZE;";
 
 #[tokio::test]
