@@ -135,7 +135,7 @@ pub(super) async fn get(
     RoomPath(room): RoomPath,
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
-    let found = app.access.look(&claims.user, &room, Some(freshness)).await?;
+    let found = app.access.look(&claims, &room, Some(freshness)).await?;
     let response = answer::json(StatusCode::OK, room_json(&found.facts));
     Ok(tell(response, Some(found.facts.head), &found.served_by, found.fallback))
 }

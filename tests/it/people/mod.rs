@@ -14,6 +14,7 @@ mod lists;
 mod members;
 mod plans;
 mod repeats;
+mod rights;
 mod rooms;
 mod search_plan;
 mod server;
