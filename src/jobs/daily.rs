@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::db::Class;
 use crate::ids::RoomId;
 use crate::placement::ShardIndex;
 use crate::store::guard::WriteError;
@@ -55,8 +56,11 @@ impl DailyCounts {
             };
             // What has moved away is left to its owner.
             for room in rooms.into_iter().filter(|room| self.history.shard_of(*room) == Some(shard)) {
-                if let Err(error) = self.count(room, stop).await {
-                    tracing::warn!(%room, %error, "a room's days are counted later");
+                match self.count(room, stop).await {
+                    Ok(()) => {}
+                    // Another node is at it.
+                    Err(WriteError::Database(error)) if error.class() == Class::LockTimeout => {}
+                    Err(error) => tracing::warn!(%room, %error, "a room's days are counted later"),
                 }
             }
             match last {

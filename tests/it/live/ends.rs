@@ -151,3 +151,32 @@ async fn a_stream_of_a_room_that_is_archived_says_so_and_ends() {
     assert_eq!(told["code"], "room_archived", "{told}");
     reader.ends().await;
 }
+
+#[tokio::test]
+async fn a_stream_that_takes_nothing_is_closed_when_its_time_is_up() {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    let change = |options: Options| {
+        let options = Options { nodes: 1, shards: 1, replicas: 0, ..options };
+        options.set("sessions.slow_consumer_timeout_ms", TIMEOUT.as_millis())
+    };
+    let world = World::start(change).await;
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let room = world.room(&alice, "open").await;
+    let straw = Straw::to(&world.cluster().nodes()[0].url()).await;
+    let mut stuck = Reader::of(&straw.url, &bob, room).await;
+    stuck.catches_up(0).await;
+    straw.close();
+    let mut writer = world.client(0, &alice).await;
+    writer.join(room).await;
+    let began = Instant::now();
+    for n in 0..100 {
+        writer.submit(room, &format!("op{n}"), &says(&"x".repeat(60_000))).await;
+    }
+    while !world.counted("roomgate_disconnects_total", "code").await.contains_key("4000") {
+        assert!(began.elapsed() < TIMEOUT * 5, "{:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(began.elapsed() >= TIMEOUT, "{:?}", began.elapsed());
+    let mut again = Reader::after(&world.cluster().nodes()[0].url(), &bob, room, stuck).await;
+    again.catches_up(100).await;
+}
