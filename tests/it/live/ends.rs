@@ -180,3 +180,26 @@ async fn a_stream_that_takes_nothing_is_closed_when_its_time_is_up() {
     let mut again = Reader::after(&world.cluster().nodes()[0].url(), &bob, room, stuck).await;
     again.catches_up(100).await;
 }
+
+#[tokio::test]
+async fn a_stream_ends_with_its_room_within_5_s() {
+    let world = two_nodes().await;
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let room = world.room(&alice, "open").await;
+    let mut readers = Vec::new();
+    for node in world.cluster().nodes() {
+        readers.push(Reader::of(&node.url(), &bob, room).await);
+    }
+    let path = format!("/v1/rooms/{room}");
+    let archived = world.api_of(0, &alice).send("DELETE".parse().unwrap(), &path, None).await.unwrap();
+    assert_eq!(archived.status, 204, "{}", archived.text);
+    let begun = Instant::now();
+    for reader in &mut readers {
+        assert_eq!(reader.wait(|m| m["type"] == "error").await["code"], "room_archived");
+        reader.wait(|m| m["type"] == "goodbye").await;
+        reader.ends().await;
+    }
+    assert!(begun.elapsed() < PROMISED, "{:?}", begun.elapsed());
+    let again = Reader::open(&world.cluster().nodes()[1].url(), room, &Ask::by(&bob)).await.err().unwrap();
+    assert_eq!(again.status, 410, "{}", again.text);
+}
