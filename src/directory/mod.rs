@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::db::{Class, DbError, Row, Sql, ToSql};
-use crate::ids::RoomId;
 use crate::protocol::{Code, Refusal};
 use crate::routing::Shard;
 
@@ -77,12 +76,17 @@ const SWEEP_BATCH: i64 = 1000;
 /// Slugs kept in memory, least recently used out first.
 const CACHED_SLUGS: u64 = 100_000;
 
+/// How long a slug is what it was without asking again. Nothing renames a room;
+/// but a failover of the directory may lose a name that somebody else gets then.
+const SLUGS_TRUSTED: Duration = Duration::from_secs(60);
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Directory {
     database: Shard,
-    /// Active slugs only. A slug never changes its room, so nothing expires.
-    slugs: moka::future::Cache<crate::ids::Slug, RoomId>,
+    /// Active slugs only.
+    slugs: moka::future::Cache<crate::ids::Slug, slugs::KnownSlug>,
+    slugs_trusted: Duration,
 }
 
 #[derive(Debug, Error)]
@@ -128,7 +132,12 @@ fn unavailable() -> Refusal {
 impl Directory {
     /// `database`: the directory's cluster, watched like a shard.
     pub fn new(database: Shard) -> Self {
-        Self { database, slugs: moka::future::Cache::new(CACHED_SLUGS) }
+        Self { database, slugs: moka::future::Cache::new(CACHED_SLUGS), slugs_trusted: SLUGS_TRUSTED }
+    }
+
+    /// Instead of a minute.
+    pub fn trusting_slugs_for(self, slugs_trusted: Duration) -> Self {
+        Self { slugs_trusted, ..self }
     }
 
     pub fn database(&self) -> &Shard {

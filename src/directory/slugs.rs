@@ -7,8 +7,9 @@
 //! nothing is undone that a slow node might still do.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use moka::ops::compute::{CompResult, Op};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -97,7 +98,7 @@ impl Directory {
     pub async fn activate_slug(&self, slug: &Slug, room: RoomId) -> Result<(), DirectoryError> {
         let row = self.query_opt(&ACTIVATE, &[&slug.as_str(), &room.as_i64()]).await?;
         row.ok_or(DirectoryError::SlugTaken)?;
-        self.slugs.insert(slug.clone(), room).await;
+        self.slugs.insert(slug.clone(), KnownSlug::now(room)).await;
         Ok(())
     }
 
@@ -122,22 +123,79 @@ impl Directory {
         self.query(&FORGET, &[&slug.as_str(), &room.as_i64()]).await.map(drop)
     }
 
-    /// Many who ask for one slug at once cost one query.
+    /// Many who ask for one slug at once cost one query, and many who ask again and
+    /// again one in [`super::SLUGS_TRUSTED`]. While the directory can't be asked,
+    /// what was known of it counts.
     pub async fn room_by_slug(&self, slug: &Slug) -> Result<Option<RoomId>, Arc<DirectoryError>> {
+        match self.slugs.get(slug).await {
+            Some(known) if known.is_trusted(self.slugs_trusted) => Ok(Some(known.room)),
+            Some(known) if self.database.primary_now().is_none() => Ok(Some(known.room)),
+            Some(_) => Ok(self.look_again(slug).await),
+            None => self.look_up(slug).await,
+        }
+    }
+
+    async fn look_up(&self, slug: &Slug) -> Result<Option<RoomId>, Arc<DirectoryError>> {
         let look_up = async {
-            match self.query_opt(&RESOLVE, &[&slug.as_str()]).await.and_then(found) {
-                Ok(Some(room)) => Ok(room),
+            match self.resolve(slug).await {
+                Ok(Some(room)) => Ok(KnownSlug::now(room)),
                 Ok(None) => Err(Missing::Unknown),
                 Err(error) => Err(Missing::Failed(Arc::new(error))),
             }
         };
         match self.slugs.try_get_with_by_ref(slug, look_up).await {
-            Ok(room) => Ok(Some(room)),
+            Ok(known) => Ok(Some(known.room)),
             Err(missing) => match &*missing {
                 Missing::Unknown => Ok(None),
                 Missing::Failed(error) => Err(error.clone()),
             },
         }
+    }
+
+    /// One asks, the others wait for it, and nobody asks again at once if it fails.
+    async fn look_again(&self, slug: &Slug) -> Option<RoomId> {
+        let looked = self.slugs.entry_by_ref(slug).and_compute_with(async |entry| {
+            let Some(known) = entry.map(moka::Entry::into_value) else { return Op::Nop };
+            if known.is_trusted(self.slugs_trusted) {
+                return Op::Nop;
+            }
+            match self.resolve(slug).await {
+                Ok(Some(room)) => Op::Put(KnownSlug::now(room)),
+                Ok(None) => Op::Remove,
+                Err(error) => {
+                    tracing::debug!(%slug, %error, "a slug is taken to be what it was");
+                    Op::Put(KnownSlug::now(known.room))
+                }
+            }
+        });
+        match looked.await {
+            CompResult::Inserted(entry) | CompResult::ReplacedWith(entry) | CompResult::Unchanged(entry) => {
+                Some(entry.into_value().room)
+            }
+            CompResult::Removed(_) | CompResult::StillNone(_) => None,
+        }
+    }
+
+    async fn resolve(&self, slug: &Slug) -> Result<Option<RoomId>, DirectoryError> {
+        let row = self.query_opt(&RESOLVE, &[&slug.as_str()]).await?;
+        row.map(|row| room_id(row.get(0))).transpose()
+    }
+}
+
+/// Which room a slug meant, and when that was so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KnownSlug {
+    room: RoomId,
+    asked_at: Instant,
+}
+
+impl KnownSlug {
+    fn now(room: RoomId) -> Self {
+        Self { room, asked_at: Instant::now() }
+    }
+
+    fn is_trusted(&self, for_so_long: Duration) -> bool {
+        self.asked_at.elapsed() < for_so_long
     }
 }
 
@@ -188,10 +246,6 @@ impl Unfinished {
 enum Missing {
     Unknown,
     Failed(Arc<DirectoryError>),
-}
-
-fn found(row: Option<Row>) -> Result<Option<RoomId>, DirectoryError> {
-    row.map(|row| room_id(row.get(0))).transpose()
 }
 
 fn room_id(id: i64) -> Result<RoomId, DirectoryError> {

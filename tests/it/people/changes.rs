@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roomgate::dev::Answer;
+use roomgate::dev::{Answer, Options};
 use serde_json::{Value, json};
 
 use crate::world::{Person, World};
@@ -189,5 +189,41 @@ async fn an_archived_room_takes_nothing_and_is_entered_by_nobody() {
         // That it was, and is archived, may be known.
         let known = world.api_of(node, &bob).get(&format!("/v1/rooms/{slug}")).await.unwrap();
         assert!(known.json()["archived_at"].is_u64(), "{}", known.text);
+    }
+}
+
+/// What nodes keep of rooms: names, states, who may read.
+#[tokio::test]
+async fn no_node_goes_on_with_what_it_knew_of_a_room_for_long_with_redis_and_without() {
+    let world = World::start(|options| Options { nodes: 2, shards: 1, replicas: 1, ..options }).await;
+    let [olga, bob] = ["olga", "bob"].map(|name| world.person(name));
+    for redis in [true, false] {
+        let made = room(&world, &olga, json!({})).await;
+        if !redis {
+            world.cluster().redis().service().kill_for_good().await;
+        }
+        let by_slug = format!("/v1/rooms/{}", made["slug"].as_str().unwrap());
+        let mut clients = [world.client(0, &bob).await, world.client(1, &bob).await];
+        for (node, client) in clients.iter_mut().enumerate() {
+            client.ask(&json!({"type": "join", "slug": made["slug"]}), "joined").await;
+            let read = world.api_of(node, &bob).get(&format!("{by_slug}/shapes")).await.unwrap();
+            assert_eq!(read.status, 200, "{}", read.text);
+        }
+        let until = async |what: &str, is_so: &dyn Fn(&Answer) -> bool, rest: &str| {
+            let since = Instant::now();
+            for node in 0..2 {
+                while !is_so(&world.api_of(node, &bob).get(&format!("{by_slug}{rest}")).await.unwrap()) {
+                    assert!(since.elapsed() < Duration::from_secs(5), "node {node} doesn't know: {what}");
+                }
+            }
+        };
+        send(&world, &olga, "PATCH", &by_slug, Some(json!({"name": "New"}))).await;
+        until("the name", &|answer| answer.json()["name"] == "New", "").await;
+        send(&world, &olga, "PATCH", &by_slug, Some(json!({"access": "invite"}))).await;
+        until("the door", &|answer| answer.json()["error"]["code"] == "forbidden", "/shapes").await;
+        send(&world, &olga, "PATCH", &by_slug, Some(json!({"access": "public"}))).await;
+        until("the door", &|answer| answer.status == 200, "/shapes").await;
+        assert_eq!(send(&world, &olga, "DELETE", &by_slug, None).await.status, 204);
+        until("the archive", &|answer| answer.json()["error"]["code"] == "room_archived", "/shapes").await;
     }
 }

@@ -141,6 +141,37 @@ async fn a_known_slug_outlasts_the_directory_and_others_wait_only_so_long() {
 }
 
 #[tokio::test]
+async fn a_slug_that_a_failover_gave_to_another_room_is_found_out_and_an_outage_changes_nothing() {
+    let world = World::start().await;
+    let trusting = |time| world.directory.clone().trusting_slugs_for(time);
+    let slug = Slug::new("ours").unwrap();
+    let gets = async |room: u64| {
+        let put = format!(
+            "INSERT INTO directory.slug (slug, room_id, owner, state) VALUES ('ours', {room}, 'ann', 'active')
+                 ON CONFLICT (slug) DO UPDATE SET room_id = excluded.room_id"
+        );
+        world.sql(&put).await;
+    };
+    let found = async |time| trusting(time).room_by_slug(&slug).await.unwrap().map(RoomId::get);
+    let (long, short) = (HOUR, Duration::ZERO);
+    assert_eq!(found(short).await, None);
+    gets(7).await;
+    assert_eq!(found(long).await, Some(7));
+    gets(8).await;
+    assert_eq!(found(long).await, Some(7), "it isn't asked again at once");
+    let many = (0..100).map(|_| found(short));
+    assert!(join_all(many).await.iter().all(|room| *room == Some(8)));
+    world.sql("DELETE FROM directory.slug").await;
+    assert_eq!(found(long).await, Some(8));
+    world.server.service().kill().await;
+    let asked = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(found(short).await, Some(8), "nobody can say otherwise");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_not_an_error_to_the_caller() {
     let world = World::start().await;
     world.directory.create_account(&account("ann", "a@x.test")).await.unwrap();
