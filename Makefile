@@ -73,6 +73,17 @@ models: ## the pure rules (decide, deliver, feed) against their models, a millio
 	PROPTEST_CASES=1000000 $(CARGO) test --locked --release --lib -- \
 	    room::feeding room::deliver log::tests::properties
 
+# Needs a nightly compiler and cargo-fuzz: `cargo install cargo-fuzz`. What is
+# found lies in fuzz/artifacts, what reaches new code in fuzz/corpus.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## every fuzz target for a minute
+	cd fuzz && cargo +nightly fuzz build --sanitizer none
+	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	    cargo +nightly fuzz run --sanitizer none $$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
+
 .PHONY: storm
 storm: install ## 5 000 clients in 50 rooms lose their node and come back
 	$(CARGO) test --locked --release --test faults -- storm

@@ -46,3 +46,6 @@ pub mod dev;
 pub mod node;
 
 pub mod cli;
+
+#[cfg(fuzzing)]
+pub mod fuzz;

@@ -64,6 +64,9 @@ use crate::store::history::History;
 use crate::store::imports::Imports;
 use crate::store::rooms::Rooms;
 
+#[cfg(fuzzing)]
+pub use shapes::fuzz_cursor;
+
 pub use accept::{bind, serve};
 pub use admin::{AdminParts, admin_router};
 pub use health::{Facts, Probe};

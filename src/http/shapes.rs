@@ -198,6 +198,18 @@ fn expired() -> Refusal {
     Refusal::new(Code::CursorExpired, "this list can't be continued; begin anew")
 }
 
+/// What is read prints as something that is read alike.
+#[cfg(fuzzing)]
+pub fn fuzz_cursor(text: &str) {
+    if let Some(cursor) = Cursor::read(text) {
+        let again = Cursor::read(&cursor.text()).expect("its own text");
+        assert_eq!(
+            (again.position, again.issued_at, &again.after),
+            (cursor.position, cursor.issued_at, &cursor.after)
+        );
+    }
+}
+
 impl Cursor {
     /// `epoch.seq.issued.hex(after)`: it opens nothing that its holder may not
     /// read anyway, so it needs no signature.

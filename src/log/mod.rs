@@ -10,8 +10,8 @@ mod fold;
 mod merge;
 mod schema;
 mod submit;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

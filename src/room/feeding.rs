@@ -51,6 +51,20 @@ pub fn follows(delivery: &Delivery, after: Position, page_bytes: usize) -> Follo
     Follows::Memory(page.cloned().collect())
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[path = "feeding_model.rs"]
-mod model;
+pub(super) mod model;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    proptest! {
+        #[test]
+        fn every_session_sees_one_run_of_one_log_and_in_the_end_all_of_it(seed: u64) {
+            super::model::run(SmallRng::seed_from_u64(seed));
+        }
+    }
+}

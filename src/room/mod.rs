@@ -18,6 +18,9 @@ mod signals;
 mod snapshot;
 pub mod watch;
 
+#[cfg(fuzzing)]
+pub use feeding::model::run as feeding_model;
+
 pub use announcement::tell_presence;
 pub use context::Context;
 pub use hub::{Hub, Join};

@@ -37,6 +37,7 @@ mod session;
 mod signals;
 mod slow;
 mod starts;
+mod statements;
 mod stats;
 mod straw;
 mod view;

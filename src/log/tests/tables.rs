@@ -1,4 +1,5 @@
 //! The rows of a shard, in memory: what `append` reads and writes, without it.
+#![expect(clippy::unwrap_used, reason = "a test's, also when it is a fuzz target's")]
 
 use std::collections::{BTreeMap, HashMap};
 
