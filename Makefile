@@ -74,13 +74,15 @@ models: ## the pure rules (decide, deliver, feed) against their models, a millio
 	    room::feeding room::deliver log::tests::properties
 
 # Needs a nightly compiler and cargo-fuzz: `cargo install cargo-fuzz`. What is
-# found lies in fuzz/artifacts, what reaches new code in fuzz/corpus.
+# found lies in fuzz/artifacts; what reached new code stays in fuzz/corpus, so
+# that the next run begins there.
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## every fuzz target for a minute
 	cd fuzz && cargo +nightly fuzz build --sanitizer none
 	cd fuzz && for target in $$(cargo +nightly fuzz list); do \
-	    cargo +nightly fuzz run --sanitizer none $$target -- \
+	    mkdir -p corpus/$$target && \
+	    cargo +nightly fuzz run --sanitizer none $$target corpus/$$target seeds/$$target -- \
 	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
 	done
 

@@ -192,7 +192,14 @@ mod tests {
         let stored = passwords.hash(secret("correct horse")).await.unwrap();
         let mut known = Duration::MAX;
         let mut unknown = Duration::MAX;
-        for _ in 0..5 {
+        let is_alike = |known: Duration, unknown: Duration| {
+            (0.5..2.0).contains(&(known.as_secs_f64() / unknown.as_secs_f64()))
+        };
+        // The least of many: what else the machine does only adds to it.
+        for round in 0..40 {
+            if round >= 5 && is_alike(known, unknown) {
+                break;
+            }
             let start = Instant::now();
             passwords.verify(secret("wrong horse"), Some(stored.clone())).await.unwrap();
             known = known.min(start.elapsed());
@@ -200,8 +207,7 @@ mod tests {
             passwords.verify(secret("wrong horse"), None).await.unwrap();
             unknown = unknown.min(start.elapsed());
         }
-        let ratio = known.as_secs_f64() / unknown.as_secs_f64();
-        assert!((0.5..2.0).contains(&ratio), "known {known:?}, unknown {unknown:?}");
+        assert!(is_alike(known, unknown), "known {known:?}, unknown {unknown:?}");
     }
 
     #[tokio::test]

@@ -134,6 +134,26 @@ impl World {
         admins
     }
 
+    /// Waits until every replica shows all that was written to its primary by now.
+    pub async fn replicas_have_caught_up(&self) {
+        for (shard, primary) in self.cluster.shards().iter().zip(self.primaries().await) {
+            let row = primary.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap();
+            let flushed: String = row.get(0);
+            let reached = format!("SELECT pg_last_wal_replay_lsn() >= '{flushed}'::pg_lsn");
+            for replica in shard.replicas() {
+                let replica = connect(&replica.admin_dsn()).await.unwrap();
+                let caught_up = async {
+                    while !replica.query_one(&reached, &[]).await.unwrap().get::<_, bool>(0) {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(20), caught_up)
+                    .await
+                    .expect("a replica that replays");
+            }
+        }
+    }
+
     /// Which shard (by index) holds `room`.
     pub async fn shard_of(&self, room: u64) -> usize {
         let id = i64::try_from(room).unwrap();

@@ -65,7 +65,13 @@ async fn an_unknown_email_and_a_wrong_password_look_the_same() {
     let known = email("ann");
     sign_up(&api, &known).await;
     let (mut times, mut bodies) = ([Duration::MAX; 2], [Value::Null, Value::Null]);
-    for _ in 0..8 {
+    let is_alike =
+        |[known, unknown]: [Duration; 2]| (0.6..1.7).contains(&(known.as_secs_f64() / unknown.as_secs_f64()));
+    // The least of many: what else the machine does only adds to it.
+    for round in 0..40 {
+        if round >= 8 && is_alike(times) {
+            break;
+        }
         for (who, address) in [known.as_str(), &email("nobody")].into_iter().enumerate() {
             let asked = Instant::now();
             let answer = sign_in(&api, address, "wrong horse").await;
@@ -75,8 +81,7 @@ async fn an_unknown_email_and_a_wrong_password_look_the_same() {
         }
     }
     assert_eq!(bodies[0], bodies[1]);
-    let ratio = times[0].as_secs_f64() / times[1].as_secs_f64();
-    assert!((0.6..1.7).contains(&ratio), "known {:?}, unknown {:?}", times[0], times[1]);
+    assert!(is_alike(times), "known {:?}, unknown {:?}", times[0], times[1]);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roomgate::dev::Api;
+use roomgate::dev::{Api, Options};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -153,4 +153,55 @@ async fn health_is_public_in_short_and_the_operators_have_the_rest() {
             || world.counted("http_requests_total", "route").await.contains_key("/health")
     );
     assert_eq!(operators.get("/v1/me").await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let world = World::shared();
+    let head =
+        "POST /v1/signin HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let started = Instant::now();
+    let answer = raw(world, format!("{head}Content-Length: 100\r\n\r\n{{\"email\"").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("bad_message"), "{answer}");
+    let waited = started.elapsed();
+    assert!((Duration::from_secs(25)..Duration::from_secs(50)).contains(&waited), "{waited:?}");
+}
+
+/// Whoever reads the log must not be lied to by those it tells of.
+#[tokio::test]
+async fn what_clients_write_stays_on_its_line_of_the_log_and_colours_nothing() {
+    let world = World::start(|options| {
+        Options { nodes: 1, shards: 1, replicas: 0, ..options }.set("log.filter", "trace")
+    })
+    .await;
+    let hostile = "\u{1b}[31mx\r\nforged line";
+    let alice = world.person("alice");
+    let api = world.api_of(0, &alice);
+    let user = world.sign(&json!({"sub": "mallory", "name": hostile, "exp": crate::world::now() + 60}));
+    let mallory = Api::new(&world.cluster().nodes()[0].url()).signed_in(&user);
+    for body in
+        [json!({"slug": hostile}), json!({"slug": "s1x", "name": hostile}), json!({"access": hostile})]
+    {
+        mallory.post("/v1/rooms", &body).await.unwrap();
+    }
+    let sign_up = json!({"email": hostile, "password": hostile, "name": hostile});
+    api.post("/v1/signup", &sign_up).await.unwrap();
+    api.get("/v1/rooms/%1b%5b31mx%0d%0aforged").await.unwrap();
+    let room = world.room(&alice, "open").await;
+    let mut client = world.client(0, &alice).await;
+    client.join(room).await;
+    for message in [
+        json!({"type": hostile}),
+        json!({"type": "join", "slug": hostile}),
+        json!({"type": "submit", "room": room, "op": "1", "kind": hostile}),
+        json!({"type": "hello", "token": hostile}),
+    ] {
+        client.send(&message).await;
+    }
+    client.send(&json!({"type": "ping"})).await;
+    client.wait(|m| m["type"] == "pong").await;
+    let log = std::fs::read_to_string(world.cluster().nodes()[0].service().log()).unwrap();
+    assert!(log.contains("forged"), "nothing of it is logged: void");
+    assert!(!log.contains('\u{1b}'), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("forged")), "{log}");
 }
