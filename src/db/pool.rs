@@ -68,7 +68,9 @@ impl Pool {
             // Asks nobody: a connection knows whether its socket has ended. Those
             // that died idle, all at once, would fail one request each.
             .test_on_check_out(true)
-            .retry_connection(false)
+            // Else a connection that fails to open leaves whoever waits for it to
+            // wait out their time, though the next one would succeed.
+            .retry_connection(true)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
         Self { inner, generation, waiting: Arc::default(), last_error, metrics }
