@@ -30,7 +30,7 @@ const ORDER: [&str; 22] = [
     "moves",
     "dev",
     "node",
-    "cli",
+    "cli fuzz",
     "lib main",
 ];
 

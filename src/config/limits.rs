@@ -8,6 +8,10 @@ pub struct Limits {
     pub submits_per_second: u32,
     pub submit_burst: u32,
     pub signals_per_second: u32,
+    /// Each join reads the room's state; after a reconnect come as many at once as
+    /// a session has rooms.
+    pub joins_per_second: u32,
+    pub join_burst: u32,
     pub rooms_per_session: u32,
     pub sessions_per_user: u32,
     pub message_bytes: usize,
@@ -26,6 +30,8 @@ impl Default for Limits {
             submits_per_second: 60,
             submit_burst: 120,
             signals_per_second: 30,
+            joins_per_second: 10,
+            join_burst: 128,
             rooms_per_session: 64,
             sessions_per_user: 100,
             message_bytes: 64 * 1024,

@@ -48,6 +48,7 @@ struct Gates {
 pub struct SessionLimits {
     submits: SoleGate,
     signals: SoleGate,
+    joins: SoleGate,
     _slot: SessionSlot,
 }
 
@@ -82,7 +83,8 @@ impl Limits {
         let submits = SoleGate::per_second("submits", configured.submits_per_second, configured.submit_burst);
         let signals =
             SoleGate::per_second("signals", configured.signals_per_second, configured.signals_per_second);
-        Ok(SessionLimits { submits, signals, _slot: slot })
+        let joins = SoleGate::per_second("joins", configured.joins_per_second, configured.join_burst);
+        Ok(SessionLimits { submits, signals, joins, _slot: slot })
     }
 
     /// All sessions and requests of a user together.
@@ -141,6 +143,10 @@ impl SessionLimits {
 
     pub fn signal(&self) -> Result<(), Refusal> {
         self.signals.pass()
+    }
+
+    pub fn join(&self) -> Result<(), Refusal> {
+        self.joins.pass()
     }
 }
 

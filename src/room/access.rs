@@ -293,13 +293,13 @@ fn judge(facts: &RoomFacts, membership: Option<Membership>, user: &UserId) -> Ve
     if membership == Some(Membership::Removed) && facts.owner != *user {
         return Verdict::Removed;
     }
-    if facts.archived_at.is_some() {
-        return Verdict::Archived;
-    }
     match (facts.role_of(user, membership), facts.access) {
+        // Whether there was such a room is nobody's business without an invite.
+        (None, Openness::Invite) => Verdict::AskInvite,
+        _ if facts.archived_at.is_some() => Verdict::Archived,
         (Some(role), _) => Verdict::Enter(role),
         (None, Openness::Password) => Verdict::AskPassword(facts.password.clone()),
-        (None, Openness::Invite | Openness::Public) => Verdict::AskInvite,
+        (None, Openness::Public) => Verdict::AskInvite,
     }
 }
 
@@ -369,5 +369,8 @@ mod tests {
         let archived = RoomFacts { archived_at: Some(UnixMillis(1)), ..room(Openness::Public) };
         assert_eq!(alice_at(&archived, None), Verdict::Archived);
         assert_eq!(judge(&archived, None, &user("owner")), Verdict::Archived);
+        let invited = RoomFacts { archived_at: Some(UnixMillis(1)), ..room(Openness::Invite) };
+        assert_eq!(alice_at(&invited, None), Verdict::AskInvite, "nor shown to whom it wasn't open");
+        assert_eq!(alice_at(&invited, Some(Membership::Member(Role::Viewer))), Verdict::Archived);
     }
 }

@@ -216,7 +216,8 @@ impl<'a> Reader<'a> {
 
     async fn join(&mut self, id: Option<&MessageId>, join: Join) -> Result<(), Refusal> {
         let Session { shared, vitals, .. } = self.session;
-        let SignedIn { claims, .. } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        let SignedIn { claims, limits } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        limits.join()?;
         let (password, invite) = (join.password.as_deref(), join.invite.as_deref());
         let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
         let admission = vitals.while_busy(entering).await?;

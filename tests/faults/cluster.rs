@@ -31,10 +31,11 @@ pub struct Room {
 const HEARTBEAT_MS: u64 = 3_000;
 
 /// Nobody is slowed down: the load is the plan's.
-const UNLIMITED: [&str; 5] = [
+const UNLIMITED: [&str; 6] = [
     "submits_per_second",
     "submit_burst",
     "signals_per_second",
+    "joins_per_second",
     "sessions_per_user",
     "handshakes_per_minute",
 ];

@@ -348,7 +348,7 @@ async fn limits_refuse_with_a_delay_and_the_connection_goes_on() {
     let world = small_world(|options| {
         [("submits_per_second", 1), ("submit_burst", 5), ("signals_per_second", 2), ("rooms_per_session", 2)]
             .into_iter()
-            .chain([("sessions_per_user", 2)])
+            .chain([("sessions_per_user", 2), ("joins_per_second", 1), ("join_burst", 20)])
             .fold(options, |options, (limit, value)| options.set(&format!("limits.{limit}"), value))
     })
     .await;
@@ -385,6 +385,12 @@ async fn limits_refuse_with_a_delay_and_the_connection_goes_on() {
     let signal = json!({"type": "signal", "room": rooms[0], "data": 1});
     client.send(&Value::Array(vec![signal; 10])).await;
     assert_eq!(client.wait(|m| m["type"] == "error").await["code"], "rate_limited");
+
+    let joins = vec![json!({"type": "join", "room": rooms[0]}); 30];
+    client.send(&Value::Array(joins)).await;
+    let refused = client.wait(|m| m["type"] == "error" && m["of"] == "join").await;
+    assert_eq!(refused["code"], "rate_limited");
+    assert!(refused["retry_after_ms"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)), "{refused}");
 
     let _second = world.client(0, &alice).await;
     let mut third = with_bearer(&world, &alice.token).await;

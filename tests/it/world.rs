@@ -215,6 +215,7 @@ pub fn options(scratch: &Scratch) -> Options {
         "submits_per_second",
         "submit_burst",
         "signals_per_second",
+        "joins_per_second",
         "sessions_per_user",
         "signups_per_minute",
         "signins_per_minute",

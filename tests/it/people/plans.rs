@@ -1,6 +1,8 @@
 //! The plans of all statements about rooms and their people, as prepared
 //! statements with unknown parameters get them on the pools' connections.
 
+use roomgate::db::Sql;
+use roomgate::directory;
 use roomgate::store::{audit, rooms};
 
 use super::world::World;
@@ -30,14 +32,43 @@ async fn no_statement_about_rooms_and_their_people_scans_a_table() {
     for (name, value) in roomgate::db::PLANNER {
         world.sql(&format!("SET {name} = {value}")).await;
     }
+    let statements: Vec<&Sql> = [rooms::STATEMENTS, audit::STATEMENTS].concat();
     world.sql("ANALYZE").await;
-    check(&world).await;
+    check(&world, &statements).await;
     world.sql(FILL).await;
-    check(&world).await;
+    check(&world, &statements).await;
 }
 
-async fn check(world: &World) {
-    for sql in rooms::STATEMENTS.iter().chain(audit::STATEMENTS) {
+const FILL_DIRECTORY: &str = "
+    SET search_path = directory;
+    INSERT INTO account (id, email, name, password_hash)
+      SELECT 'u' || n, 'u' || n || '@x.test', 'n', 'h' FROM generate_series(1, 50000) AS n;
+    INSERT INTO refresh_token (digest, family, account_id, expires_at)
+      SELECT decode(md5(n::text), 'hex'), md5(n::text)::uuid, 'u' || n, now() + n * interval '1 minute'
+        FROM generate_series(1, 50000) AS n;
+    INSERT INTO slug (slug, room_id, owner, state)
+      SELECT 'slug-' || n, n, 'u' || n % 1000, 'active' FROM generate_series(1, 50000) AS n;
+    INSERT INTO idempotency (user_id, key, digest, makes, try, created_at)
+      SELECT 'u' || n, 'k', '\\x00', n, md5(n::text)::uuid, now() - n * interval '1 minute'
+        FROM generate_series(1, 50000) AS n;
+    INSERT INTO revocation (id, user_id, revoked_at)
+      SELECT md5(n::text)::uuid, 'u' || n, now() - n * interval '1 minute' FROM generate_series(1, 50000) AS n;
+    INSERT INTO erasure (user_id, done_at, checked_at)
+      SELECT 'u' || n, now(), now() FROM generate_series(1, 50000) AS n;
+    ANALYZE;";
+
+#[tokio::test]
+async fn no_statement_of_the_directory_scans_a_table() {
+    let world = World::start().await;
+    for (name, value) in roomgate::db::PLANNER {
+        world.sql(&format!("SET {name} = {value}")).await;
+    }
+    world.sql(FILL_DIRECTORY).await;
+    check(&world, directory::STATEMENTS).await;
+}
+
+async fn check(world: &World, statements: &[&Sql]) {
+    for sql in statements {
         let statement = world.admin.prepare(sql.text).await.unwrap();
         let nulls = vec!["NULL"; statement.params().len()].join(", ");
         world.sql(&format!("PREPARE checked AS {}", sql.text)).await;
