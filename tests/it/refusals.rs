@@ -1,5 +1,7 @@
 //! Bad input gets the refusal that the protocol names, and the connection goes on.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -186,7 +188,21 @@ async fn tokens_that_prove_nothing_open_nothing() {
     let world = World::shared();
     let alice = world.person("alice");
     let node = world.cluster().nodes()[0].url();
+    let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let good = world.sign(&json!({"sub": "alice", "exp": now() + 60}));
+    let [head, body, signature] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let kid = world.cluster().report().jwt.kid;
+    let headed = |header: &Value, signature: &str| format!("{}.{body}.{signature}", encode(header));
+    let eve = encode(&json!({"sub": "eve", "exp": now() + 60}));
     for (token, code) in [
+        (headed(&json!({"alg": "none", "kid": kid}), ""), 4100),
+        (headed(&json!({"alg": "none", "kid": kid}), signature), 4100),
+        (headed(&json!({"alg": "EdDSA", "kid": kid}), signature), 4100),
+        (headed(&json!({"alg": "HS256", "kid": "unknown"}), signature), 4100),
+        (headed(&json!({"alg": "HS256"}), signature), 4100),
+        (format!("{head}.{eve}.{signature}"), 4100),
+        (world.sign(&json!({"sub": "alice", "exp": now() + 60, "iss": "others"})), 4100),
+        (world.sign(&json!({"sub": "alice", "exp": now() + 60, "iss": null})), 4100),
         ("".to_owned(), 4100),
         ("a.b.c".to_owned(), 4100),
         (world.sign(&json!({"sub": "alice"})), 4100),

@@ -107,3 +107,18 @@ async fn the_budget_for_guesses_is_one_over_all_nodes_and_each_nodes_own_without
     };
     tokio::time::timeout(Duration::from_secs(30), together).await.expect("the nodes count together again");
 }
+
+#[tokio::test]
+async fn who_is_not_a_trusted_proxy_may_say_what_it_likes_of_where_it_comes_from() {
+    let world = World::start(|options| {
+        let options = options.set("limits.signins_per_minute", A_MINUTE);
+        Options { nodes: 1, shards: 1, replicas: 0, ..options }
+    })
+    .await;
+    for n in 0..A_MINUTE {
+        let answer = sign_in(&world, 0, &format!("192.0.2.{n}"), &format!("n{n}@x.test")).await;
+        assert_eq!(answer.status, 401, "guess {n}");
+    }
+    slowed_down(&sign_in(&world, 0, "192.0.2.99", "fresh@x.test").await);
+    slowed_down(&sign_in(&world, 0, "127.0.0.1, 192.0.2.98", "fresh@x.test").await);
+}
