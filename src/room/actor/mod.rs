@@ -68,6 +68,8 @@ struct Room {
     repair_again: Option<Repair>,
     /// The primary is being asked who may be here.
     judging: bool,
+    /// Told while it was being asked.
+    judge_next: Option<u64>,
     /// The bus is being asked who is here on other nodes.
     recalling: bool,
     timers: Timers,
@@ -160,6 +162,7 @@ impl Room {
             repairing: false,
             repair_again: None,
             judging: false,
+            judge_next: None,
             recalling: false,
             timers,
             active: None,

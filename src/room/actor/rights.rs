@@ -22,6 +22,8 @@ impl Room {
     /// changes off.
     pub(super) fn check_rights(&mut self, access_rev: u64) {
         if self.judging {
+            // What is being asked may be older than this.
+            self.judge_next = Some(access_rev);
             return;
         }
         let outdated = || self.sessions.iter().filter(|(_, entry)| entry.access_rev != access_rev);
@@ -43,10 +45,16 @@ impl Room {
     /// Who joined since the primary was asked was let in by what is newer.
     pub(super) fn judged(&mut self, asked: Vec<(SessionId, FeedId)>, rights: Result<Rights, RoomsError>) {
         self.judging = false;
-        let rights = match rights {
-            Ok(rights) => rights,
-            Err(error) => return tracing::warn!(room = %self.id, %error, "can't reread who may be in a room"),
-        };
+        match rights {
+            Ok(rights) => self.apply_rights(asked, &rights),
+            Err(error) => tracing::warn!(room = %self.id, %error, "can't reread who may be in a room"),
+        }
+        if let Some(access_rev) = self.judge_next.take() {
+            self.check_rights(access_rev);
+        }
+    }
+
+    fn apply_rights(&mut self, asked: Vec<(SessionId, FeedId)>, rights: &Rights) {
         let mut changed = Vec::new();
         for (session, feed) in asked {
             let Some(entry) = self.sessions.get_mut(&session).filter(|entry| entry.feed == feed) else {

@@ -201,6 +201,12 @@ async fn a_kick_is_told_over_redis_at_once() {
         Options { nodes: 2, shards: 1, replicas: 0, ..options }
     })
     .await;
+    // A node that has just started may not have found Redis yet.
+    for node in 0..2 {
+        while world.measured(node, "roomgate_bus_up").await != 1.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     let (olga, bob) = (world.person("olga"), world.person("bob"));
     let room = world.room(&olga, "open").await;
     let mut clients = [world.client(0, &bob).await, world.client(1, &bob).await];
