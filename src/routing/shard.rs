@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 
 use super::endpoint::Endpoint;
 use super::monitor::Monitor;
-use super::roles::{Claim, Standing, SystemId};
+use super::roles::{Claim, Fence, Standing, SystemId};
 use super::route::{Freshness, Route};
 use super::staleness::{Lsn, Timeline};
 use crate::config;
@@ -263,6 +263,17 @@ impl Shard {
     /// The promoted server that waits to be claimed, if there is one.
     pub fn unclaimed(&self) -> Option<Arc<Endpoint>> {
         self.with_standing(Standing::Unclaimed)
+    }
+
+    /// The timeline to which several servers were promoted side by side, while
+    /// no claim decides between them that is known here.
+    pub fn contested(&self) -> Option<Timeline> {
+        let claimed = self.claim().map(|claim| claim.timeline);
+        let known = self.known();
+        let rivals = known.facts.iter().filter(|facts| {
+            facts.standing == Standing::Fenced(Fence::SameTimeline) && facts.timeline > claimed
+        });
+        rivals.filter_map(|rival| rival.timeline).max()
     }
 
     /// Picks who answers a read, and the next one if that won't do.

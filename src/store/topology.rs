@@ -104,6 +104,10 @@ pub enum TopologyError {
     OldTimeline { shard: ShardName, endpoint: String, timeline: Timeline, claimed: Timeline },
     #[error("{endpoint} is not the primary that is claimed for shard {shard}: it stays fenced off")]
     NotClaimed { shard: ShardName, endpoint: String },
+    #[error(
+        "several servers of shard {shard} were promoted to timeline {timeline} and none of them is claimed: stop all but one"
+    )]
+    Contested { shard: ShardName, timeline: Timeline },
     #[error("the database at {endpoint} belongs to shard {found}, not to {shard}")]
     OtherShard { shard: ShardName, endpoint: String, found: String },
 }
@@ -181,7 +185,7 @@ impl Topology {
     async fn keep_claim(self, index: ShardIndex, shard: Shard, mut stop: Stop) {
         let mut known = shard.watch_known();
         loop {
-            if shard.claim().is_none() || shard.unclaimed().is_some() {
+            if shard.claim().is_none() || shard.unclaimed().is_some() || shard.contested().is_some() {
                 match self.claim(index).await {
                     Ok(()) => self.inner.slots.refresh().await,
                     Err(error) => {
@@ -213,6 +217,9 @@ impl Topology {
         let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
         if let Some(decided) = decided(&directory, shard).await? {
             shard.accept_claim(decided);
+        }
+        if let Some(timeline) = shard.contested() {
+            return Err(TopologyError::Contested { shard: shard.name().clone(), timeline });
         }
         let candidate = match shard.unclaimed() {
             Some(promoted) => promoted,

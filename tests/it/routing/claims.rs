@@ -133,13 +133,63 @@ async fn a_promoted_replica_is_claimed_and_the_old_primary_fenced_off() {
     assert_eq!(read.head, head, "older events keep their epoch, and their positions");
 }
 
-/// Two standbys promoted side by side get the same timeline.
+/// Two standbys promoted side by side get the same timeline. Whoever was seen
+/// alone for a moment is claimed, else nobody; nodes agree on it.
 #[tokio::test]
-async fn of_two_promoted_replicas_one_is_claimed() {
+async fn of_two_promoted_replicas_at_most_one_is_claimed_and_every_node_knows_which() {
+    let Rivals { nodes, .. } = &promoted_twice(2).await;
+    nodes.iter().for_each(|node| node.topology().keep_claims(&node.tasks));
+    let first = nodes[0].shard().primary(Instant::now() + PATIENCE).await;
+    match first {
+        Ok(primary) => {
+            let other = nodes[1].shard().primary(Instant::now() + PATIENCE).await.unwrap();
+            assert_eq!(primary.name(), other.name());
+        }
+        Err(_) => {
+            for name in ["a-2", "a-3"] {
+                assert_eq!(nodes[0].standing(name), Standing::Fenced(Fence::SameTimeline));
+            }
+        }
+    }
+}
+
+/// A node that saw both at once learns from the directory what another decided
+/// that had seen one of them first.
+#[tokio::test]
+async fn a_claim_decides_between_two_promoted_replicas_also_for_a_node_that_saw_both() {
+    let Rivals { directory, world, nodes, .. } = &promoted_twice(1).await;
+    let node = &nodes[0];
+    eventually("both are fenced off", async || {
+        ["a-2", "a-3"].iter().all(|name| node.standing(name) == Standing::Fenced(Fence::SameTimeline))
+    })
+    .await;
+    node.topology().keep_claims(&node.tasks);
+    directory.sql("UPDATE directory.shard SET timeline = 2, endpoint = 'a-3' WHERE name = 'a'").await;
+    let primary = node.shard().primary(Instant::now() + PATIENCE).await.unwrap();
+    assert_eq!(primary.name(), "a-3");
+    assert_eq!(node.standing("a-2"), Standing::Fenced(Fence::SameTimeline));
+    let claimed = world.replicas[1].admin().await.unwrap();
+    eventually("the claim is on it", async || {
+        let row = claimed.query_one("SELECT timeline FROM shard_claim", &[]).await.unwrap();
+        row.get::<_, i32>(0) == 2
+    })
+    .await;
+}
+
+/// A shard whose primary died and whose two replicas were both promoted, nodes
+/// that knew it before, and a directory that outlives it.
+struct Rivals {
+    directory: World,
+    _elsewhere: Node,
+    world: World,
+    nodes: Vec<Node>,
+}
+
+async fn promoted_twice(count: usize) -> Rivals {
     let (directory, world) = (World::bare(0).await, World::bare(2).await);
     let shards = [("a", world.endpoints())];
     let elsewhere = Node::start(&[("d", directory.endpoints())], reads()).await;
-    let mut nodes = join_all((0..2).map(|_| Node::start(&shards, reads()))).await;
+    let mut nodes = join_all((0..count).map(|_| Node::start(&shards, reads()))).await;
     for node in &mut nodes {
         node.directory = elsewhere.directory.clone();
         open(node).await.unwrap();
@@ -150,19 +200,5 @@ async fn of_two_promoted_replicas_one_is_claimed() {
         replica.admin().await.unwrap().batch_execute("SELECT pg_promote()").await.unwrap();
     }))
     .await;
-    nodes.iter().for_each(|node| node.topology().keep_claims(&node.tasks));
-    let first = nodes[0].shard().primary(Instant::now() + PATIENCE).await;
-    match first {
-        // Whoever was seen alone for a moment was claimed; both nodes agree.
-        Ok(primary) => {
-            let other = nodes[1].shard().primary(Instant::now() + PATIENCE).await.unwrap();
-            assert_eq!(primary.name(), other.name());
-        }
-        // Both were seen at once: neither is written to.
-        Err(_) => {
-            for name in ["a-2", "a-3"] {
-                assert_eq!(nodes[0].standing(name), Standing::Fenced(Fence::SameTimeline));
-            }
-        }
-    }
+    Rivals { directory, _elsewhere: elsewhere, world, nodes }
 }
