@@ -55,7 +55,7 @@ fn plan(bug: Bug, seed: u64) -> Plan {
             vec![step(Fault::KillRedisClients, 4_000), nothing()]
         }
         Bug::ResumeOffByOne => vec![kill(), nothing()],
-        Bug::HeadCheckOff => vec![step(Fault::KillRedis, 8_000)],
+        Bug::HeadCheckOff => vec![step(Fault::FallSilent, 8_000)],
         Bug::LagSkips => vec![step(Fault::StopReading { client: 0, megabytes: 24 }, 500)],
         Bug::UnknownIsFailure | Bug::CrashBeforeAnnounce | Bug::CommitAnswerLost => {
             vec![nothing(), nothing()]

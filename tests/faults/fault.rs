@@ -18,6 +18,7 @@ use crate::load::Load;
 
 /// A reader that is less behind than this doesn't count as a slow one.
 const BEHIND_BYTES: u64 = 20_000_000;
+const DRAWN_WITHOUT_REDIS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
@@ -51,6 +52,9 @@ pub enum Fault {
     },
     KillRedis,
     FreezeRedis,
+    /// Redis is killed, and soon everybody stops drawing: nothing that is drawn
+    /// later tells a node what it has missed. Nobody draws after this one.
+    FallSilent,
     /// All its clients, every 2 s.
     KillRedisClients,
     /// The node of a client of the corner room is frozen while that room gets
@@ -89,6 +93,7 @@ impl fmt::Display for Fault {
             Self::FreezeDatabase { shard } => write!(f, "freeze primary {shard}"),
             Self::KillRedis => f.write_str("SIGKILL Redis"),
             Self::FreezeRedis => f.write_str("freeze Redis"),
+            Self::FallSilent => f.write_str("silence without Redis"),
             Self::KillRedisClients => f.write_str("kill Redis' clients every 2 s"),
             Self::Burst { megabytes, .. } => write!(f, "{megabytes} MB past a frozen node"),
             Self::StopReading { client, megabytes } => {
@@ -124,6 +129,14 @@ impl Fault {
             Self::FreezeDatabase { shard } => freeze(primary_of(world, shard).service(), lasts).await,
             Self::KillRedis => kill(world.cluster.redis().service(), lasts).await,
             Self::FreezeRedis => freeze(world.cluster.redis().service(), lasts).await,
+            Self::FallSilent => {
+                let redis = world.cluster.redis().service();
+                redis.kill_for_good().await;
+                sleep(DRAWN_WITHOUT_REDIS).await;
+                load.settle();
+                sleep(lasts).await;
+                Ok(redis.restart().await?)
+            }
             Self::KillRedisClients => kill_redis_clients(world.cluster.redis().port(), lasts).await,
             Self::Burst { client, megabytes } => {
                 let frozen = node_of(world, load, load.in_corner(client))?;
@@ -166,6 +179,7 @@ impl Fault {
             Self::KillBackends { .. }
             | Self::KillRedis
             | Self::FreezeRedis
+            | Self::FallSilent
             | Self::KillRedisClients
             | Self::Nothing => Vec::new(),
         }
@@ -183,7 +197,9 @@ impl Fault {
                 &["transactions retried", "databases seen down"]
             }
             Self::LoseTail { .. } => &["resyncs"],
-            Self::KillRedis | Self::FreezeRedis | Self::KillRedisClients => &["gaps repaired"],
+            Self::KillRedis | Self::FreezeRedis | Self::FallSilent | Self::KillRedisClients => {
+                &["gaps repaired"]
+            }
             Self::Burst { .. } => &["gaps repaired"],
             Self::StopReading { .. } => &["events behind"],
             Self::Nothing => &[],

@@ -70,6 +70,7 @@ impl Plan {
             round.shuffle(&mut rng);
             steps.extend(round);
         }
+        steps.push(Step::new(Fault::FallSilent, 7_000, 3_000));
         let sync = length == Length::Long && is_sync(seed);
         Self { sync, clients: 24, ..Self::of(seed, steps) }
     }
