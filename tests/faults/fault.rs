@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::Failure;
 use crate::burst;
 use crate::cluster::World;
+use crate::felt::is_all_live;
 use crate::history::Excuse;
 use crate::load::Load;
 
@@ -207,8 +208,7 @@ impl Fault {
     }
 }
 
-/// What the reader leaves waiting is counted by what it has seen, so that it
-/// doesn't matter whether its node calls it lagging or still catching up.
+/// What the reader leaves waiting is counted by what it has seen.
 async fn stop_reading(
     world: &World,
     load: &mut Load,
@@ -219,13 +219,17 @@ async fn stop_reading(
     const EVENT_BYTES: usize = 20_000;
     let reader = load.in_corner(client);
     let room = world.rooms.last().ok_or("no room")?.id;
-    // It may be coming back from the fault before.
-    let back = async {
-        while load.seen(reader, room).is_none() {
+    // It may be coming back from the fault before; and whoever still reads the log
+    // has no outbox to overflow.
+    let live = async {
+        while load.seen(reader, room).is_none() || !is_all_live(node_of(world, load, reader)?).await? {
             sleep(Duration::from_millis(50)).await;
         }
+        Ok::<_, Failure>(())
     };
-    timeout(Duration::from_secs(30), back).await.map_err(|_| format!("client {reader} doesn't come back"))?;
+    timeout(Duration::from_secs(30), live)
+        .await
+        .map_err(|_| format!("client {reader} doesn't come back"))??;
     load.set_reading(reader, false);
     let through = &world.cluster.nodes()[0];
     let written = burst::write(world, load, through, megabytes * 1_000_000 / EVENT_BYTES, EVENT_BYTES).await;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use roomgate::dev::Api;
+use roomgate::dev::{Api, Gateway};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
+use crate::Failure;
 use crate::cluster::World;
 
 /// Metrics by what they say to people: name, a text that the labels must have,
@@ -48,6 +49,13 @@ impl Felt {
     pub fn now(&self) -> BTreeMap<String, f64> {
         self.sums.lock().expect("nobody panics with it").clone()
     }
+}
+
+/// Whether everybody on the node has what there is: what comes next reaches them
+/// through their outboxes.
+pub async fn is_all_live(node: &Gateway) -> Result<bool, Failure> {
+    let answer = Api::new(&node.admin_url()).get("/metrics").await?;
+    Ok(sum(&answer.text, GAUGE.0, "") == 0.0)
 }
 
 /// A counter that is lower than before has begun anew with its process.
