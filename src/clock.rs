@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
+    /// The end of the year 9999: the wire and PostgreSQL know no later time.
+    pub const LAST: Self = Self(253_402_300_799_999);
+
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))

@@ -125,6 +125,12 @@ impl DirectoryError {
     }
 }
 
+impl From<DirectoryError> for Refusal {
+    fn from(error: DirectoryError) -> Self {
+        error.refusal()
+    }
+}
+
 fn unavailable() -> Refusal {
     Refusal::new(Code::Unavailable, "the directory can't be reached; try again").retry_after_ms(2_000)
 }

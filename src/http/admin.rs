@@ -58,7 +58,7 @@ async fn ready(State(parts): State<AdminParts>) -> Response {
 async fn erasure(State(parts): State<AdminParts>, Path(user): Path<String>) -> Answer<Response> {
     let unknown = || ApiError::new(Code::NotFound, "this person did not ask to be forgotten");
     let user = UserId::new(&user).map_err(|_| unknown())?;
-    let found = parts.directory.erasure(&user).await.map_err(|error| error.refusal())?;
+    let found = parts.directory.erasure(&user).await?;
     let erasure = found.ok_or_else(unknown)?;
     let rooms = ObjectWriter::object(64)
         .number("transferred", erasure.transferred)

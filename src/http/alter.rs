@@ -9,20 +9,18 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::answer;
 use super::body::Json;
 use super::error::{Answer, ApiError};
-use super::freshness::tell;
 use super::me::present;
 use super::members::actor;
-use super::openapi::{RoomParam, schemas};
-use super::rooms::{PATIENCE, RoomPath, check_name, room_json};
+use super::openapi::schemas;
+use super::path::{RoomParam, RoomPath};
+use super::rooms::{PATIENCE, as_written, check_name};
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
-use crate::protocol::{Access, Code, Object, Role};
-use crate::routing::Freshness;
-use crate::store::rooms::{Alteration, RoomsError, Wanted};
+use crate::protocol::{Access, Object, Role};
+use crate::store::rooms::Alteration;
 
 /// A merge patch: null puts back what a new room has.
 #[derive(Deserialize, ToSchema)]
@@ -74,12 +72,9 @@ pub(super) async fn alter(
     if let Some(password) = password {
         alteration.password = Some(Some(app.passwords.hash(password).await?));
     }
-    let altered = app.rooms.alter(room, actor(&claims), &alteration, deadline).await;
-    app.hub.rights_changed(room, altered.map_err(RoomsError::refusal)?);
-    let wanted = Wanted { room, user: None, freshness: Freshness::Primary, deadline };
-    let found = app.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
-    let response = answer::json(StatusCode::OK, room_json(&found.facts));
-    Ok(tell(response, Some(found.facts.head), &found.served_by, None))
+    let revision = app.rooms.alter(room, actor(&claims), &alteration, deadline).await?;
+    app.hub.rights_changed(room, revision);
+    as_written(&app, StatusCode::OK, room, deadline).await
 }
 
 #[utoipa::path(
@@ -94,14 +89,14 @@ pub(super) async fn archive(
     RoomPath(room): RoomPath,
 ) -> Answer<Response> {
     let room = app.access.managed(&claims, &room).await?;
-    let archived = app.rooms.archive(room, actor(&claims), Instant::now() + PATIENCE).await;
-    app.hub.rights_changed(room, archived.map_err(RoomsError::refusal)?);
+    let revision = app.rooms.archive(room, actor(&claims), Instant::now() + PATIENCE).await?;
+    app.hub.rights_changed(room, revision);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Without a new password, which is still to be hashed.
 fn checked(wish: Wish) -> Answer<(Alteration, Option<Secret>)> {
-    let bad = |message: &'static str| Err(ApiError::new(Code::BadMessage, message));
+    let bad = |message: &'static str| Err(ApiError::bad_message(message));
     if wish.slug.is_some() {
         return bad("a room keeps its slug");
     }

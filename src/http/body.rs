@@ -15,6 +15,8 @@ use super::App;
 use super::error::{Answer, ApiError};
 use crate::protocol::{Code, strict};
 
+const JSON_TYPE: &str = "application/json";
+
 /// A body that has not arrived by then is given up.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -54,7 +56,7 @@ impl<T: DeserializeOwned> FromRequest<App> for OptionalJson<T> {
 
 /// The body as text, if it is JSON by its header and has at most `most` bytes.
 pub(super) async fn text(request: Request, most: usize) -> Answer<String> {
-    check_content_type(request.headers())?;
+    check_content_type(request.headers(), JSON_TYPE)?;
     let bytes = in_time(request.into_body(), most).await?;
     String::from_utf8(bytes.into()).map_err(|_| ApiError::new(Code::BadJson, "the body is not UTF-8"))
 }
@@ -65,18 +67,18 @@ pub(super) async fn whole(body: Body) -> Answer<Bytes> {
 }
 
 async fn in_time(body: Body, most: usize) -> Answer<Bytes> {
-    tokio::time::timeout(BODY_TIMEOUT, collect(body, most)).await.map_err(|_| {
-        let error = ApiError::new(Code::BadMessage, "the body took too long to arrive");
-        error.with_status(StatusCode::REQUEST_TIMEOUT)
-    })?
+    tokio::time::timeout(BODY_TIMEOUT, collect(body, most)).await.map_err(|_| late())?
+}
+
+pub(super) fn late() -> ApiError {
+    ApiError::bad_message("the body took too long to arrive").with_status(StatusCode::REQUEST_TIMEOUT)
 }
 
 /// Reads `text` as an object; `depth` 0 means no limit.
 pub(super) fn parse<T: DeserializeOwned>(text: &str, depth: usize) -> Answer<T> {
     let depth = if depth == 0 { usize::MAX } else { depth };
     let object = strict::object(text, depth)?;
-    serde_json::from_value(Value::Object(object))
-        .map_err(|error| ApiError::new(Code::BadMessage, error.to_string()))
+    serde_json::from_value(Value::Object(object)).map_err(|error| ApiError::bad_message(error.to_string()))
 }
 
 async fn collect(mut body: Body, most: usize) -> Answer<Bytes> {
@@ -84,7 +86,7 @@ async fn collect(mut body: Body, most: usize) -> Answer<Bytes> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             tracing::debug!(%error, "client left in the middle of a body");
-            ApiError::new(Code::BadMessage, "the body is incomplete")
+            ApiError::bad_message("the body is incomplete")
         })?;
         let Some(data) = frame.data_ref() else { continue };
         if bytes.len() + data.len() > most {
@@ -107,12 +109,12 @@ pub(super) async fn discard(mut body: Body) {
     }
 }
 
-fn check_content_type(headers: &HeaderMap) -> Answer<()> {
+pub(super) fn check_content_type(headers: &HeaderMap, wanted: &str) -> Answer<()> {
     let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = declared.split(';').next().unwrap_or_default().trim();
-    if media_type.eq_ignore_ascii_case("application/json") {
+    if media_type.eq_ignore_ascii_case(wanted) {
         return Ok(());
     }
-    let error = ApiError::new(Code::BadMessage, "send the body as Content-Type: application/json");
+    let error = ApiError::bad_message(format!("send the body as Content-Type: {wanted}"));
     Err(error.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }

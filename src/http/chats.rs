@@ -11,8 +11,8 @@ use super::App;
 use super::answer;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, tell};
+use super::path::RoomPath;
 use super::query::Query;
-use super::rooms::RoomPath;
 use crate::protocol::{Code, ObjectWriter};
 
 /// The newest ones, in the order of the log.
@@ -34,7 +34,7 @@ pub(super) async fn list(
     let token = token.ok_or_else(|| ApiError::new(Code::Unauthenticated, "a token is needed"))?;
     let claims = app.verifier.verify(token)?;
     let room = app.access.readable(&claims, &room).await?;
-    let read = app.rooms.drawn(room, MESSAGES_MAX, freshness).await.map_err(|error| error.refusal())?;
+    let read = app.rooms.drawn(room, MESSAGES_MAX, freshness).await?;
     let messages = read.shapes.iter().map(|drawn| {
         ObjectWriter::object(drawn.json.len() + 160)
             .number("id", drawn.seq.0)

@@ -1,5 +1,7 @@
 //! Refusals as HTTP: a status for every code, one form for all.
 
+use std::borrow::Cow;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
@@ -16,8 +18,13 @@ pub(super) struct ApiError {
 pub(super) type Answer<T> = Result<T, ApiError>;
 
 impl ApiError {
-    pub fn new(code: Code, message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Refusal::new(code, message).into()
+    }
+
+    /// The request itself is wrong.
+    pub fn bad_message(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::BadMessage, message)
     }
 
     pub fn with_status(self, status: StatusCode) -> Self {
@@ -25,8 +32,10 @@ impl ApiError {
     }
 }
 
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
+/// Errors of the modules below say themselves what the caller is told.
+impl<E: Into<Refusal>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        let refusal = error.into();
         Self { status: status(refusal.code), refusal }
     }
 }

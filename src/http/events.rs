@@ -8,20 +8,19 @@ use utoipa::IntoParams;
 
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
-use super::openapi::{RoomParam, schemas};
+use super::openapi::schemas;
+use super::paging::{limit, next_cursor};
+use super::path::{RoomParam, RoomPath};
 use super::query::Query;
-use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use super::{App, answer, export};
+use crate::clock::UnixMillis;
 use crate::ids::UserId;
 use crate::position::Seq;
-use crate::protocol::{Code, ObjectWriter};
+use crate::protocol::ObjectWriter;
 use crate::store::history::EventQuery;
 
-const PAGE_DEFAULT: usize = 100;
-
-/// The end of the year 9999.
-const END_OF_TIME_MS: i64 = 253_402_300_799_999;
+const LIMIT_DEFAULT: usize = 100;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -65,7 +64,7 @@ pub(super) async fn list(
     if streams {
         return export::stream(&app, room, query.after, freshness).await;
     }
-    let read = app.history.events(room, &query, freshness).await.map_err(|error| error.refusal())?;
+    let read = app.history.events(room, &query, freshness).await?;
     let list = ObjectWriter::object(4096)
         .number("epoch", read.head.epoch.0)
         .number("head", read.head.seq.0)
@@ -77,7 +76,7 @@ pub(super) async fn list(
 
 /// A stream has no pages and leaves nothing out.
 fn streams(wish: &Wish) -> Answer<bool> {
-    let bad = |message: &'static str| Err(ApiError::new(Code::BadMessage, message));
+    let bad = |message: &'static str| Err(ApiError::bad_message(message));
     match wish.stream.as_deref() {
         None => Ok(false),
         Some("ndjson") if wish.user.is_some() || wish.since_ms.is_some() => bad("a stream has no filters"),
@@ -92,22 +91,23 @@ fn query(wish: &Wish) -> Answer<EventQuery> {
         Some(text) => Seq(number(text, "after is a seq, an integer of 0 or more")?),
         None => Seq::ZERO,
     };
-    let user = wish.user.as_deref().map(|text| {
-        UserId::new(text).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))
-    });
+    let user = wish
+        .user
+        .as_deref()
+        .map(|text| UserId::new(text).map_err(|invalid| ApiError::bad_message(invalid.to_string())));
     let since_ms = wish.since_ms.as_deref().map(|text| {
         let ms = number(text, "since_ms is milliseconds since 1970")?;
-        // Nothing is newer than that, and PostgreSQL knows no later time.
-        Ok::<_, ApiError>(i64::try_from(ms).unwrap_or(i64::MAX).min(END_OF_TIME_MS))
+        // Nothing is newer than that.
+        Ok::<_, ApiError>(i64::try_from(ms).unwrap_or(i64::MAX).min(UnixMillis::LAST.0))
     });
     Ok(EventQuery {
         after,
-        limit: limit(wish.limit.as_deref(), PAGE_DEFAULT)?,
+        limit: limit(wish.limit.as_deref(), LIMIT_DEFAULT)?,
         user: user.transpose()?,
         since_ms: since_ms.transpose()?,
     })
 }
 
 fn number(text: &str, message: &'static str) -> Answer<u64> {
-    text.parse().map_err(|_| ApiError::new(Code::BadMessage, message))
+    text.parse().map_err(|_| ApiError::bad_message(message))
 }

@@ -33,10 +33,10 @@ struct Export {
 }
 
 pub(super) async fn stream(app: &App, room: RoomId, after: Seq, freshness: Freshness) -> Answer<Response> {
-    let head = app.history.head(room, freshness).await.map_err(|error| error.refusal())?;
+    let head = app.history.head(room, freshness).await?;
     let mut export = Export { history: app.history.clone(), room, after, to: head.head, ended: false };
     // So that what can't be exported is refused with a status.
-    let first = export.next().await.map_err(|error| error.refusal())?;
+    let first = export.next().await?;
     let rest = stream::try_unfold(export, async |mut export| {
         let lines = export.next().await.inspect_err(|error| {
             tracing::warn!(room = %export.room, after = %export.after, %error, "an export was cut");

@@ -14,7 +14,6 @@ use super::answer::{FALLBACK, POSITION, SERVED_BY};
 use super::error::{Answer, ApiError};
 use super::query::Query;
 use crate::position::Position;
-use crate::protocol::Code;
 use crate::routing::{Freshness, Reason, ServedBy};
 
 const MIN_SEQ: &str = "roomgate-min-seq";
@@ -104,5 +103,5 @@ pub(super) fn tell(
 }
 
 fn bad(message: &'static str) -> ApiError {
-    ApiError::new(Code::BadMessage, message)
+    ApiError::bad_message(message)
 }

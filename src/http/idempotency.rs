@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::error::{Answer, ApiError};
@@ -27,6 +28,15 @@ const ANSWER_BYTES: usize = 64 * 1024;
 /// How long a request waits for another one with its key.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `once` and `once_by_id` read")]
+pub(super) struct OnceParams {
+    /// The same key with the same request again, within 24 h, gets the first answer and has no second effect.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255)]
+    idempotency_key: Option<String>,
+}
 
 /// The id of what the request is to make: the same at every try of it.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +109,7 @@ async fn run(app: &App, keep: Keep, request: Request, next: Next) -> Answer<Resp
 async fn claim(app: &App, attempt: &Attempt) -> Answer<(i64, Option<KeptAnswer>)> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match app.directory.claim(attempt).await.map_err(|error| error.refusal())? {
+        match app.directory.claim(attempt).await? {
             Claim::Ours { makes } => return Ok((makes, None)),
             Claim::Answered { makes, answer } => return Ok((makes, Some(answer))),
             Claim::Mismatch => {
@@ -170,9 +180,8 @@ fn again(kept: KeptAnswer) -> Answer<Response> {
 fn key(headers: &HeaderMap) -> Answer<Option<String>> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| (1..=KEY_MAX_BYTES).contains(&text.len()));
-    let text = text.ok_or_else(|| {
-        ApiError::new(Code::BadMessage, "Idempotency-Key has 1 to 255 printable ASCII characters")
-    })?;
+    let text =
+        text.ok_or_else(|| ApiError::bad_message("Idempotency-Key has 1 to 255 printable ASCII characters"))?;
     Ok(Some(text.to_owned()))
 }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -18,18 +17,18 @@ use utoipa::IntoParams;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::error::{Answer, ApiError};
-use super::openapi::{RoomParam, schemas};
+use super::openapi::schemas;
+use super::path::{RoomParam, RoomPath};
 use super::query::Query;
-use super::rooms::RoomPath;
 use super::signed_in::SignedIn;
-use super::{App, answer, body};
+use super::{App, answer, body, rooms};
 use crate::auth::Claims;
 use crate::ids::{OpId, RoomId};
 use crate::log::{Authority, Digest};
 use crate::protocol::{Code, Exact, Refusal, Role, RoomRef, Schema, Shape, strict};
 use crate::routing::Freshness;
 use crate::store::imports::{Import, Line, Staging};
-use crate::store::rooms::{RoomsError, Wanted};
+use crate::store::rooms::Wanted;
 
 pub(super) const ROUTE: &str = "/v1/rooms/{room}/import";
 /// From the first byte to the answer.
@@ -44,7 +43,6 @@ const BATCH_LINES: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
 /// After so many lines it is logged how far an import has come.
 const LOG_LINES: u32 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -79,9 +77,12 @@ pub(super) async fn import(
     Query(wish): Query<Wish>,
     request: Request,
 ) -> Answer<Response> {
-    let op = wish.op.as_deref().ok_or_else(|| bad("op is required: the same op again has one effect"))?;
-    let op = OpId::new(op).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))?;
-    check_content_type(&request)?;
+    let op = wish
+        .op
+        .as_deref()
+        .ok_or_else(|| ApiError::bad_message("op is required: the same op again has one effect"))?;
+    let op = OpId::new(op).map_err(|invalid| ApiError::bad_message(invalid.to_string()))?;
+    body::check_content_type(request.headers(), "application/x-ndjson")?;
     let (room, schema) = allowed(&app, &claims, &room).await?;
     let limits = app.limits.configured();
     let depth = if limits.json_depth == 0 { usize::MAX } else { limits.json_depth };
@@ -107,9 +108,9 @@ pub(super) async fn import(
 async fn allowed(app: &App, claims: &Claims, room: &RoomRef) -> Answer<(RoomId, Schema)> {
     if claims.authority == Authority::Server {
         let room = app.access.resolve(room).await?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + rooms::PATIENCE;
         let wanted = Wanted { room, user: None, freshness: Freshness::MaxStale(app.max_stale), deadline };
-        let found = app.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+        let found = app.rooms.find(wanted).await?;
         return Ok((room, found.facts.schema));
     }
     let admission = app.access.check(&claims.user, room).await?;
@@ -144,11 +145,9 @@ impl Arriving {
 
     async fn take_all(&mut self, mut body: Body) -> Answer<()> {
         loop {
-            let frame = tokio::time::timeout(BODY_PAUSE, body.frame()).await.map_err(|_| {
-                bad("the body took too long to arrive").with_status(StatusCode::REQUEST_TIMEOUT)
-            })?;
+            let frame = tokio::time::timeout(BODY_PAUSE, body.frame()).await.map_err(|_| body::late())?;
             let Some(frame) = frame else { break };
-            let frame = frame.map_err(|_| bad("the body is incomplete"))?;
+            let frame = frame.map_err(|_| ApiError::bad_message("the body is incomplete"))?;
             let Some(data) = frame.data_ref() else { continue };
             if let Err(error) = self.take(data).await {
                 body::discard(body).await;
@@ -198,8 +197,7 @@ impl Arriving {
     }
 
     async fn stage(&mut self) -> Answer<()> {
-        let staged = self.app.imports.stage(&mut self.staging, &self.batch).await;
-        staged.map_err(|error| ApiError::from(error.refusal()))?;
+        self.app.imports.stage(&mut self.staging, &self.batch).await?;
         self.batch.clear();
         self.batch_bytes = 0;
         if self.lines.number >= self.logged + LOG_LINES {
@@ -212,8 +210,7 @@ impl Arriving {
 
     async fn finish(&self) -> Answer<String> {
         let digest = Digest(self.digest.digest128().to_be_bytes());
-        let done = self.app.imports.finish(&self.staging, digest, &self.rejected).await;
-        done.map_err(|error| error.refusal().into())
+        Ok(self.app.imports.finish(&self.staging, digest, &self.rejected).await?)
     }
 }
 
@@ -274,20 +271,6 @@ impl Lines {
         let line = std::mem::take(&mut self.partial);
         (self.number, (!std::mem::take(&mut self.is_too_long)).then_some(line))
     }
-}
-
-fn check_content_type(request: &Request) -> Answer<()> {
-    let declared = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = declared.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if media_type.eq_ignore_ascii_case("application/x-ndjson") {
-        return Ok(());
-    }
-    let error = bad("send the body as Content-Type: application/x-ndjson");
-    Err(error.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
-}
-
-fn bad(message: &'static str) -> ApiError {
-    ApiError::new(Code::BadMessage, message)
 }
 
 #[cfg(test)]

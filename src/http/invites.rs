@@ -3,58 +3,28 @@
 use std::time::Instant;
 
 use axum::Extension;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::App;
 use super::answer;
 use super::body::Json;
 use super::error::{Answer, ApiError};
-use super::idempotency::Makes;
+use super::idempotency::{Makes, OnceParams};
 use super::members::actor;
-use super::openapi::{OnceParams, RoomParam, schemas};
+use super::openapi::schemas;
+use super::paging::{Page, next_cursor};
+use super::path::{InviteParam, InvitePath, RoomParam, RoomPath};
 use super::query::Query;
-use super::rooms::{
-    PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor, or_null,
-};
+use super::rooms::{PATIENCE, or_null};
 use super::signed_in::SignedIn;
 use crate::auth::InviteCode;
 use crate::clock::UnixMillis;
-use crate::ids::InviteId;
 use crate::protocol::{Code, ObjectWriter, Role};
-use crate::store::rooms::{ListedInvite, NewInvite, RoomsError};
-
-/// The last millisecond of the year 9999.
-const LATEST_EXPIRY: i64 = 253_402_300_799_999;
-
-/// `{invite}` of a path.
-pub(super) struct InvitePath(InviteId);
-
-#[derive(IntoParams)]
-#[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "describes what `InvitePath` reads")]
-pub(super) struct InviteParam {
-    invite: i64,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    invite: String,
-}
-
-impl FromRequestParts<App> for InvitePath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let Path(Named { invite }) = Path::from_request_parts(parts, app).await.map_err(|_| malformed())?;
-        let id = invite.parse().ok().and_then(|id| InviteId::new(id).ok());
-        id.map(Self).ok_or_else(|| ApiError::new(Code::NotFound, "the room has no such invite"))
-    }
-}
+use crate::store::rooms::{ListedInvite, NewInvite};
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct Create {
@@ -88,8 +58,7 @@ pub(super) async fn create(
     let id = Makes::invite(makes)?;
     let code = app.signer.invite_code(room, id)?;
     let new = NewInvite { id, digest: code.digest(), role: wish.role, expires_at, max_uses };
-    let made = app.rooms.add_invite(room, actor(&claims), &new, Instant::now() + PATIENCE).await;
-    let made = made.map_err(RoomsError::refusal)?;
+    let made = app.rooms.add_invite(room, actor(&claims), &new, Instant::now() + PATIENCE).await?;
     if made.digest != new.digest {
         let message = "the keys were replaced, so this invite's code can't be told again; make another one";
         return Err(ApiError::new(Code::IdempotencyMismatch, message));
@@ -110,15 +79,9 @@ pub(super) async fn list(
     RoomPath(room): RoomPath,
     Query(page): Query<Page>,
 ) -> Answer<Response> {
-    let limit = limit(page.limit.as_deref(), PAGE_DEFAULT)?;
-    let after = page.cursor.as_deref().map(|cursor| {
-        let id = cursor.parse().ok().and_then(|id| InviteId::new(id).ok());
-        id.ok_or_else(foreign_cursor)
-    });
-    let after = after.transpose()?;
+    let (limit, after) = (page.limit()?, page.after(|text| text.parse().ok())?);
     let room = app.access.managed(&claims, &room).await?;
-    let found = app.rooms.invites(room, after, limit, Instant::now() + PATIENCE).await;
-    let (invites, more) = found.map_err(RoomsError::refusal)?;
+    let (invites, more) = app.rooms.invites(room, after, limit, Instant::now() + PATIENCE).await?;
     let list = ObjectWriter::object(1024).array("items", invites.iter().map(listed_json));
     let next = invites.last().filter(|_| more).map(|invite| invite.id.to_string());
     Ok(answer::json(StatusCode::OK, next_cursor(list, next)))
@@ -137,20 +100,20 @@ pub(super) async fn revoke(
     InvitePath(invite): InvitePath,
 ) -> Answer<Response> {
     let room = app.access.managed(&claims, &room).await?;
-    let revoked = app.rooms.revoke_invite(room, actor(&claims), invite, Instant::now() + PATIENCE).await;
-    revoked.map_err(RoomsError::refusal)?;
+    app.rooms.revoke_invite(room, actor(&claims), invite, Instant::now() + PATIENCE).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 fn checked(wish: &Create) -> Answer<(Option<UnixMillis>, Option<i32>)> {
-    let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
-    if wish.expires_at.is_some_and(|at| !(0..=LATEST_EXPIRY).contains(&at)) {
-        return Err(bad("expires_at is milliseconds since 1970, at most those of the year 9999"));
+    if wish.expires_at.is_some_and(|at| !(0..=UnixMillis::LAST.0).contains(&at)) {
+        return Err(ApiError::bad_message(
+            "expires_at is milliseconds since 1970, at most those of the year 9999",
+        ));
     }
     let max_uses = match wish.max_uses.map(i32::try_from) {
         None => None,
         Some(Ok(uses)) if uses > 0 => Some(uses),
-        Some(_) => return Err(bad("max_uses is an integer from 1 to 2147483647")),
+        Some(_) => return Err(ApiError::bad_message("max_uses is an integer from 1 to 2147483647")),
     };
     Ok((wish.expires_at.map(UnixMillis), max_uses))
 }

@@ -10,9 +10,9 @@ use utoipa::IntoParams;
 use super::App;
 use super::address::ClientAddress;
 use super::error::{Answer, ApiError, method_not_allowed};
-use super::openapi::{RoomParam, schemas};
+use super::openapi::schemas;
+use super::path::{RoomParam, RoomPath};
 use super::query::Query;
-use super::rooms::RoomPath;
 use super::signed_in::claims;
 use super::takeover::TakeOver;
 use crate::auth::Claims;
@@ -77,7 +77,7 @@ async fn who(app: &App, headers: &HeaderMap, ticket: Option<&str>) -> Answer<Cla
     let ticket = ticket.ok_or_else(|| ApiError::new(Code::Unauthenticated, missing))?;
     let ticket = app.verifier.verify_ticket(ticket)?;
     let is_first = app.directory.spend_ticket(ticket.id, ticket.expires_at).await;
-    if !is_first.map_err(|error| error.refusal())? {
+    if !is_first? {
         return Err(ApiError::new(Code::Unauthenticated, "this ticket was used; get another one"));
     }
     Ok(ticket.claims)
@@ -90,7 +90,7 @@ fn position(headers: &HeaderMap, asked: Option<&str>) -> Answer<Option<Position>
         None => Ok(None),
         Some(text) => match text.parse() {
             Ok(position) => Ok(Some(position)),
-            Err(_) => Err(ApiError::new(Code::BadMessage, "Last-Event-ID is written epoch.seq")),
+            Err(_) => Err(ApiError::bad_message("Last-Event-ID is written epoch.seq")),
         },
     }
 }

@@ -17,7 +17,7 @@ use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::people::{check_name, user_json};
 use super::signed_in::SignedIn;
-use crate::directory::{AccountChange, DirectoryError};
+use crate::directory::AccountChange;
 use crate::ids::UserId;
 use crate::protocol::{Code, ObjectWriter};
 
@@ -59,7 +59,7 @@ where
     responses((status = 200, description = "Of a token that was not made here, only what it says", body = schemas::Me)),
 )]
 pub(super) async fn get(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
-    let user = match app.directory.account(&claims.user).await.map_err(refused)? {
+    let user = match app.directory.account(&claims.user).await? {
         Some(account) => user_json(&account),
         None => ObjectWriter::object(128)
             .string("id", claims.user.as_str())
@@ -88,7 +88,7 @@ pub(super) async fn change(
     Json(wish): Json<Change>,
 ) -> Answer<Response> {
     let name = match wish.name {
-        Some(None) => return Err(ApiError::new(Code::BadMessage, "a person has a name")),
+        Some(None) => return Err(ApiError::bad_message("a person has a name")),
         Some(Some(name)) => {
             check_name(&name)?;
             Some(name)
@@ -99,7 +99,7 @@ pub(super) async fn change(
         check_photo(photo)?;
     }
     let change = AccountChange { name, photo: wish.photo };
-    let account = app.directory.change_account(&claims.user, &change).await.map_err(refused)?;
+    let account = app.directory.change_account(&claims.user, &change).await?;
     let account = account.ok_or_else(|| ApiError::new(Code::NotFound, "you have no account here"))?;
     let user = ObjectWriter::object(160).raw("user", &user_json(&account)).end();
     Ok(answer::json(StatusCode::OK, user))
@@ -113,7 +113,7 @@ pub(super) async fn change(
     responses((status = 204, description = "It is done, or noted and under way")),
 )]
 pub(super) async fn erase(State(app): State<App>, SignedIn(claims): SignedIn) -> Answer<Response> {
-    app.directory.begin_erasure(&claims.user).await.map_err(refused)?;
+    app.directory.begin_erasure(&claims.user).await?;
     app.bus.tell_revoked().await;
     let erased = tokio::time::timeout(ERASURE_PATIENCE, (app.eraser)(claims.user.clone())).await;
     if !matches!(erased, Ok(true)) {
@@ -134,11 +134,7 @@ fn check_photo(photo: &str) -> Answer<()> {
         return Ok(());
     }
     let message = "a photo is an http(s) address of at most 2 KiB, or a data:image/… of at most 48 KiB";
-    Err(ApiError::new(Code::BadMessage, message))
-}
-
-fn refused(error: DirectoryError) -> ApiError {
-    error.refusal().into()
+    Err(ApiError::bad_message(message))
 }
 
 #[cfg(test)]

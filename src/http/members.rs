@@ -3,52 +3,27 @@
 
 use std::time::Instant;
 
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::App;
 use super::answer;
 use super::body::{Json, OptionalJson};
-use super::error::{Answer, ApiError};
+use super::error::Answer;
 use super::freshness::{Fresh, FreshParams, tell};
-use super::openapi::{RoomParam, schemas};
+use super::openapi::schemas;
+use super::paging::{Page, next_cursor};
+use super::path::{RoomParam, RoomPath, UserParam, UserPath};
 use super::query::Query;
-use super::rooms::{PAGE_DEFAULT, PATIENCE, Page, RoomPath, foreign_cursor, limit, malformed, next_cursor};
+use super::rooms::PATIENCE;
 use super::signed_in::SignedIn;
 use crate::auth::Claims;
 use crate::ids::{RoomId, UserId};
-use crate::protocol::{Code, ObjectWriter, Role};
-use crate::store::rooms::{Actor, ListedMember, RoomsError};
-
-/// `{user}` of a path.
-pub(super) struct UserPath(UserId);
-
-#[derive(IntoParams)]
-#[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "describes what `UserPath` reads")]
-pub(super) struct UserParam {
-    #[param(pattern = "^[A-Za-z0-9_.:@|-]{1,64}$")]
-    user: String,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    user: String,
-}
-
-impl FromRequestParts<App> for UserPath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let Path(Named { user }) = Path::from_request_parts(parts, app).await.map_err(|_| malformed())?;
-        let user = UserId::new(&user);
-        user.map(Self).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))
-    }
-}
+use crate::protocol::{ObjectWriter, Role};
+use crate::store::rooms::{Actor, ListedMember};
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct Shown {
@@ -94,8 +69,8 @@ pub(super) async fn give(
     Json(Given { role }): Json<Given>,
 ) -> Answer<Response> {
     let room = app.access.managed(&claims, &room).await?;
-    let given = app.rooms.set_role(room, actor(&claims), &user, role, Instant::now() + PATIENCE).await;
-    app.hub.rights_changed(room, given.map_err(RoomsError::refusal)?);
+    let revision = app.rooms.set_role(room, actor(&claims), &user, role, Instant::now() + PATIENCE).await?;
+    app.hub.rights_changed(room, revision);
     Ok(answer::json(StatusCode::OK, member_json(room, &user, role)))
 }
 
@@ -135,8 +110,8 @@ pub(super) async fn leave(
 }
 
 async fn take_out(app: &App, claims: &Claims, room: RoomId, user: &UserId) -> Answer<Response> {
-    let removed = app.rooms.remove(room, actor(claims), user, Instant::now() + PATIENCE).await;
-    app.hub.rights_changed(room, removed.map_err(RoomsError::refusal)?);
+    let revision = app.rooms.remove(room, actor(claims), user, Instant::now() + PATIENCE).await?;
+    app.hub.rights_changed(room, revision);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -154,13 +129,10 @@ pub(super) async fn list(
     Query(page): Query<Page>,
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
-    let limit = limit(page.limit.as_deref(), PAGE_DEFAULT)?;
-    let after = page.cursor.as_deref().map(|cursor| UserId::new(cursor).map_err(|_| foreign_cursor()));
-    let after = after.transpose()?;
+    let (limit, after) = (page.limit()?, page.after(|text| UserId::new(text).ok())?);
     let room = app.access.readable(&claims, &room).await?;
     let deadline = Instant::now() + PATIENCE;
-    let found = app.rooms.members(room, after.as_ref(), limit, freshness, deadline).await;
-    let found = found.map_err(RoomsError::refusal)?;
+    let found = app.rooms.members(room, after.as_ref(), limit, freshness, deadline).await?;
     let list = ObjectWriter::object(1024).array("items", found.members.iter().map(listed_json));
     let next = found.members.last().filter(|_| found.more).map(|member| member.user.to_string());
     let response = answer::json(StatusCode::OK, next_cursor(list, next));

@@ -26,6 +26,8 @@ mod me;
 mod members;
 mod openapi;
 mod page;
+mod paging;
+mod path;
 mod people;
 mod presence;
 mod query;

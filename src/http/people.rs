@@ -74,7 +74,7 @@ pub(super) async fn sign_up(
     let password = app.passwords.hash(wish.password).await?;
     let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
     let new = NewAccount { id, email: wish.email, name: wish.name, password };
-    let account = app.directory.create_account(&new).await.map_err(refused)?;
+    let account = app.directory.create_account(&new).await?;
     let tokens = begin(&app, &account).await?;
     Ok(answer::json(StatusCode::CREATED, tokens))
 }
@@ -100,7 +100,7 @@ pub(super) async fn sign_in(
     if !possible {
         return Err(wrong_credentials());
     }
-    let found = app.directory.credentials(&wish.email).await.map_err(refused)?;
+    let found = app.directory.credentials(&wish.email).await?;
     let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
     let right = app.passwords.verify(wish.password.clone(), hash.clone()).await?;
     let account = account.filter(|_| right).ok_or_else(wrong_credentials)?;
@@ -131,14 +131,12 @@ async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secr
     ),
 )]
 pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -> Answer<Response> {
-    let old = RefreshToken::parse(&wish.refresh_token).ok_or(DirectoryError::RefreshTokenInvalid);
-    let old = old.map_err(refused)?;
+    let old = RefreshToken::parse(&wish.refresh_token).ok_or(DirectoryError::RefreshTokenInvalid)?;
     let new = RefreshToken::random();
     let lifetime = app.refresh_token;
     let rotated = app.directory.rotate_refresh_token(old.digest(), new.digest(), lifetime).await;
-    let (user, login) = rotated.map_err(refused)?;
-    let account = app.directory.account(&user).await.map_err(refused)?;
-    let account = account.ok_or(DirectoryError::RefreshTokenInvalid).map_err(refused)?;
+    let (user, login) = rotated?;
+    let account = app.directory.account(&user).await?.ok_or(DirectoryError::RefreshTokenInvalid)?;
     Ok(answer::json(StatusCode::OK, session(&app, &account, login, &new)?))
 }
 
@@ -162,17 +160,17 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
     match wish.refresh_token {
         Some(text) => {
             if let Some(token) = RefreshToken::parse(&text) {
-                app.directory.end_login(token.digest()).await.map_err(refused)?;
+                app.directory.end_login(token.digest()).await?;
             }
         }
         None => {
             let claims = signed_in?.ok_or_else(|| {
                 ApiError::new(Code::Unauthenticated, "show a token, or the refresh token to end")
             })?;
-            app.directory.end_logins_of(&claims.user).await.map_err(refused)?;
+            app.directory.end_logins_of(&claims.user).await?;
             if claims.login.is_none() {
                 // Not made here, so it belongs to no sign-in.
-                app.directory.end_tokens_of(&claims.user).await.map_err(refused)?;
+                app.directory.end_tokens_of(&claims.user).await?;
             }
         }
     }
@@ -183,8 +181,8 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
 /// A new family of refresh tokens and the first access token.
 async fn begin(app: &App, account: &Account) -> Answer<String> {
     let refresh = RefreshToken::random();
-    let added = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await;
-    session(app, account, added.map_err(refused)?, &refresh)
+    let login = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await?;
+    session(app, account, login, &refresh)
 }
 
 fn session(app: &App, account: &Account, login: Uuid, refresh: &RefreshToken) -> Answer<String> {
@@ -216,7 +214,7 @@ fn check_email(email: &str) -> Answer<()> {
             .split_once('@')
             .is_some_and(|(who, host)| !who.is_empty() && !host.is_empty() && !host.contains('@'))
         && !email.chars().any(|c| c.is_whitespace() || c.is_control());
-    if valid { Ok(()) } else { Err(ApiError::new(Code::BadMessage, "this is not an email address")) }
+    if valid { Ok(()) } else { Err(ApiError::bad_message("this is not an email address")) }
 }
 
 pub(super) fn check_name(name: &str) -> Answer<()> {
@@ -224,15 +222,11 @@ pub(super) fn check_name(name: &str) -> Answer<()> {
     if (1..=NAME_MAX_CHARS).contains(&length) && !name.trim().is_empty() {
         return Ok(());
     }
-    Err(ApiError::new(Code::BadMessage, "a name has 1 to 64 characters"))
+    Err(ApiError::bad_message("a name has 1 to 64 characters"))
 }
 
 fn wrong_credentials() -> ApiError {
     ApiError::new(Code::Unauthenticated, "the email or the password is wrong")
-}
-
-fn refused(error: DirectoryError) -> ApiError {
-    error.refusal().into()
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use axum::response::Response;
 use super::App;
 use super::answer;
 use super::error::Answer;
-use super::openapi::{RoomParam, schemas};
-use super::rooms::RoomPath;
+use super::openapi::schemas;
+use super::path::{RoomParam, RoomPath};
 use super::signed_in::SignedIn;
 use crate::protocol::ObjectWriter;
 

@@ -6,7 +6,6 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::ApiError;
-use crate::protocol::Code;
 
 /// Refused like any other malformed request if it can't be read, or names
 /// something twice.
@@ -19,7 +18,7 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
         #[expect(clippy::disallowed_types, reason = "its refusals become ours")]
         match axum::extract::Query::try_from_uri(&parts.uri) {
             Ok(axum::extract::Query(wish)) => Ok(Self(wish)),
-            Err(error) => Err(ApiError::new(Code::BadMessage, error.body_text())),
+            Err(error) => Err(ApiError::bad_message(error.body_text())),
         }
     }
 }

@@ -1,65 +1,34 @@
-//! Rooms: create, find, list.
+//! Rooms: create, find.
 
 use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::App;
 use super::answer;
 use super::body::Json;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
-use super::idempotency::Makes;
-use super::openapi::{OnceParams, RoomParam, schemas};
-use super::query::Query;
+use super::idempotency::{Makes, OnceParams};
+use super::openapi::schemas;
+use super::path::{RoomParam, RoomPath};
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
-use crate::directory::DirectoryError;
-use crate::ids::{InvalidId, RoomId, Slug, UserId};
-use crate::protocol::{Access, Code, Object, ObjectWriter, Role, RoomRef, Schema};
+use crate::ids::{RoomId, Slug, UserId};
+use crate::protocol::{Access, Code, Object, ObjectWriter, Role, Schema};
 use crate::routing::Freshness;
 use crate::store::rooms::refusals::{needs_password, two_doors};
-use crate::store::rooms::{METADATA_MAX_BYTES, NewRoom, RoomFacts, RoomsError, Wanted};
+use crate::store::rooms::{Found, METADATA_MAX_BYTES, NewRoom, RoomFacts, Wanted};
 
 const NAME_MAX_CHARS: usize = 128;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-pub(super) const PAGE_DEFAULT: usize = 50;
-pub(super) const PAGE_MAX: usize = 1000;
-
-/// `{room}` of a path: an id or a slug. Digits alone are an id.
-pub(super) struct RoomPath(pub RoomRef);
-
-#[derive(Deserialize)]
-struct Named {
-    room: String,
-}
-
-impl FromRequestParts<App> for RoomPath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let Path(Named { room: text }) =
-            Path::from_request_parts(parts, app).await.map_err(|_| malformed())?;
-        let named = match text.parse::<u64>() {
-            Ok(id) => RoomId::new(id).map(RoomRef::Id),
-            Err(_) => Slug::new(&text).map(RoomRef::Slug),
-        };
-        // What can't be a room isn't one.
-        named.map(Self).map_err(|_: InvalidId| RoomsError::Unknown.refusal().into())
-    }
-}
-
-pub(super) fn malformed() -> ApiError {
-    ApiError::new(Code::BadMessage, "the address is malformed")
-}
 
 #[derive(Deserialize, ToSchema)]
 #[schema(as = CreateRoom)]
@@ -78,15 +47,6 @@ pub(super) struct Create {
     /// At most 16 KiB of JSON.
     #[schema(value_type = Option<HashMap<String, serde_json::Value>>)]
     metadata: Option<Object>,
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Page {
-    /// At most 1000 are given.
-    #[param(value_type = Option<u32>, minimum = 1, default = 50)]
-    pub limit: Option<String>,
-    pub cursor: Option<String>,
 }
 
 /// Directory `creating`, the shard's rows, directory `active`: whoever is
@@ -112,15 +72,13 @@ pub(super) async fn create(
     if let Some(password) = wish.password {
         new.password = Some(app.passwords.hash(password).await?);
     }
-    new.room = app.directory.reserve_room(&new).await.map_err(refused)?;
-    app.rooms.insert(&new, deadline).await.map_err(RoomsError::refusal)?;
-    app.directory.activate_slug(&new.slug, new.room).await.map_err(refused)?;
-    let wanted = Wanted { room: new.room, user: None, freshness: Freshness::Primary, deadline };
-    let found = app.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
-    let mut response = answer::json(StatusCode::CREATED, room_json(&found.facts));
+    new.room = app.directory.reserve_room(&new).await?;
+    app.rooms.insert(&new, deadline).await?;
+    app.directory.activate_slug(&new.slug, new.room).await?;
+    let mut response = as_written(&app, StatusCode::CREATED, new.room, deadline).await?;
     let location = HeaderValue::from_str(&format!("/v1/rooms/{}", new.room)).expect("digits and slashes");
     response.headers_mut().insert(LOCATION, location);
-    Ok(tell(response, Some(found.facts.head), &found.served_by, None))
+    Ok(response)
 }
 
 #[utoipa::path(
@@ -136,59 +94,28 @@ pub(super) async fn get(
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
     let found = app.access.look(&claims, &room, Some(freshness)).await?;
-    let response = answer::json(StatusCode::OK, room_json(&found.facts));
-    Ok(tell(response, Some(found.facts.head), &found.served_by, found.fallback))
+    Ok(found_room(StatusCode::OK, &found))
 }
 
-pub(super) async fn mine(
-    State(app): State<App>,
-    SignedIn(claims): SignedIn,
-    Query(page): Query<Page>,
-    Fresh(freshness): Fresh,
+/// The room as the primary has it, after a change.
+pub(super) async fn as_written(
+    app: &App,
+    status: StatusCode,
+    room: RoomId,
+    deadline: Instant,
 ) -> Answer<Response> {
-    let limit = limit(page.limit.as_deref(), PAGE_DEFAULT)?;
-    let after = page.cursor.as_deref().map(|cursor| {
-        let id = cursor.parse().ok().and_then(|id| RoomId::new(id).ok());
-        id.ok_or_else(foreign_cursor)
-    });
-    // A position is one room's; over all of them it can't be asked for.
-    let freshness = match freshness {
-        Freshness::AtLeast(_) => Freshness::Primary,
-        other => other,
-    };
-    let deadline = Instant::now() + PATIENCE;
-    let found = app.rooms.of_user(&claims.user, after.transpose()?, limit, freshness, deadline).await;
-    let found = found.map_err(RoomsError::refusal)?;
-    let list = ObjectWriter::object(1024).array("items", found.rooms.iter().map(room_json));
-    let response = answer::json(StatusCode::OK, next_cursor(list, found.next.map(|id| id.to_string())));
-    Ok(tell(response, None, &found.served_by, found.fallback))
+    let wanted = Wanted { room, user: None, freshness: Freshness::Primary, deadline };
+    Ok(found_room(status, &app.rooms.find(wanted).await?))
 }
 
-pub(super) fn foreign_cursor() -> ApiError {
-    ApiError::new(Code::BadMessage, "this is not a cursor of this list")
-}
-
-/// `null` ends a list.
-pub(super) fn next_cursor(list: ObjectWriter, next: Option<String>) -> String {
-    match next {
-        Some(cursor) => list.string("next_cursor", &cursor),
-        None => list.raw("next_cursor", "null"),
-    }
-    .end()
-}
-
-/// `?limit=`, at most [`PAGE_MAX`].
-pub(super) fn limit(text: Option<&str>, default: usize) -> Answer<usize> {
-    let Some(text) = text else { return Ok(default) };
-    match text.parse::<usize>() {
-        Ok(limit) if limit > 0 => Ok(limit.min(PAGE_MAX)),
-        _ => Err(ApiError::new(Code::BadMessage, "limit is an integer of 1 or more")),
-    }
+fn found_room(status: StatusCode, found: &Found) -> Response {
+    let response = answer::json(status, room_json(&found.facts));
+    tell(response, Some(found.facts.head), &found.served_by, found.fallback)
 }
 
 pub(super) fn check_name(name: &str) -> Answer<()> {
     if name.trim().is_empty() || name.chars().count() > NAME_MAX_CHARS {
-        return Err(ApiError::new(Code::BadMessage, "a room's name has 1 to 128 characters"));
+        return Err(ApiError::bad_message("a room's name has 1 to 128 characters"));
     }
     Ok(())
 }
@@ -252,8 +179,4 @@ pub(super) fn or_null(object: ObjectWriter, key: &str, value: Option<impl Into<i
         Some(value) => object.number(key, value),
         None => object.raw(key, "null"),
     }
-}
-
-fn refused(error: DirectoryError) -> ApiError {
-    error.refusal().into()
 }

@@ -4,7 +4,7 @@
 //! `incomplete`: their rooms come with a later page, once they answer. While they
 //! don't, there is a `next_cursor` though all the others have been told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,13 +15,15 @@ use utoipa::IntoParams;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
 use super::openapi::schemas;
+use super::paging::{Page, next_cursor};
 use super::query::Query;
-use super::rooms::{self, PAGE_DEFAULT, Page, limit, next_cursor, room_json};
+use super::rooms::{self, room_json};
 use super::signed_in::SignedIn;
 use super::{App, answer};
+use crate::ids::UserId;
 use crate::protocol::{Code, ObjectWriter, strict};
 use crate::routing::Freshness;
-use crate::store::rooms::{RoomsError, Search, SearchCursor};
+use crate::store::rooms::{Search, SearchCursor};
 
 const METADATA_MAX_BYTES: usize = 4 * 1024;
 const METADATA_MAX_DEPTH: usize = 16;
@@ -44,30 +46,42 @@ pub(super) struct Asked {
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    signed_in: SignedIn,
+    SignedIn(claims): SignedIn,
     Query(asked): Query<Asked>,
     Query(page): Query<Page>,
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
-    let Some(metadata) = asked.metadata else {
-        return rooms::mine(State(app), signed_in, Query(page), Fresh(freshness)).await;
+    // A position is one room's; over all of them it can't be asked for.
+    let freshness = match freshness {
+        Freshness::AtLeast(_) => Freshness::Primary,
+        other => other,
     };
-    check(&metadata)?;
-    let bad = |_| ApiError::new(Code::BadMessage, "this is not a cursor of this list");
-    let cursor: Option<SearchCursor> = page.cursor.as_deref().map(str::parse).transpose().map_err(bad)?;
-    let search = Search {
-        metadata: &metadata,
-        user: &signed_in.0.user,
-        limit: limit(page.limit.as_deref(), PAGE_DEFAULT)?,
-        // A position is one room's; over all of them it can't be asked for.
-        freshness: match freshness {
-            Freshness::AtLeast(_) => Freshness::Primary,
-            other => other,
-        },
-        patience: PATIENCE,
-    };
-    let found = app.rooms.search(search, &cursor.unwrap_or_default()).await;
-    let found = found.map_err(RoomsError::refusal)?;
+    match asked.metadata {
+        None => mine(&app, &claims.user, &page, freshness).await,
+        Some(metadata) => containing(&app, &claims.user, &page, freshness, &metadata).await,
+    }
+}
+
+async fn mine(app: &App, user: &UserId, page: &Page, freshness: Freshness) -> Answer<Response> {
+    let (limit, after) = (page.limit()?, page.after(|text| text.parse().ok())?);
+    let deadline = Instant::now() + rooms::PATIENCE;
+    let found = app.rooms.of_user(user, after, limit, freshness, deadline).await?;
+    let list = ObjectWriter::object(1024).array("items", found.rooms.iter().map(room_json));
+    let response = answer::json(StatusCode::OK, next_cursor(list, found.next.map(|id| id.to_string())));
+    Ok(tell(response, None, &found.served_by, found.fallback))
+}
+
+async fn containing(
+    app: &App,
+    user: &UserId,
+    page: &Page,
+    freshness: Freshness,
+    metadata: &str,
+) -> Answer<Response> {
+    check(metadata)?;
+    let cursor: Option<SearchCursor> = page.after(|text| text.parse().ok())?;
+    let search = Search { metadata, user, limit: page.limit()?, freshness, patience: PATIENCE };
+    let found = app.rooms.search(search, &cursor.unwrap_or_default()).await?;
     let names = found.incomplete.iter().map(|shard| format!("\"{shard}\""));
     let list = ObjectWriter::object(1024)
         .array("items", found.rooms.iter().map(room_json))
@@ -78,16 +92,15 @@ pub(super) async fn list(
 }
 
 fn check(metadata: &str) -> Answer<()> {
-    let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
     if metadata.len() > METADATA_MAX_BYTES {
-        return Err(bad("metadata that is looked for may have 4 KiB"));
+        return Err(ApiError::bad_message("metadata that is looked for may have 4 KiB"));
     }
     match strict::object(metadata, METADATA_MAX_DEPTH) {
         Ok(_) => Ok(()),
         Err(refusal) => match refusal.code {
             Code::BadJson => Err(refusal.into()),
-            Code::TooDeep => Err(bad("metadata that is looked for may be nested 16 deep")),
-            _ => Err(bad("metadata that is looked for is a JSON object")),
+            Code::TooDeep => Err(ApiError::bad_message("metadata that is looked for may be nested 16 deep")),
+            _ => Err(ApiError::bad_message("metadata that is looked for is a JSON object")),
         },
     }
 }

@@ -19,9 +19,10 @@ use super::App;
 use super::answer;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
-use super::openapi::{RoomParam, schemas};
+use super::openapi::schemas;
+use super::paging::{foreign_cursor, limit, next_cursor};
+use super::path::{RoomParam, RoomPath};
 use super::query::Query;
-use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use crate::clock::UnixMillis;
 use crate::ids::RoomId;
@@ -30,7 +31,7 @@ use crate::protocol::{Code, ObjectWriter, Refusal};
 use crate::routing::{Freshness, Reason, ServedBy};
 use crate::store::history::{ReadError, Snapshot, SnapshotShape};
 
-const PAGE_DEFAULT: usize = 500;
+const LIMIT_DEFAULT: usize = 500;
 
 /// A page ends early rather than grow beyond this.
 const PAGE_BYTES: usize = 4 << 20;
@@ -96,14 +97,14 @@ pub(super) async fn list(
     Query(wish): Query<Wish>,
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
-    let limit = limit(wish.limit.as_deref(), PAGE_DEFAULT)?;
+    let limit = limit(wish.limit.as_deref(), LIMIT_DEFAULT)?;
     let cursor = wish.cursor.as_deref().map(Cursor::parse).transpose()?;
     let room = app.access.readable(&claims, &room).await?;
     let Found { snapshot, served_by, fallback } = match (&cursor, wish.seq.as_deref()) {
         (Some(cursor), _) => pinned(&app, room, cursor.position).await?,
         (None, Some(seq)) => then(&app, room, seq, freshness).await?,
         (None, None) => {
-            let read = app.history.snapshot(room, freshness).await.map_err(|error| error.refusal())?;
+            let read = app.history.snapshot(room, freshness).await?;
             Found { snapshot: Arc::new(read.value), served_by: read.served_by, fallback: read.fallback }
         }
     };
@@ -174,9 +175,9 @@ async fn pinned(app: &App, room: RoomId, position: Position) -> Answer<Found> {
 
 /// The state as it was.
 async fn then(app: &App, room: RoomId, seq: &str, freshness: Freshness) -> Answer<Found> {
-    let bad = |_| ApiError::new(Code::BadMessage, "seq is an integer of 0 or more");
+    let bad = |_| ApiError::bad_message("seq is an integer of 0 or more");
     let seq = Seq(seq.parse().map_err(bad)?);
-    let read = app.history.position_of(room, seq, freshness).await.map_err(|error| error.refusal())?;
+    let read = app.history.position_of(room, seq, freshness).await?;
     let snapshot = state_at(app, room, read.value, REPLAY_MAX, freshness).await;
     let snapshot = snapshot.map_err(|error| error.refusal())?;
     Ok(Found { snapshot, served_by: read.served_by, fallback: read.fallback })
@@ -223,8 +224,7 @@ impl Cursor {
     }
 
     fn parse(text: &str) -> Answer<Self> {
-        let cursor = Self::read(text)
-            .ok_or_else(|| ApiError::new(Code::BadMessage, "this is not a cursor of this list"))?;
+        let cursor = Self::read(text).ok_or_else(foreign_cursor)?;
         let age = UnixMillis::now().0.saturating_sub(cursor.issued_at.0);
         if u128::from(age.unsigned_abs()) > PINNED_FOR.as_millis() {
             return Err(expired().into());

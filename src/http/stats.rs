@@ -12,17 +12,18 @@ use utoipa::IntoParams;
 
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
-use super::openapi::{RoomParam, schemas};
+use super::openapi::schemas;
+use super::paging::{foreign_cursor, limit, next_cursor};
+use super::path::{RoomParam, RoomPath};
 use super::query::Query;
-use super::rooms::{RoomPath, limit, next_cursor};
 use super::signed_in::SignedIn;
 use super::{App, answer};
 use crate::clock::{Day, UnixMillis};
-use crate::protocol::{Code, ObjectWriter};
+use crate::protocol::ObjectWriter;
 
 const DAYS_DEFAULT: i64 = 30;
 const DAYS_MAX: i64 = 3_660;
-const PAGE_DEFAULT: usize = 366;
+const LIMIT_DEFAULT: usize = 366;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -54,9 +55,9 @@ pub(super) async fn list(
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
     let span = span(&wish, Day::of(UnixMillis::now()))?;
-    let limit = limit(wish.limit.as_deref(), PAGE_DEFAULT)?;
+    let limit = limit(wish.limit.as_deref(), LIMIT_DEFAULT)?;
     let room = app.access.readable(&claims, &room).await?;
-    let read = app.history.daily(room, span, limit, freshness).await.map_err(|error| error.refusal())?;
+    let read = app.history.daily(room, span, limit, freshness).await?;
     let days = read.value.days.iter().map(|counts| {
         ObjectWriter::object(96)
             .string("day", &counts.day.to_string())
@@ -77,12 +78,12 @@ pub(super) async fn list(
 
 /// The first and the last day. The cursor is the last day that was told.
 fn span(wish: &Wish, today: Day) -> Answer<(Day, Day)> {
-    let bad = |message: &'static str| ApiError::new(Code::BadMessage, message);
-    let day = |text: &Option<String>, message| {
-        text.as_deref().map(|text| text.parse::<Day>().map_err(|_| bad(message))).transpose()
+    let bad = ApiError::bad_message;
+    let day = |text: &Option<String>, refusal| {
+        text.as_deref().map(|text| text.parse::<Day>().map_err(|_| refusal)).transpose()
     };
-    let to = day(&wish.to, "to is a day, like 2026-11-21")?.unwrap_or(today);
-    let from = day(&wish.from, "from is a day, like 2026-11-21")?;
+    let to = day(&wish.to, bad("to is a day, like 2026-11-21"))?.unwrap_or(today);
+    let from = day(&wish.from, bad("from is a day, like 2026-11-21"))?;
     let from = match (from, wish.days.as_deref().map(str::parse::<i64>)) {
         (Some(_), Some(_)) => return Err(bad("give from or days, not both")),
         (Some(from), None) => from,
@@ -90,7 +91,7 @@ fn span(wish: &Wish, today: Day) -> Answer<(Day, Day)> {
         (None, Some(Ok(days @ 1..=DAYS_MAX))) => to.before(days - 1),
         (None, Some(_)) => return Err(bad("days is an integer from 1 to 3660")),
     };
-    let told = day(&wish.cursor, "this is not a cursor of this list")?;
+    let told = day(&wish.cursor, foreign_cursor())?;
     Ok((told.map_or(from, |told| from.max(told.before(-1))), to))
 }
 

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::error::{Answer, ApiError};
-use super::openapi::{RoomParam, schemas};
-use super::rooms::RoomPath;
+use super::openapi::schemas;
+use super::path::{RoomParam, RoomPath};
 use super::signed_in::SignedIn;
 use super::{App, answer, body};
 use crate::auth::Claims;
@@ -170,7 +170,7 @@ fn completed(item: &str, room: RoomId, claims: &Claims) -> Result<(String, Optio
 /// Whose submit it is: the bearer's, unless a server says otherwise.
 fn behalf(claims: &Claims, user: Option<&str>) -> Answer<UserId> {
     let Some(user) = user else { return Ok(claims.user.clone()) };
-    let user = UserId::new(user).map_err(|invalid| ApiError::new(Code::BadMessage, invalid.to_string()))?;
+    let user = UserId::new(user).map_err(|invalid| ApiError::bad_message(invalid.to_string()))?;
     if claims.authority == Authority::Server || user == claims.user {
         return Ok(user);
     }

@@ -21,25 +21,6 @@ const ABOUT: &str = "Rooms with a durable, totally ordered log each. Times are i
                      UTC. A position is `epoch.seq` of an event. Lists answer `next_cursor`, null at their end; \
                      show it as `cursor` to go on. The WebSocket protocol of `/v1/ws` has messages of its own.";
 
-/// Of an `Idempotency-Key` and the like: what a handler's attribute can name.
-#[derive(utoipa::IntoParams)]
-#[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "describes what `idempotency` reads")]
-pub(super) struct OnceParams {
-    /// The same key with the same request again, within 24 h, gets the first answer and has no second effect.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255)]
-    idempotency_key: Option<String>,
-}
-
-#[derive(utoipa::IntoParams)]
-#[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "describes what `RoomPath` reads")]
-pub(super) struct RoomParam {
-    /// The room's id, or its slug.
-    #[param(min_length = 1, max_length = 63)]
-    room: String,
-}
-
 /// The document, from what the router collected.
 pub(super) fn text(collected: OpenApi) -> Bytes {
     let mut document = collected;

@@ -177,3 +177,9 @@ impl ImportError {
         }
     }
 }
+
+impl From<ImportError> for Refusal {
+    fn from(error: ImportError) -> Self {
+        error.refusal()
+    }
+}

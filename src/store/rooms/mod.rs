@@ -143,3 +143,9 @@ impl RoomsError {
         }
     }
 }
+
+impl From<RoomsError> for Refusal {
+    fn from(error: RoomsError) -> Self {
+        error.refusal()
+    }
+}
