@@ -223,13 +223,13 @@ fn listen(
 /// Reads and bulk writes of logs, and the jobs that keep them small.
 fn past(config: &Config, shards: &Shards, slots: &Slots, tasks: &Tasks) -> (History, Imports) {
     let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
-    let snapshots = Snapshots::new(&history, shards.len(), &config.history);
+    let snapshots = Snapshots::new(&history, &config.history);
     tasks.spawn("snapshots", snapshots.run(tasks.stop_signal()));
     let is_sync = config.writes.durability == Durability::Sync;
     let imports = Imports::new(shards.clone(), slots.clone(), is_sync);
-    let retention = Retention::new(&history, &imports, shards.len(), &config.history);
+    let retention = Retention::new(&history, &imports, &config.history);
     tasks.spawn("retention", retention.run(tasks.stop_signal()));
-    let daily = DailyCounts::new(&history, shards.len(), config.jobs.stats_interval);
+    let daily = DailyCounts::new(&history, config.jobs.stats_interval);
     tasks.spawn("daily-counts", daily.run(tasks.stop_signal()));
     (history, imports)
 }

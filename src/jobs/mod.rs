@@ -9,6 +9,7 @@ mod half_made;
 mod janitor;
 mod retention;
 mod revocations;
+mod rooms;
 mod snapshots;
 
 use std::time::Duration;
@@ -17,6 +18,8 @@ use thiserror::Error;
 
 use crate::bus::Away;
 use crate::directory::DirectoryError;
+use crate::store::guard::WriteError;
+use crate::store::history::ReadError;
 use crate::store::rooms::RoomsError;
 use crate::tasks::Stop;
 
@@ -36,6 +39,12 @@ pub enum Failed {
     Rooms(#[from] RoomsError),
     #[error(transparent)]
     Bus(#[from] Away),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("the archive can't be written: {0}")]
+    Archive(#[from] std::io::Error),
 }
 
 /// Rests for as long as some work took. False: told to stop.

@@ -6,18 +6,18 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::archive::Archive;
+use super::daily::count;
+use super::rooms::{FRESHNESS, RoomWork, look_through};
+use super::{Failed, pause, rest};
 use crate::config;
 use crate::ids::RoomId;
 use crate::metrics;
 use crate::placement::ShardIndex;
 use crate::position::Seq;
-use crate::store::guard::WriteError;
-use crate::store::history::{Expired, Freshness, History, ReadError};
+use crate::store::history::{Expired, History, ReadError};
 use crate::store::imports::Imports;
 use crate::tasks::Stop;
-
-use super::archive::Archive;
-use super::{pause, rest};
 
 /// Rooms that are looked at in one statement.
 const LOOK_ROOMS: i64 = 500;
@@ -25,36 +25,21 @@ const LOOK_ROOMS: i64 = 500;
 const BATCH_EVENTS: u64 = 1000;
 /// After so many events it is logged how far a room has come.
 const LOG_EVENTS: u64 = 100_000;
-/// What a replica doesn't know yet is found the next time.
-const FRESHNESS: Freshness = Freshness::MaxStale(Duration::from_secs(1));
 
 pub struct Retention {
     history: History,
     imports: Imports,
-    shards: u16,
     /// Of rooms that don't say; 0 is for ever.
     retention_ms: i64,
     interval: Duration,
     archive_dir: Option<PathBuf>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    #[error("the archive can't be written: {0}")]
-    Archive(#[from] std::io::Error),
-}
-
 impl Retention {
-    /// Of the rooms on so many shards.
-    pub fn new(history: &History, imports: &Imports, shards: usize, config: &config::History) -> Self {
+    pub fn new(history: &History, imports: &Imports, config: &config::History) -> Self {
         Self {
             history: history.clone(),
             imports: imports.clone(),
-            shards: u16::try_from(shards).unwrap_or(u16::MAX),
             retention_ms: i64::try_from(config.retention.as_millis()).unwrap_or(i64::MAX),
             interval: config.retention_interval,
             archive_dir: config.archive_dir.clone(),
@@ -64,79 +49,7 @@ impl Retention {
     pub async fn run(self, mut stop: Stop) {
         while pause(self.interval, &mut stop).await {
             self.imports.sweep().await;
-            for shard in (0..self.shards).map(ShardIndex) {
-                self.look_through(shard, &mut stop).await;
-            }
-        }
-    }
-
-    async fn look_through(&self, shard: ShardIndex, stop: &mut Stop) {
-        let mut after = 0;
-        loop {
-            let begun = Instant::now();
-            let looked = self.history.expired(shard, after, LOOK_ROOMS, self.retention_ms, FRESHNESS).await;
-            let took = begun.elapsed();
-            let (expired, last) = match looked {
-                Ok(looked) => looked,
-                Err(error) => {
-                    tracing::debug!(%error, "old events are deleted later");
-                    return;
-                }
-            };
-            // What has moved away is left to its owner.
-            for expired in expired.iter().filter(|room| self.history.shard_of(room.room) == Some(shard)) {
-                if let Err(error) = self.delete(expired, stop).await {
-                    tracing::warn!(room = %expired.room, %error, "a room's old events are deleted later");
-                }
-            }
-            match last {
-                Some(last) if rest(took, stop).await => after = last,
-                _ => return,
-            }
-        }
-    }
-
-    /// What is stopped half-way is gone on with from the first event left.
-    async fn delete(&self, expired: &Expired, stop: &mut Stop) -> Result<(), Failed> {
-        let Expired { room, oldest, last } = *expired;
-        if let Some(folder) = &self.archive_dir
-            && !self.archive(folder.join(room.to_string()), expired, stop).await?
-        {
-            return Ok(());
-        }
-        if !self.count(room, last, stop).await? {
-            return Ok(());
-        }
-        let (mut from, mut deleted) = (oldest, 0);
-        while from <= last {
-            let begun = Instant::now();
-            let batch = self.history.delete_expired(expired, from, BATCH_EVENTS).await?;
-            metrics::gateway::events_expired(batch);
-            from = Seq(from.0 + BATCH_EVENTS);
-            if deleted / LOG_EVENTS < (deleted + batch) / LOG_EVENTS {
-                tracing::info!(%room, %from, %last, "old events are being deleted");
-            }
-            deleted += batch;
-            if !rest(begun.elapsed(), stop).await {
-                return Ok(());
-            }
-        }
-        self.history.delete_snapshots(expired).await?;
-        tracing::info!(%room, first = %last.next(), deleted, "old events were deleted");
-        Ok(())
-    }
-
-    /// Days count what is deleted. False: told to stop before it was done.
-    async fn count(&self, room: RoomId, last: Seq, stop: &mut Stop) -> Result<bool, Failed> {
-        loop {
-            let begun = Instant::now();
-            match self.history.count(room).await? {
-                Some(counted) if counted.seq < last => {}
-                _ => return Ok(true),
-            }
-            if !rest(begun.elapsed(), stop).await {
-                return Ok(false);
-            }
+            look_through(&self, &mut stop).await;
         }
     }
 
@@ -173,5 +86,54 @@ impl Retention {
         }
         archive.flush().await?;
         Ok(to)
+    }
+}
+
+impl RoomWork for Retention {
+    const NAME: &'static str = "retention";
+
+    type Due = Expired;
+
+    fn history(&self) -> &History {
+        &self.history
+    }
+
+    async fn look(&self, shard: ShardIndex, after: i64) -> Result<(Vec<Expired>, Option<i64>), ReadError> {
+        self.history.expired(shard, after, LOOK_ROOMS, self.retention_ms, FRESHNESS).await
+    }
+
+    fn room(due: &Expired) -> RoomId {
+        due.room
+    }
+
+    /// What is stopped half-way is gone on with from the first event left.
+    async fn work(&self, expired: &Expired, stop: &mut Stop) -> Result<(), Failed> {
+        let Expired { room, oldest, last } = *expired;
+        if let Some(folder) = &self.archive_dir
+            && !self.archive(folder.join(room.to_string()), expired, stop).await?
+        {
+            return Ok(());
+        }
+        // Days count what is deleted.
+        if !count(&self.history, room, Some(last), stop).await? {
+            return Ok(());
+        }
+        let (mut from, mut deleted) = (oldest, 0);
+        while from <= last {
+            let begun = Instant::now();
+            let batch = self.history.delete_expired(expired, from, BATCH_EVENTS).await?;
+            metrics::gateway::events_expired(batch);
+            from = Seq(from.0 + BATCH_EVENTS);
+            if deleted / LOG_EVENTS < (deleted + batch) / LOG_EVENTS {
+                tracing::info!(%room, %from, %last, "old events are being deleted");
+            }
+            deleted += batch;
+            if !rest(begun.elapsed(), stop).await {
+                return Ok(());
+            }
+        }
+        self.history.delete_snapshots(expired).await?;
+        tracing::info!(%room, first = %last.next(), deleted, "old events were deleted");
+        Ok(())
     }
 }

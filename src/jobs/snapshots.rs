@@ -1,22 +1,20 @@
 //! Snapshots of rooms, so that the state at any seq is a few events away.
 //!
-//! Looks through the shards' rooms, and folds the log of those that are due. A
-//! node that is stopped, or finds another one's snapshot where it wanted to put
-//! its own, has lost nothing but time.
+//! Folds the log of rooms that are due. A node that finds another one's snapshot
+//! where it wanted to put its own has lost nothing but time.
 
 use std::time::{Duration, Instant};
 
+use super::rooms::{FRESHNESS, RoomWork, look_through};
+use super::{Failed, pause, rest};
 use crate::config;
 use crate::ids::RoomId;
 use crate::log::Fold;
 use crate::metrics;
 use crate::placement::ShardIndex;
 use crate::position::Seq;
-use crate::store::guard::WriteError;
-use crate::store::history::{Behind, Freshness, History, ReadError};
+use crate::store::history::{Behind, History, ReadError};
 use crate::tasks::Stop;
-
-use super::{pause, rest};
 
 /// Rooms that are looked at in one statement.
 const LOOK_ROOMS: i64 = 1000;
@@ -25,72 +23,52 @@ const LOOK_ROOMS: i64 = 1000;
 /// the time until the job comes by, less than a reader is ready to replay.
 const EVENTS_MAX: u64 = 8000;
 
-/// What is a little old is made of the same log.
-const FRESHNESS: Freshness = Freshness::MaxStale(Duration::from_secs(1));
-
 pub struct Snapshots {
     history: History,
-    shards: u16,
     every: u64,
     interval: Duration,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
 impl Snapshots {
-    /// Of the rooms on so many shards.
-    pub fn new(history: &History, shards: usize, config: &config::History) -> Self {
-        Self {
-            history: history.clone(),
-            shards: u16::try_from(shards).unwrap_or(u16::MAX),
-            every: config.snapshot_events,
-            interval: config.snapshot_interval,
-        }
+    pub fn new(history: &History, config: &config::History) -> Self {
+        Self { history: history.clone(), every: config.snapshot_events, interval: config.snapshot_interval }
     }
 
     pub async fn run(self, mut stop: Stop) {
         while pause(self.interval, &mut stop).await {
-            for shard in (0..self.shards).map(ShardIndex) {
-                self.look_through(shard, &mut stop).await;
-            }
+            look_through(&self, &mut stop).await;
         }
     }
 
-    async fn look_through(&self, shard: ShardIndex, stop: &mut Stop) {
-        let mut after = 0;
-        loop {
-            let begun = Instant::now();
-            let looked = self.history.behind(shard, after, LOOK_ROOMS, self.every, FRESHNESS).await;
-            let took = begun.elapsed();
-            let (behind, last) = match looked {
-                Ok(looked) => looked,
-                Err(error) => {
-                    tracing::debug!(%error, "snapshots are made later");
-                    return;
-                }
-            };
-            // What has moved away is left to its owner.
-            for room in behind.iter().filter(|room| self.history.shard_of(room.room) == Some(shard)) {
-                if let Err(error) = self.catch_up(*room, stop).await {
-                    tracing::warn!(room = %room.room, %error, "a room's snapshot is made later");
-                }
-            }
-            match last {
-                Some(last) if rest(took, stop).await => after = last,
-                _ => return,
-            }
+    async fn keep(&self, room: RoomId, fold: &Fold) -> Result<(), Failed> {
+        if self.history.keep_snapshot(room, fold).await? {
+            metrics::gateway::snapshot_written();
+            tracing::debug!(%room, seq = %fold.head.seq, shapes = fold.shapes.len(), "a snapshot was made");
         }
+        Ok(())
+    }
+}
+
+impl RoomWork for Snapshots {
+    const NAME: &'static str = "snapshots";
+
+    type Due = Behind;
+
+    fn history(&self) -> &History {
+        &self.history
+    }
+
+    async fn look(&self, shard: ShardIndex, after: i64) -> Result<(Vec<Behind>, Option<i64>), ReadError> {
+        self.history.behind(shard, after, LOOK_ROOMS, self.every, FRESHNESS).await
+    }
+
+    fn room(due: &Behind) -> RoomId {
+        due.room
     }
 
     /// From the newest snapshot to the head.
-    async fn catch_up(&self, room: Behind, stop: &mut Stop) -> Result<(), Failed> {
-        let Behind { room, head, .. } = room;
+    async fn work(&self, due: &Behind, stop: &mut Stop) -> Result<(), Failed> {
+        let Behind { room, head, .. } = *due;
         let mut fold = self.history.base(room, head, FRESHNESS).await?;
         loop {
             let due = Seq(fold.head.seq.0 + spacing(&fold, self.every));
@@ -107,14 +85,6 @@ impl Snapshots {
             fold.forget_deleted();
             self.keep(room, &fold).await?;
         }
-    }
-
-    async fn keep(&self, room: RoomId, fold: &Fold) -> Result<(), Failed> {
-        if self.history.keep_snapshot(room, fold).await? {
-            metrics::gateway::snapshot_written();
-            tracing::debug!(%room, seq = %fold.head.seq, shapes = fold.shapes.len(), "a snapshot was made");
-        }
-        Ok(())
     }
 }
 

@@ -1,9 +1,9 @@
 //! The reads of a room: pages of its log, its state now and then, its head.
 //!
-//! Owns their SQL, and the snapshots that old states are made from. Guarantees: one statement, one snapshot each, with the owner
-//! of the slot, the head and the asked positions in it; an answer that isn't
-//! new enough or not of this log is never given. What a replica refuses is
-//! asked of the primary before anyone is told.
+//! Owns their SQL, and the snapshots that old states are made from. Guarantees: one
+//! statement, one snapshot each, with the owner of the slot, the head and the asked
+//! positions in it; an answer that isn't new enough or not of this log is never
+//! given. What a replica refuses is asked of the primary before anyone is told.
 
 mod daily;
 mod judge;
@@ -303,6 +303,11 @@ impl History {
             heads.extend(rows.iter().filter_map(statements::head));
         }
         Ok(heads)
+    }
+
+    /// All shards that there are.
+    pub fn shards(&self) -> impl Iterator<Item = ShardIndex> {
+        self.reader.shards().iter().map(|(index, _)| index)
     }
 
     /// Which shard this node believes to own `room`.

@@ -1,9 +1,10 @@
 //! Events that are kept no longer, deleted behind a snapshot.
 //!
 //! Guarantees: nothing is deleted that can't be rebuilt from a snapshot of the
-//! same shard, or that no day has counted, checked in the deleting statement; the head's event stays, and so
-//! do shapes with their tombstones; each batch is a transaction of its own under
-//! the slot's lock, and touches no row that an append locks.
+//! same shard, or that no day has counted, checked in the deleting statement; the
+//! head's event stays, and so do shapes with their tombstones; each batch is a
+//! transaction of its own under the slot's lock, and touches no row that an append
+//! locks.
 
 use super::{Freshness, History, ReadError, deadline, statements};
 use crate::ids::RoomId;

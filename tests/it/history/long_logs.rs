@@ -59,7 +59,7 @@ async fn make_snapshots(world: &World, node: &Node, room: RoomId, events: u64) {
     let tasks = Tasks::new();
     let config =
         config::History { snapshot_interval: Duration::from_millis(50), ..config::History::default() };
-    let job = Snapshots::new(&node.history, 1, &config);
+    let job = Snapshots::new(&node.history, &config);
     tasks.spawn("snapshots", job.run(tasks.stop_signal()));
     let newest = format!("SELECT coalesce(max(seq), 0) FROM room_snapshot WHERE room_id = {room}");
     let end = Instant::now() + Duration::from_secs(300);
