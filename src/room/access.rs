@@ -2,9 +2,10 @@
 //!
 //! A room without a password is open to every signed-in user as its
 //! `default_role`. A right password or invite makes a member, so coming back needs
-//! none. Whoever was removed stays out until given a role or a new invite. A "yes" may rest on a replica's answer that is
-//! `max_stale` old; a "no" is said only by the primary, because it may be about a
-//! room or membership that was made a moment ago.
+//! none. Whoever was removed stays out until given a role or a new invite. A "yes"
+//! may rest on a replica's answer that is `max_stale` old; a "no" is said only by
+//! the primary, because it may be about a room or membership that was made a moment
+//! ago.
 
 use std::time::{Duration, Instant};
 
@@ -307,28 +308,9 @@ fn judge(facts: &RoomFacts, membership: Option<Membership>, user: &UserId) -> Ve
 mod tests {
     use super::*;
     use crate::clock::UnixMillis;
-    use crate::position::Position;
-    use crate::protocol::Schema;
 
     fn room(access: Openness) -> RoomFacts {
-        RoomFacts {
-            room: RoomId::new(1).unwrap(),
-            slug: Slug::new("room").unwrap(),
-            name: "Room".into(),
-            owner: user("owner"),
-            access,
-            default_role: Role::Viewer,
-            schema: Schema::Drawing,
-            password: (access == Openness::Password).then(|| PasswordHash::new("$argon2id$".to_owned())),
-            metadata: "{}".into(),
-            head: Position::BEGINNING,
-            access_rev: 1,
-            visits: 0,
-            created_at: UnixMillis(0),
-            updated_at: UnixMillis(0),
-            archived_at: None,
-            retention_ms: None,
-        }
+        RoomFacts::example(1, access)
     }
 
     fn user(name: &str) -> UserId {

@@ -2,19 +2,15 @@
 //! whoever has the highest role, and has had it longest; to nobody else, and the
 //! room is archived. Their events stay, under an id that is nobody's.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::time::timeout;
-
+use super::read::of_primary;
 use super::write::Change;
 use super::{Rooms, RoomsError, standing};
-use crate::db::{Connection, DbError, Sql};
+use crate::db::{Connection, Row, Sql};
 use crate::ids::{RoomId, UserId};
 use crate::routing::Shard;
 use crate::store::audit::{Action, Note};
-
-/// How long a shard may take to say which rooms are somebody's.
-const READ_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) static THEIRS: Sql = Sql {
     name: "rooms_to_forget",
@@ -69,22 +65,10 @@ impl Rooms {
         after: i64,
         most: i64,
     ) -> Result<Vec<RoomId>, RoomsError> {
-        let primary = shard.primary(Instant::now() + READ_LIMIT).await?;
-        let read = async {
-            let connection = primary.pool().get().await?;
-            connection.query(&THEIRS, &[&user.as_str(), &after, &most]).await
-        };
-        let late = |_| DbError::new(crate::db::Class::Cancelled, THEIRS.name, "it takes too long");
-        let rows = timeout(READ_LIMIT, read).await.map_err(late)??;
-        let id = |row: &crate::db::Row| {
-            RoomId::from_i64(row.get(0)).map_err(|_| RoomsError::Corrupt { what: "a room id" })
-        };
+        let rows = of_primary(shard, &THEIRS, &[&user.as_str(), &after, &most]).await?;
+        let id =
+            |row: &Row| RoomId::from_i64(row.get(0)).map_err(|_| RoomsError::Corrupt { what: "a room id" });
         rows.iter().map(id).collect()
-    }
-
-    /// All shards that there are.
-    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.iter().map(|(_, shard)| shard)
     }
 
     /// Takes `user` out of `room` for ever.

@@ -3,18 +3,17 @@
 //! That they are swept no sooner is for requests that are repeated: within a day
 //! they find what they made.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Deserialize;
-use tokio::time::timeout;
 
-use super::read::{Answer, Question, facts};
+use super::read::{Answer, Question, facts, of_primary};
 use super::row::{COLUMNS, columns};
 use super::standing::{Actor, Standing};
 use super::write::Change;
 use super::{Rooms, RoomsError};
 use crate::clock::UnixMillis;
-use crate::db::{Class, Connection, DbError, Row, Sql, ToSql};
+use crate::db::{Connection, Row, Sql, ToSql};
 use crate::digests::InviteDigest;
 use crate::ids::{InviteId, RoomId, UserId};
 use crate::placement::slot_of;
@@ -76,8 +75,6 @@ pub(super) static SWEEP: Sql = Sql {
             WHERE room_id = $1 AND id = $2 AND expires_at <= now() - interval '1 day'",
 };
 
-/// How long a shard may take to say which invites have ended.
-const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Invites of a shard in one round of a sweep.
 const SWEEP_MOST: i64 = 500;
 
@@ -151,10 +148,7 @@ impl Rooms {
 
     /// Deletes some of a shard's invites that ended a day ago. How many.
     pub async fn sweep_invites(&self, shard: &Shard, deadline: Instant) -> Result<usize, RoomsError> {
-        let primary = shard.primary(Instant::now() + READ_LIMIT).await?;
-        let read = async { primary.pool().get().await?.query(&ENDED, &[&SWEEP_MOST]).await };
-        let late = |_| DbError::new(Class::Cancelled, ENDED.name, "it takes too long");
-        let ended = timeout(READ_LIMIT, read).await.map_err(late)??;
+        let ended = of_primary(shard, &ENDED, &[&SWEEP_MOST]).await?;
         for row in &ended {
             let corrupt = |_| RoomsError::Corrupt { what: "an invite" };
             let room = RoomId::from_i64(row.get(0)).map_err(corrupt)?;

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use futures_util::future::try_join_all;
 
+use super::everywhere::{Merged, Part};
 use super::row::columns;
 use super::{RoomFacts, Rooms, RoomsError};
-use crate::db::Sql;
+use crate::db::{Sql, ToSql};
 use crate::ids::{RoomId, UserId};
-use crate::routing::{Freshness, Reason, ServedBy, Shard};
+use crate::routing::{Freshness, Reason, ServedBy};
 
 pub(super) static MINE: Sql = Sql {
     name: "rooms_of_user",
@@ -43,12 +44,6 @@ pub struct RoomPage {
     pub fallback: Option<Reason>,
 }
 
-struct Part {
-    rooms: Vec<RoomFacts>,
-    served_by: ServedBy,
-    fallback: Option<Reason>,
-}
-
 impl Rooms {
     /// The rooms that `user` owns or is a member of, with an id above `after`.
     /// All shards must answer: a list with holes would look like lost rooms.
@@ -63,53 +58,12 @@ impl Rooms {
         let after = after.map_or(0, RoomId::as_i64);
         // One more than asked for tells whether there is another page.
         let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-        let ask = |shard| part(shard, user, after, most, freshness, deadline);
-        let parts = try_join_all(self.shards.iter().map(|(_, shard)| ask(shard))).await?;
-        Ok(merge(parts, limit))
+        let user = user.as_str();
+        let params: [&(dyn ToSql + Sync); 3] = [&user, &after, &most];
+        let ask = |shard| Part::read(shard, freshness, deadline, &MINE, &params);
+        let parts = try_join_all(self.shards().map(ask)).await?;
+        let Merged { rooms, more, served_by, fallback } = Merged::of(parts, limit);
+        let next = rooms.last().filter(|_| more).map(|facts| facts.room);
+        Ok(RoomPage { rooms, next, served_by, fallback })
     }
-}
-
-async fn part(
-    shard: &Shard,
-    user: &UserId,
-    after: i64,
-    most: i64,
-    freshness: Freshness,
-    deadline: Instant,
-) -> Result<Part, RoomsError> {
-    let mut route = shard.read(freshness, deadline);
-    loop {
-        let target = route.target().await?;
-        let rows = match target.endpoint().pool().get().await {
-            Ok(lease) => lease.query(&MINE, &[&user.as_str(), &after, &most]).await,
-            Err(error) => Err(error),
-        };
-        match rows {
-            Ok(rows) => {
-                route.used(&target);
-                let rooms = rows.iter().map(|row| RoomFacts::from_row(row, 0)).collect::<Result<_, _>>()?;
-                return Ok(Part { rooms, served_by: target.served_by(), fallback: target.fallback });
-            }
-            Err(error) if route.failed(target, &error) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn merge(parts: Vec<Part>, limit: usize) -> RoomPage {
-    let served_by = parts
-        .iter()
-        .map(|part| &part.served_by)
-        .max_by_key(|served_by| **served_by == ServedBy::Primary)
-        .cloned()
-        .unwrap_or(ServedBy::Primary);
-    let fallback = parts.iter().find_map(|part| part.fallback);
-    let mut rooms: Vec<RoomFacts> = parts.into_iter().flat_map(|part| part.rooms).collect();
-    rooms.sort_by_key(|facts| facts.room);
-    // While a slot moves, two shards may both show it for a moment.
-    rooms.dedup_by_key(|facts| facts.room);
-    let more = rooms.len() > limit;
-    rooms.truncate(limit);
-    let next = rooms.last().filter(|_| more).map(|facts| facts.room);
-    RoomPage { rooms, next, served_by, fallback }
 }

@@ -8,6 +8,7 @@
 mod admit;
 mod alter;
 mod drawn;
+mod everywhere;
 mod forget;
 mod invites;
 mod list;
@@ -25,7 +26,7 @@ use thiserror::Error;
 
 use crate::db::{Class, DbError, Sql};
 use crate::protocol::{Code, Refusal};
-use crate::routing::{NoPrimary, Shards, Unavailable};
+use crate::routing::{NoPrimary, Shard, Shards, Unavailable};
 use crate::store::slots::Slots;
 
 pub use admit::{Admitted, Key};
@@ -112,6 +113,11 @@ pub enum RoomsError {
 impl Rooms {
     pub fn new(shards: Shards, slots: Slots) -> Self {
         Self { shards, slots }
+    }
+
+    /// All shards that there are.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().map(|(_, shard)| shard)
     }
 }
 

@@ -1,14 +1,16 @@
 //! One room, with what a person is in it: one statement, one snapshot.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::row::{COLUMNS, columns};
 use super::{Membership, RoomFacts, Rooms, RoomsError};
-use crate::db::{Row, Sql, ToSql};
+use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::ids::{RoomId, UserId};
 use crate::placement::slot_of;
 use crate::position::{Epoch, Position};
-use crate::routing::{Freshness, Reason, ServedBy, Target};
+use crate::routing::{Freshness, Reason, ServedBy, Shard, Target};
 
 pub(super) static FACTS: Sql = Sql {
     name: "room_facts",
@@ -24,6 +26,9 @@ pub(super) static FACTS: Sql = Sql {
            LEFT JOIN room_event ON room_event.room_id = room.id AND room_event.seq = $4"
     ),
 };
+
+/// How long a primary is waited for, and its answer.
+const PRIMARY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which room, for whom, how new, until when.
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +143,18 @@ impl Rooms {
             }
         }
     }
+}
+
+/// For work on a whole shard, which its primary must know of.
+pub(super) async fn of_primary(
+    shard: &Shard,
+    sql: &'static Sql,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, RoomsError> {
+    let primary = shard.primary(Instant::now() + PRIMARY_PATIENCE).await?;
+    let read = async { primary.pool().get().await?.query(sql, params).await };
+    let late = |_| DbError::new(Class::Cancelled, sql.name, "it takes too long");
+    Ok(timeout(PRIMARY_PATIENCE, read).await.map_err(late)??)
 }
 
 /// The room, if the answer comes from its owner and there is one. `slot_owner.state`

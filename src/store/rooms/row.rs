@@ -101,6 +101,31 @@ impl RoomFacts {
     }
 }
 
+#[cfg(test)]
+impl RoomFacts {
+    /// An empty room of `owner`.
+    pub fn example(room: i64, access: Access) -> Self {
+        Self {
+            room: RoomId::from_i64(room).unwrap(),
+            slug: Slug::new("room").unwrap(),
+            name: "Room".into(),
+            owner: UserId::new("owner").unwrap(),
+            access,
+            default_role: Role::Viewer,
+            schema: Schema::Drawing,
+            password: (access == Access::Password).then(|| PasswordHash::new("$argon2id$".to_owned())),
+            metadata: "{}".into(),
+            head: Position::BEGINNING,
+            access_rev: 1,
+            visits: 0,
+            created_at: UnixMillis(0),
+            updated_at: UnixMillis(0),
+            archived_at: None,
+            retention_ms: None,
+        }
+    }
+}
+
 impl Membership {
     /// From `room_member.role`.
     pub(super) fn parse(role: &str) -> Result<Self, RoomsError> {

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
+use super::everywhere::{Merged, Part};
 use super::row::columns;
 use super::{RoomFacts, Rooms, RoomsError};
-use crate::db::{Class, DbError, Sql};
+use crate::db::{Class, DbError, Sql, ToSql};
 use crate::ids::{RoomId, ShardName, UserId};
 use crate::routing::{Freshness, Reason, ServedBy, Shard};
 
@@ -99,12 +100,6 @@ pub struct SearchPage {
     pub fallback: Option<Reason>,
 }
 
-struct Part {
-    rooms: Vec<RoomFacts>,
-    served_by: ServedBy,
-    fallback: Option<Reason>,
-}
-
 impl Rooms {
     /// An error only if no shard answers, or one answers what can't be read.
     pub async fn search(&self, search: Search<'_>, cursor: &SearchCursor) -> Result<SearchPage, RoomsError> {
@@ -114,7 +109,7 @@ impl Rooms {
             let late = |_| DbError::new(Class::Cancelled, SEARCH.name, "it takes too long").into();
             (shard.name().clone(), asked.map_err(late).flatten())
         };
-        let answers = join_all(self.shards.iter().map(|(_, shard)| ask(shard))).await;
+        let answers = join_all(self.shards().map(ask)).await;
         let (mut parts, mut failed, mut error) = (Vec::new(), Vec::new(), None);
         for (shard, answer) in answers {
             match answer {
@@ -141,49 +136,22 @@ async fn part(shard: &Shard, search: Search<'_>, after: i64) -> Result<Part, Roo
     let Search { metadata, user, limit, freshness, patience } = search;
     // One more than asked for tells whether there is another page.
     let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-    let mut route = shard.read(freshness, Instant::now() + patience);
-    loop {
-        let target = route.target().await?;
-        let rows = match target.endpoint().pool().get().await {
-            Ok(lease) => lease.query(&SEARCH, &[&metadata, &after, &user.as_str(), &most, &FEW]).await,
-            Err(error) => Err(error),
-        };
-        match rows {
-            Ok(rows) => {
-                route.used(&target);
-                let rooms = rows.iter().map(|row| RoomFacts::from_row(row, 0)).collect::<Result<_, _>>()?;
-                return Ok(Part { rooms, served_by: target.served_by(), fallback: target.fallback });
-            }
-            Err(error) if route.failed(target, &error) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let user = user.as_str();
+    let params: [&(dyn ToSql + Sync); 5] = [&metadata, &after, &user, &most, &FEW];
+    Part::read(shard, freshness, Instant::now() + patience, &SEARCH, &params).await
 }
 
 fn merge(
-    parts: Vec<(ShardName, Part)>,
+    answered: Vec<(ShardName, Part)>,
     failed: Vec<ShardName>,
     cursor: &SearchCursor,
     limit: usize,
 ) -> SearchPage {
-    let primary = parts.iter().any(|(_, part)| part.served_by == ServedBy::Primary);
-    let served_by = parts.first().filter(|_| !primary).map(|(_, part)| part.served_by.clone());
-    let fallback = parts.iter().find_map(|(_, part)| part.fallback);
-    let answered: Vec<ShardName> = parts.iter().map(|(shard, _)| shard.clone()).collect();
-    let mut rooms: Vec<RoomFacts> = parts.into_iter().flat_map(|(_, part)| part.rooms).collect();
-    rooms.sort_by_key(|facts| facts.room);
-    // While a slot moves, two shards may both show it for a moment.
-    rooms.dedup_by_key(|facts| facts.room);
-    let more = rooms.len() > limit;
-    rooms.truncate(limit);
+    let (answered, parts): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
+    let Merged { rooms, more, served_by, fallback } = Merged::of(parts, limit);
     let last = rooms.last().map(|facts| facts.room.as_i64());
-    SearchPage {
-        next: cursor.next(&answered, &failed, last, more),
-        rooms,
-        incomplete: failed,
-        served_by: served_by.unwrap_or(ServedBy::Primary),
-        fallback,
-    }
+    let next = cursor.next(&answered, &failed, last, more);
+    SearchPage { rooms, next, incomplete: failed, served_by, fallback }
 }
 
 impl SearchCursor {

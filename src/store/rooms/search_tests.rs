@@ -3,31 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::UnixMillis;
-use crate::ids::Slug;
-use crate::position::Position;
-use crate::protocol::{Access, Role, Schema};
-
-fn facts(room: i64) -> RoomFacts {
-    RoomFacts {
-        room: RoomId::from_i64(room).unwrap(),
-        slug: Slug::new("room").unwrap(),
-        name: "room".into(),
-        owner: UserId::new("owner").unwrap(),
-        access: Access::Public,
-        default_role: Role::Viewer,
-        schema: Schema::Open,
-        password: None,
-        metadata: "{}".into(),
-        head: Position::BEGINNING,
-        access_rev: 1,
-        visits: 0,
-        created_at: UnixMillis(0),
-        updated_at: UnixMillis(0),
-        archived_at: None,
-        retention_ms: None,
-    }
-}
+use crate::protocol::Access;
 
 fn name(shard: usize) -> ShardName {
     ShardName::new(&format!("shard-{shard}")).unwrap()
@@ -42,8 +18,12 @@ fn page(shards: &[Vec<i64>], failing: &[bool], cursor: &SearchCursor, limit: usi
             continue;
         }
         let after = cursor.of(&name(shard));
-        let rooms = rooms.iter().filter(|room| **room > after).take(limit + 1).map(|room| facts(*room));
-        let part = Part { rooms: rooms.collect(), served_by: ServedBy::Primary, fallback: None };
+        let rooms = rooms.iter().filter(|room| **room > after).take(limit + 1);
+        let part = Part {
+            rooms: rooms.map(|room| RoomFacts::example(*room, Access::Public)).collect(),
+            served_by: ServedBy::Primary,
+            fallback: None,
+        };
         parts.push((name(shard), part));
     }
     merge(parts, failed, cursor, limit)
