@@ -119,7 +119,7 @@ impl Access {
         let (user, deadline) = (Some(&claims.user), Instant::now() + PATIENCE);
         for freshness in [Freshness::MaxStale(self.max_stale), Freshness::Primary] {
             let wanted = Wanted { room: id, user, freshness, deadline };
-            let found = self.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+            let found = self.rooms.find(wanted).await?;
             if found.facts.is_owned_by(&claims.user, found.membership) {
                 return Ok(id);
             }
@@ -164,7 +164,7 @@ impl Access {
             RoomRef::Id(id) => Ok(*id),
             RoomRef::Slug(slug) => {
                 let id = self.directory.room_by_slug(slug).await.map_err(|error| error.refusal())?;
-                id.ok_or_else(|| RoomsError::Unknown.refusal())
+                id.ok_or_else(|| RoomsError::Unknown.into())
             }
         }
     }
@@ -242,7 +242,7 @@ impl Access {
         let default = Freshness::MaxStale(self.max_stale);
         let mut wanted = Wanted { room, user: Some(user), freshness: freshness.unwrap_or(default), deadline };
         loop {
-            let found = self.rooms.find(wanted).await.map_err(RoomsError::refusal)?;
+            let found = self.rooms.find(wanted).await?;
             let verdict = judge(&found.facts, found.membership, user);
             let sure = matches!(verdict, Verdict::Enter(_)) || found.served_by == ServedBy::Primary;
             if sure || wanted.freshness == Freshness::Primary {
@@ -278,8 +278,7 @@ impl Access {
         key: Key<'_>,
         deadline: Instant,
     ) -> Result<Admission, Refusal> {
-        let admitted = self.rooms.admit(facts.room, user, key, deadline).await;
-        let admitted = admitted.map_err(RoomsError::refusal)?;
+        let admitted = self.rooms.admit(facts.room, user, key, deadline).await?;
         Ok(Admission::new(RoomFacts { access_rev: admitted.access_rev, ..facts }, admitted.role))
     }
 }

@@ -155,31 +155,24 @@ impl From<DbError> for ImportError {
     }
 }
 
-impl ImportError {
-    /// What the caller is told; details are logged here, once.
-    pub fn refusal(self) -> Refusal {
-        let again =
-            |message: &'static str| Refusal::new(Code::ShardUnavailable, message).retry_after_ms(1000);
-        match self {
-            Self::Refused(refusal) => refusal,
-            Self::Write(WriteError::Database(error)) if error.class() == Class::BadInput => {
+/// What the caller is told; details are logged here, once.
+impl From<ImportError> for Refusal {
+    fn from(error: ImportError) -> Self {
+        let again = |message: &'static str| Self::new(Code::ShardUnavailable, message).retry_after_ms(1000);
+        match error {
+            ImportError::Refused(refusal) => refusal,
+            ImportError::Write(WriteError::Database(error)) if error.class() == Class::BadInput => {
                 tracing::error!(%error, "an import can't be stored");
-                Refusal::new(Code::Internal, "something is wrong here; the operators know")
+                Self::new(Code::Internal, "something is wrong here; the operators know")
             }
-            Self::Unknown(error) => {
+            ImportError::Unknown(error) => {
                 tracing::warn!(%error, "an import's fate is unknown");
                 again("it is not known what became of the import; send it again with the same op")
             }
-            Self::StageLost | Self::Write(_) => {
-                tracing::warn!(error = %self, "an import failed");
+            ImportError::StageLost | ImportError::Write(_) => {
+                tracing::warn!(%error, "an import failed");
                 again("the room's shard can't be written now; nothing was imported")
             }
         }
-    }
-}
-
-impl From<ImportError> for Refusal {
-    fn from(error: ImportError) -> Self {
-        error.refusal()
     }
 }

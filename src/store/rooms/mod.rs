@@ -121,37 +121,32 @@ impl Rooms {
     }
 }
 
-impl RoomsError {
-    /// What the caller is told; details are logged here, once.
-    pub fn refusal(self) -> Refusal {
-        match self {
-            Self::Unknown => Refusal::new(Code::RoomUnknown, "there is no such room"),
-            Self::PositionLost => {
-                Refusal::new(Code::PositionLost, "this position is not in the log any more; read anew")
-            }
-            Self::AheadOfLog => Refusal::new(Code::AheadOfLog, "this position is beyond the end of the log"),
-            Self::Unavailable(error) => error.into(),
-            Self::Refused(refusal) => refusal,
-            Self::NoOwner | Self::NotClaimed | Self::NoPrimary(_) => {
-                tracing::warn!(error = %self, "a room can't be reached");
-                Refusal::new(Code::ShardUnavailable, "the room's shard can't be written now; try again")
-                    .retry_after_ms(1_000)
-            }
-            Self::Database(error) if error.class() != Class::BadInput => {
-                tracing::warn!(%error, "a room can't be reached");
-                Refusal::new(Code::ShardUnavailable, "the room's shard failed; try again")
-                    .retry_after_ms(1_000)
-            }
-            Self::Database(_) | Self::Corrupt { .. } => {
-                tracing::error!(error = %self, "a room's statement failed");
-                Refusal::new(Code::Internal, "something is wrong here; the operators know")
-            }
-        }
-    }
-}
-
+/// What the caller is told; details are logged here, once.
 impl From<RoomsError> for Refusal {
     fn from(error: RoomsError) -> Self {
-        error.refusal()
+        match error {
+            RoomsError::Unknown => Self::new(Code::RoomUnknown, "there is no such room"),
+            RoomsError::PositionLost => {
+                Self::new(Code::PositionLost, "this position is not in the log any more; read anew")
+            }
+            RoomsError::AheadOfLog => {
+                Self::new(Code::AheadOfLog, "this position is beyond the end of the log")
+            }
+            RoomsError::Unavailable(error) => error.into(),
+            RoomsError::Refused(refusal) => refusal,
+            RoomsError::NoOwner | RoomsError::NotClaimed | RoomsError::NoPrimary(_) => {
+                tracing::warn!(%error, "a room can't be reached");
+                Self::new(Code::ShardUnavailable, "the room's shard can't be written now; try again")
+                    .retry_after_ms(1_000)
+            }
+            RoomsError::Database(error) if error.class() != Class::BadInput => {
+                tracing::warn!(%error, "a room can't be reached");
+                Self::new(Code::ShardUnavailable, "the room's shard failed; try again").retry_after_ms(1_000)
+            }
+            RoomsError::Database(_) | RoomsError::Corrupt { .. } => {
+                tracing::error!(%error, "a room's statement failed");
+                Self::new(Code::Internal, "something is wrong here; the operators know")
+            }
+        }
     }
 }

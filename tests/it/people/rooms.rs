@@ -7,7 +7,7 @@ use roomgate::ids::RoomId;
 use roomgate::log::Authority;
 use roomgate::placement::slot_of;
 use roomgate::position::{Epoch, Position, Seq};
-use roomgate::protocol::{Access, Code, Role};
+use roomgate::protocol::{Access, Code, Refusal, Role};
 use roomgate::routing::Freshness;
 use roomgate::store::rooms::{Actor, Key, RoomsError, STATEMENTS, Visits, Wanted};
 use roomgate::store::slots::SLOT_LOCKS;
@@ -39,7 +39,7 @@ async fn who_comes_in_is_judged_by_what_the_rows_say_and_members_keep_their_role
     let (room, hash) = (new.room, new.password.unwrap());
     let admit = async |user, key| {
         let admitted = world.rooms.admit(room, user, key, soon()).await;
-        admitted.map(|admitted| admitted.role).map_err(|error| error.refusal().code)
+        admitted.map(|admitted| admitted.role).map_err(|error| Refusal::from(error).code)
     };
     let revision = async || world.find(room, &ann).await.unwrap().facts.access_rev;
     let (known, other) = (Key::Password(&hash), PasswordHash::new("$argon2id$another".to_owned()));
