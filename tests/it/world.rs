@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{EncodingKey, Header};
-use roomgate::dev::{Admin, Api, Cluster, Notice, Options, Scratch, connect};
+use roomgate::dev::{Admin, Answer, Api, Cluster, Notice, Options, Scratch, connect};
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -222,6 +222,12 @@ pub fn options(scratch: &Scratch) -> Options {
     ]
     .iter()
     .fold(options, |options, limit| options.set(&format!("limits.{limit}"), 0))
+}
+
+#[track_caller]
+pub fn refused(answer: &Answer, status: u16, code: &str) {
+    let got = (answer.status.as_u16(), &answer.json()["error"]["code"]);
+    assert_eq!(got, (status, &json!(code)), "{}", answer.text);
 }
 
 pub fn now() -> u64 {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use roomgate::dev::{Answer, Api};
 use serde_json::{Value, json};
 
-use crate::world::{World, now};
+use crate::world::{World, now, refused};
 
 /// Nobody else's.
 fn email(name: &str) -> String {
@@ -25,16 +25,6 @@ async fn sign_up(api: &Api, email: &str) -> Value {
 
 async fn sign_in(api: &Api, email: &str, password: &str) -> Answer {
     api.post("/v1/signin", &json!({"email": email, "password": password})).await.unwrap()
-}
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status.as_u16(), &answer.json()["error"]["code"]),
-        (status, &json!(code)),
-        "{}",
-        answer.text
-    );
 }
 
 #[tokio::test]

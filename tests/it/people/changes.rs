@@ -5,13 +5,7 @@ use std::time::{Duration, Instant};
 use roomgate::dev::{Answer, Options};
 use serde_json::{Value, json};
 
-use crate::world::{Person, World};
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
-    let got = (answer.status.as_u16(), &answer.json()["error"]["code"]);
-    assert_eq!(got, (status, &json!(code)), "{}", answer.text);
-}
+use crate::world::{Person, World, refused};
 
 fn wish(rest: Value) -> Value {
     let mut wish = json!({"slug": format!("change-{:016x}", rand::random::<u64>()), "schema": "open"});

@@ -4,20 +4,10 @@ use roomgate::dev::Answer;
 use serde_json::{Value, json};
 
 use crate::client::rect;
-use crate::world::{Person, World};
+use crate::world::{Person, World, refused};
 
 fn slug() -> String {
     format!("door-{:016x}", rand::random::<u64>())
-}
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status.as_u16(), &answer.json()["error"]["code"]),
-        (status, &json!(code)),
-        "{}",
-        answer.text
-    );
 }
 
 async fn become_member(world: &World, person: &Person, room: u64, body: Value) -> Answer {

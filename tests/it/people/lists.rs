@@ -2,21 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use roomgate::dev::Answer;
 use serde_json::{Value, json};
 
 use crate::client::rect;
-use crate::world::{Person, World, now};
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status.as_u16(), &answer.json()["error"]["code"]),
-        (status, &json!(code)),
-        "{}",
-        answer.text
-    );
-}
+use crate::world::{Person, World, now, refused};
 
 fn add(n: usize) -> Value {
     let shape_type = if n.is_multiple_of(2) { "rect" } else { "text" };

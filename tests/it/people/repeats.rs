@@ -5,7 +5,7 @@ use std::time::Duration;
 use roomgate::dev::{Admin, Answer, Options, connect};
 use serde_json::{Value, json};
 
-use crate::world::{Person, World};
+use crate::world::{Person, World, refused};
 
 const KEY: &str = "Idempotency-Key";
 
@@ -19,16 +19,6 @@ fn wish() -> Value {
 
 async fn directory(world: &World) -> Admin {
     connect(&world.cluster().shards()[0].primary().admin_dsn()).await.unwrap()
-}
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status.as_u16(), &answer.json()["error"]["code"]),
-        (status, &json!(code)),
-        "{}",
-        answer.text
-    );
 }
 
 #[tokio::test]
