@@ -45,9 +45,7 @@ impl Signer {
     /// The same every time, for as long as the key is.
     pub fn invite_code(&self, room: RoomId, invite: InviteId) -> Result<InviteCode, Refusal> {
         let rules = self.rules.load();
-        let Some(signing) = &rules.keys.signing else {
-            return Err(Refusal::new(Code::Unavailable, "this gateway holds no signing key"));
-        };
+        let signing = rules.signing()?;
         // No JWT looks like this, so neither is taken for the other.
         let text = format!("roomgate invite\nroom {room}\ninvite {invite}");
         let signed = jsonwebtoken::crypto::sign(text.as_bytes(), &signing.key, signing.algorithm);

@@ -13,7 +13,7 @@ use jsonwebtoken::{Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::keys::{KeyError, Keys};
+use super::keys::{KeyError, Keys, Signing};
 use super::revocations::{Revocation, Revocations};
 use crate::clock::UnixMillis;
 use crate::config;
@@ -157,11 +157,14 @@ impl Rules {
         Ok(Self { issuer: auth.issuer.clone(), audience: auth.audience.clone(), keys })
     }
 
+    pub fn signing(&self) -> Result<&Signing, Refusal> {
+        let missing = || Refusal::new(Code::Unavailable, "this gateway holds no signing key");
+        self.keys.signing.as_ref().ok_or_else(missing)
+    }
+
     /// With the first key.
     pub fn sign(&self, body: &impl Serialize) -> Result<String, Refusal> {
-        let Some(signing) = &self.keys.signing else {
-            return Err(Refusal::new(Code::Unavailable, "this gateway holds no signing key"));
-        };
+        let signing = self.signing()?;
         let header = Header { kid: Some(signing.kid.clone()), ..Header::new(signing.algorithm) };
         jsonwebtoken::encode(&header, body, &signing.key).map_err(|error| {
             tracing::error!(%error, "signing a token failed");
@@ -215,10 +218,6 @@ pub struct Signer {
 }
 
 impl Signer {
-    pub fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime, ..self }
-    }
-
     /// Tokens that end with this sign-in.
     pub fn for_login(&self, login: Uuid) -> Self {
         Self { login: Some(login), ..self.clone() }

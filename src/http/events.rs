@@ -37,7 +37,7 @@ pub(super) struct Wish {
     user: Option<String>,
     #[param(value_type = Option<u64>, minimum = 0)]
     since_ms: Option<String>,
-    /// `ndjson`: all of them as lines, and at the end `{\"type\":\"end\",\"seq\":…}`; without that line it was cut.
+    /// `ndjson`: all of them as lines, and at the end `{"type":"end","seq":…}`; without that line it was cut.
     #[param(pattern = "^ndjson$")]
     stream: Option<String>,
 }

@@ -49,10 +49,6 @@ impl Shards {
         self.shards.get(usize::from(index.0))
     }
 
-    pub fn by_name(&self, name: &str) -> Option<(ShardIndex, &Shard)> {
-        self.iter().find(|(_, shard)| shard.name().as_str() == name)
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = (ShardIndex, &Shard)> {
         self.shards.iter().enumerate().map(|(i, shard)| (ShardIndex(i as u16), shard))
     }

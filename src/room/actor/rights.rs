@@ -3,7 +3,8 @@
 //!
 //! Each session remembers as of which `access_rev` it was let in or judged. When
 //! whoever raised it, or the head check, tells of another one, the primary is asked
-//! about all of them together. Submits are judged in their own transactions; this is about seeing.
+//! about all of them together. Submits are judged in their own transactions; this is
+//! about seeing.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -57,10 +57,6 @@ impl Committed {
         &self.events
     }
 
-    pub fn into_events(self) -> Vec<CommittedEvent> {
-        self.events
-    }
-
     /// When this node saw COMMIT succeed.
     pub fn committed_at(&self) -> UnixMillis {
         self.committed_at
