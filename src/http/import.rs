@@ -29,6 +29,7 @@ use crate::protocol::{Code, Exact, Refusal, Role, RoomRef, Schema, Shape, strict
 use crate::routing::Freshness;
 use crate::store::imports::{Import, Line, Staging};
 use crate::store::rooms::Wanted;
+use crate::store::rooms::refusals::editors_only;
 
 pub(super) const ROUTE: &str = "/v1/rooms/{room}/import";
 /// From the first byte to the answer.
@@ -115,7 +116,7 @@ async fn allowed(app: &App, claims: &Claims, room: &RoomRef) -> Answer<(RoomId, 
     }
     let admission = app.access.check(&claims.user, room).await?;
     if admission.role == Role::Viewer {
-        return Err(ApiError::new(Code::Forbidden, "only editors may change the room"));
+        return Err(editors_only().into());
     }
     Ok((admission.room, admission.facts.schema))
 }

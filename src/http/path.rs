@@ -7,8 +7,9 @@ use utoipa::IntoParams;
 use super::App;
 use super::error::{Answer, ApiError};
 use crate::ids::{InvalidId, InviteId, RoomId, Slug, UserId};
-use crate::protocol::{Code, RoomRef};
+use crate::protocol::RoomRef;
 use crate::store::rooms::RoomsError;
+use crate::store::rooms::refusals::no_such_invite;
 
 /// An id or a slug. Digits alone are an id.
 pub(super) struct RoomPath(pub RoomRef);
@@ -69,8 +70,7 @@ impl FromRequestParts<App> for InvitePath {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let invite = segment(parts, app, "invite").await?.parse();
-        let unknown = |_| ApiError::new(Code::NotFound, "the room has no such invite");
-        invite.map(Self).map_err(unknown)
+        invite.map(Self).map_err(|_: InvalidId| no_such_invite().into())
     }
 }
 

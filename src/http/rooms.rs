@@ -22,9 +22,9 @@ use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
 use crate::ids::{RoomId, Slug, UserId};
-use crate::protocol::{Access, Code, Object, ObjectWriter, Role, Schema};
+use crate::protocol::{Access, Object, ObjectWriter, Role, Schema};
 use crate::routing::Freshness;
-use crate::store::rooms::refusals::{needs_password, two_doors};
+use crate::store::rooms::refusals::{needs_password, too_much_metadata, two_doors};
 use crate::store::rooms::{Found, METADATA_MAX_BYTES, NewRoom, RoomFacts, Wanted};
 
 const NAME_MAX_CHARS: usize = 128;
@@ -138,7 +138,7 @@ fn checked(room: RoomId, owner: &UserId, wish: &Create) -> Answer<NewRoom> {
         .as_ref()
         .map_or_else(|| "{}".to_owned(), |object| serde_json::Value::Object(object.clone()).to_string());
     if metadata.len() > METADATA_MAX_BYTES {
-        return Err(ApiError::new(Code::TooLarge, "metadata may have 16 KiB"));
+        return Err(too_much_metadata().into());
     }
     Ok(NewRoom {
         room,

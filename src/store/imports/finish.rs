@@ -13,6 +13,7 @@ use crate::log::{Authority, Digest};
 use crate::position::{Epoch, Seq};
 use crate::protocol::{Code, ObjectWriter, Refusal, Role};
 use crate::store::guard::{Guard, Wanted, WriteError};
+use crate::store::rooms::refusals::{archived, editors_only};
 
 /// Between two tries, when someone else has the room.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -81,7 +82,7 @@ async fn write(
 ) -> Result<String, ImportError> {
     let import = &staging.import;
     let room = import.room.as_i64();
-    let head = guard.query_opt(&sql::LOCK_HEAD, &[&room]).await?.ok_or_else(|| refused(Code::RoomUnknown))?;
+    let head = guard.query_opt(&sql::LOCK_HEAD, &[&room]).await?.ok_or_else(room_unknown)?;
     let (head_seq, head_epoch, cleared): (i64, i64, i64) = (head.get(0), head.get(1), head.get(2));
     let (user, op) = (import.user.as_str(), import.op.as_str());
     let rights = guard.query_opt(&sql::RIGHTS, &[&room, &user]).await?;
@@ -124,9 +125,9 @@ async fn write(
 
 /// As for every submit: decided on what is read under the room's lock.
 fn may_write(import: &Import, rights: Option<&Row>) -> Result<(), ImportError> {
-    let rights = rights.ok_or_else(|| refused(Code::RoomUnknown))?;
+    let rights = rights.ok_or_else(room_unknown)?;
     if rights.get::<_, bool>(3) {
-        return Err(refused(Code::RoomArchived));
+        return Err(ImportError::Refused(archived()));
     }
     let role = match rights.get::<_, Option<&str>>(4) {
         _ if rights.get::<_, bool>(0) => Some(Role::Owner),
@@ -137,14 +138,17 @@ fn may_write(import: &Import, rights: Option<&Row>) -> Result<(), ImportError> {
     match role {
         _ if import.authority == Authority::Server => Ok(()),
         Some(Role::Editor | Role::Owner) => Ok(()),
-        Some(Role::Viewer) | None => Err(refused(Code::Forbidden)),
+        Some(Role::Viewer) | None => Err(ImportError::Refused(editors_only())),
     }
 }
 
 fn known_answer(known: &Row, digest: Digest) -> Result<String, ImportError> {
     match (known.get::<_, Option<&[u8]>>(0), known.get::<_, Option<String>>(1)) {
         (Some(bytes), Some(answer)) if bytes == digest.0 => Ok(answer),
-        _ => Err(refused(Code::OpReused)),
+        _ => {
+            let message = "this op was used for something else";
+            Err(ImportError::Refused(Refusal::new(Code::OpReused, message)))
+        }
     }
 }
 
@@ -168,12 +172,6 @@ fn answer(imported: u64, rejected: &[(u32, &str)], epoch: Epoch, from: Seq) -> S
         .end()
 }
 
-fn refused(code: Code) -> ImportError {
-    let message = match code {
-        Code::RoomUnknown => "there is no such room",
-        Code::RoomArchived => "the room is archived",
-        Code::OpReused => "this op was used for something else",
-        _ => "only editors may change the room",
-    };
-    ImportError::Refused(Refusal::new(code, message))
+fn room_unknown() -> ImportError {
+    ImportError::Refused(Refusal::new(Code::RoomUnknown, "there is no such room"))
 }

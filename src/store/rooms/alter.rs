@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::refusals::{needs_password, two_doors};
+use super::refusals::{needs_password, too_much_metadata, two_doors};
 use super::standing::{Actor, Standing};
 use super::write::Change;
 use super::{Rooms, RoomsError};
@@ -10,7 +10,7 @@ use crate::db::{Connection, Sql, ToSql};
 use crate::digests::PasswordHash;
 use crate::ids::RoomId;
 use crate::log::merge_patch;
-use crate::protocol::{Access, Code, Refusal, Role};
+use crate::protocol::{Access, Refusal, Role};
 use crate::store::audit::{Action, Note};
 
 pub const METADATA_MAX_BYTES: usize = 16 * 1024;
@@ -144,7 +144,7 @@ fn metadata(old: &str, patch: Option<&Option<String>>) -> Result<String, RoomsEr
         Some(Some(patch)) => merge_patch(old, patch).map_err(|_| RoomsError::Corrupt { what: "metadata" })?,
     };
     if new.len() > METADATA_MAX_BYTES {
-        return Err(Refusal::new(Code::TooLarge, "metadata may have 16 KiB").into());
+        return Err(too_much_metadata().into());
     }
     Ok(new)
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::read::{Answer, Question, facts, of_primary};
+use super::refusals::no_such_invite;
 use super::row::{COLUMNS, columns};
 use super::standing::{Actor, Standing};
 use super::write::Change;
@@ -229,7 +230,7 @@ impl Change for Revoke<'_> {
         standing.check_manager(actor)?;
         let params = (room.as_i64(), invite.as_i64());
         let Some(row) = connection.query_opt(&READ, &[&params.0, &params.1]).await? else {
-            return Err(Refusal::new(Code::NotFound, "the room has no such invite").into());
+            return Err(no_such_invite().into());
         };
         if !row.get::<_, bool>(4) {
             connection.execute(&REVOKE, &[&params.0, &params.1]).await?;

@@ -10,6 +10,10 @@ pub fn owner_stays() -> Refusal {
     Refusal::new(Code::Forbidden, "the room is theirs: its owner stays in it, as its owner")
 }
 
+pub fn editors_only() -> Refusal {
+    Refusal::new(Code::Forbidden, "only editors may change the room")
+}
+
 pub fn archived() -> Refusal {
     Refusal::new(Code::RoomArchived, "the room is archived")
 }
@@ -35,7 +39,15 @@ pub fn invalid_invite() -> Refusal {
     Refusal::new(Code::Forbidden, "this invite is not valid")
 }
 
+pub fn no_such_invite() -> Refusal {
+    Refusal::new(Code::NotFound, "the room has no such invite")
+}
+
 /// Of what a room is to be.
+pub fn too_much_metadata() -> Refusal {
+    Refusal::new(Code::TooLarge, "metadata may have 16 KiB")
+}
+
 pub fn two_doors() -> Refusal {
     Refusal::new(Code::BadMessage, "a room with a password has access password")
 }
