@@ -3,7 +3,7 @@
 //!
 //! `cargo test --test faults -- run` plays every fault once; `--length long` is
 //! for nights. A run is replayed with `--seed`, or from the plan that it wrote.
-//! README.md beside this file has the rules and the figures.
+//! README.md beside this file has the rules.
 
 mod bugs;
 mod burst;
