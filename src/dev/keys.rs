@@ -62,8 +62,10 @@ impl Drop for Keys {
 pub struct Breaker {
     observer: Observer,
     tasks: Tasks,
-    turn: AtomicUsize,
+    nodes_turn: AtomicUsize,
+    shards_turn: AtomicUsize,
     paused: AtomicBool,
+    failing_over: Arc<AtomicBool>,
 }
 
 pub const HELP: &str = "k kill a node, or bring it back · p pause or resume a replica · f fail a shard over · \
@@ -71,7 +73,14 @@ pub const HELP: &str = "k kill a node, or bring it back · p pause or resume a r
 
 impl Breaker {
     pub fn new(observer: Observer) -> Self {
-        Self { observer, tasks: Tasks::new(), turn: AtomicUsize::new(0), paused: AtomicBool::new(false) }
+        Self {
+            observer,
+            tasks: Tasks::new(),
+            nodes_turn: AtomicUsize::new(0),
+            shards_turn: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
+            failing_over: Arc::default(),
+        }
     }
 
     /// Whether the key had a meaning.
@@ -86,11 +95,12 @@ impl Breaker {
         true
     }
 
+    /// The dead one, else the nodes in turn.
     fn node(&self, cluster: &Arc<Cluster>) {
         let nodes = cluster.nodes();
         let dead = nodes.iter().find(|node| !node.service().is_running());
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let node: &Gateway = dead.unwrap_or(&nodes[turn % nodes.len()]);
+        let next = || &nodes[self.nodes_turn.fetch_add(1, Ordering::Relaxed) % nodes.len()];
+        let node: &Gateway = dead.unwrap_or_else(next);
         self.toggle(node.service());
     }
 
@@ -111,15 +121,25 @@ impl Breaker {
         });
     }
 
-    /// The shards in turn.
+    /// The shards in turn, one at a time: until the old primary is a replica there
+    /// is nobody to promote.
     fn fail_over(&self, cluster: &Arc<Cluster>) {
-        let (cluster, observer) = (cluster.clone(), self.observer.clone());
-        let shard = self.turn.fetch_add(1, Ordering::Relaxed) % cluster.shards().len();
+        let (cluster, observer, busy) = (cluster.clone(), self.observer.clone(), self.failing_over.clone());
+        if busy.swap(true, Ordering::SeqCst) {
+            return observer(Notice::Step("the last failover is still going on".to_owned()));
+        }
+        let turn = self.shards_turn.fetch_add(1, Ordering::Relaxed) % cluster.shards().len();
         self.tasks.spawn("dev-key", async move {
-            let name = format!("shard {}", cluster.shards()[shard].name());
-            observer(match cluster.fail_over(shard).await {
-                Ok(primary) => Notice::Step(format!("{name} has {primary} as its primary now")),
-                Err(error) => Notice::Failed { name, error: error.to_string() },
+            let shard = &cluster.shards()[turn];
+            let (name, old) = (shard.name(), shard.primary().name().to_owned());
+            observer(Notice::Step(format!("failing shard {name} over, away from {old}")));
+            let done = cluster.fail_over(turn).await;
+            busy.store(false, Ordering::SeqCst);
+            observer(match done {
+                Ok(new) => {
+                    Notice::Step(format!("shard {name} has {new} as its primary now, and {old} follows"))
+                }
+                Err(error) => Notice::Failed { name: "failover".to_owned(), error: error.to_string() },
             });
         });
     }

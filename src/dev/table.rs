@@ -24,7 +24,7 @@ pub fn table(report: &Report, folder: &Path) -> String {
     let demo = &report.demo;
     format!(
         "\n{}{}\n  data        {}, addresses also in dev.json there\n  whiteboard  {}/?room={}\n              \
-         sign in as {} with {}\n",
+         anybody may draw; its owner signs in as {} with {}\n",
         aligned(&rows),
         prometheus.unwrap_or_default(),
         folder.display(),

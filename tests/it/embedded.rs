@@ -1,9 +1,10 @@
 //! The embedded cluster itself.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use roomgate::dev::{Scratch, report};
+use roomgate::dev::{Breaker, Cluster, Notice, Options, Scratch, report};
 use serde_json::json;
 
 use crate::client::rect;
@@ -132,4 +133,35 @@ async fn drawing_goes_on_after_a_failover_and_nothing_acked_in_sync_is_lost() {
         reader.catches_up(room, 25).await;
         assert_eq!(reader.rooms[&room].shapes.len(), 25);
     }
+}
+
+#[tokio::test]
+async fn keys_break_nodes_and_shards_each_in_their_turn_and_one_shard_at_a_time() {
+    let scratch = Scratch::new("keys").unwrap();
+    let options = Options { nodes: 2, ..options(&scratch) };
+    let (tell, mut told) = tokio::sync::mpsc::channel(1024);
+    let observer = Arc::new(move |notice: Notice| tell.try_send(notice.to_string()).unwrap());
+    let cluster = Arc::new(Cluster::start(&options, observer.clone()).await.unwrap());
+    let keys = Breaker::new(observer);
+    let steps = [
+        ("k", "node-1 (pid"),
+        ("k", "node-1 is back"),
+        ("f", "failing shard a over, away from a-1"),
+        ("f", "the last failover is still going on"),
+        ("", "shard a has a-2 as its primary now, and a-1 follows"),
+        ("f", "shard b has b-2 as its primary now, and b-1 follows"),
+        ("k", "node-2 (pid"),
+    ];
+    for (pressed, expected) in steps {
+        for key in pressed.chars() {
+            assert!(keys.press(key, &cluster));
+        }
+        let mut heard = Vec::new();
+        while !heard.last().is_some_and(|line: &String| line.starts_with(expected)) {
+            let next = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
+            heard.push(next.unwrap_or_else(|_| panic!("not {expected} but {heard:?}")).unwrap());
+        }
+    }
+    assert!(!keys.press('x', &cluster));
+    cluster.stop().await;
 }
