@@ -21,17 +21,17 @@ const $ = (id) => document.getElementById(id);
 /**
  * Signs somebody in: a guest with one key, or an account.
  * @param {import('./roomgate.js').Account} account
- * @param {{where: string, why?: string}} texts
+ * @param {{where: string, why?: string, storage?: Storage}} more what to say, and what remembers the name
  */
-export function askWho(account, { where, why = '' }) {
+export function askWho(account, { where, why = '', storage }) {
   const dialog = $('who');
   $('who-where').textContent = where;
   $('who-why').textContent = why;
-  $('guest-name').value ||= localStorage.getItem('roomgate.name') || randomName();
+  $('guest-name').value ||= storage?.getItem('roomgate.name') || randomName();
   const actions = {
     guest: () => {
       const name = $('guest-name').value.trim() || randomName();
-      localStorage.setItem('roomgate.name', name);
+      storage?.setItem('roomgate.name', name);
       return account.guest(name);
     },
     signin: () => account.signIn($('email').value.trim(), $('password').value),

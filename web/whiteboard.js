@@ -37,7 +37,7 @@ let spaceHeld = false;
 start();
 
 async function start() {
-  if (!account.user) await askWho(account, { where: query.has('room') ? `You are invited to “${query.get('room')}”.` : 'A room of your own is one key away.' });
+  if (!account.user) await askWho(account, { storage, where: query.has('room') ? `You are invited to “${query.get('room')}”.` : 'A room of your own is one key away.' });
   if (!query.has('room')) await chooseRoom();
   enter();
 }
@@ -187,7 +187,7 @@ function watchClient() {
     showFacts();
     banner();
     if (status === 'signin') {
-      await askWho(account, { where: `Sign in again to go on in “${query.get('room')}”.`, why: room.saved.count > 0 ? 'Your unsaved work is kept in this browser.' : '' });
+      await askWho(account, { storage, where: `Sign in again to go on in “${query.get('room')}”.`, why: room.saved.count > 0 ? 'Your unsaved work is kept in this browser.' : '' });
       client.start();
     } else if (status === 'stopped') {
       banner(STOPPED[client.reason] ?? 'The server ended the connection.', 'Reconnect', () => client.start());

@@ -354,6 +354,14 @@ test('whoever comes without a room gets one of their own', async () => {
   assert.equal((await ada.ids()).length, 1);
 });
 
+test('a browser that keeps nothing may draw all the same', async () => {
+  const { slug } = await cluster.room();
+  const ada = await enters(cluster.url(0), slug, 'Ada', { storage: false });
+  await ada.draws('rect', [100, 100], [150, 150], [200, 180]);
+  await ada.mark('Saved');
+  await ada.isSound();
+});
+
 test('an account signs in, is told what is wrong, and signs out', async () => {
   const { lb, demo } = cluster.facts;
   const context = await browser.newContext();

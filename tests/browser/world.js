@@ -180,6 +180,12 @@ export function openBrowser() {
   return chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
 }
 
+/** As browsers do for pages that may keep nothing. Runs in the page. */
+function forbidStorage() {
+  const get = () => { throw new DOMException('Access is denied', 'SecurityError'); };
+  Object.defineProperty(globalThis, 'localStorage', { get });
+}
+
 /** Somebody with a browser window of their own. */
 export class Person {
   /** What went wrong in the page; must stay empty. */
@@ -188,6 +194,7 @@ export class Person {
   /** Opens the room at a node (or the balancer) and starts drawing as a guest. */
   static async enters(browser, url, slug, name, options = {}) {
     const context = await browser.newContext({ viewport: { width: 1000, height: 700 }, ...options });
+    if (options.storage === false) await context.addInitScript(forbidStorage);
     const person = await Person.#at(context, slug ? `${url}/?room=${slug}` : url);
     await person.page.getByLabel('Your name').fill(name);
     await person.page.getByRole('button', { name: 'Start drawing' }).click();
