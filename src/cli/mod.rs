@@ -59,7 +59,15 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Loaded, Failure> {
-        Ok(Sources::of_process(self.config.clone(), self.set.clone())?.load()?)
+        let loaded = Sources::of_process(self.config.clone(), self.set.clone())?.load();
+        loaded.map_err(|error| {
+            let mut failure = Failure::from(error);
+            // What is missing is then mostly the file itself.
+            if self.config.is_none() {
+                failure.message += "\nno file was named: --config FILE, or ROOMGATE_CONFIG";
+            }
+            failure
+        })
     }
 }
 
@@ -115,5 +123,19 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
             }
             ExitCode::from(failure.status)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_names_no_file_is_told_how() {
+        let args = |config| ConfigArgs { config, set: vec![("no.such".to_owned(), "1".to_owned())] };
+        let told = |config| args(config).load().map(drop).unwrap_err().message;
+        assert!(told(None).contains("--config FILE"), "{}", told(None));
+        let file = told(Some("config/roomgate.toml".into()));
+        assert!(!file.contains("--config FILE"), "{file}");
     }
 }
