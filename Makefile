@@ -90,6 +90,11 @@ fuzz: ## every fuzz target for a minute
 storm: install ## 5 000 clients in 50 rooms lose their node and come back
 	$(CARGO) test --locked --release --test faults -- storm
 
+.PHONY: hunt
+hunt: install ## 100 000 reads of late, cut off and promoted replicas; then the same without the check
+	$(CARGO) test --locked --release --test faults -- hunt
+	$(CARGO) test --locked --release --features planted --test faults -- hunt --reads 5000 --planted
+
 .PHONY: browser-test
 browser-test: install-test ## the whiteboard in a real browser
 	$(part)

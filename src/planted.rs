@@ -37,6 +37,8 @@ pub enum Bug {
     HeadCheckOff,
     /// A session whose outbox is full goes on without what found no room.
     LagSkips,
+    /// A replica's answer is taken as new enough, whatever was asked.
+    FreshnessUnchecked,
     /// No bug but a fault: the process ends between a COMMIT and its announcement,
     /// now and then.
     CrashBeforeAnnounce,
@@ -45,7 +47,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeCommit,
         Self::AnnounceBeforeCommit,
         Self::UnknownIsFailure,
@@ -60,6 +62,7 @@ impl Bug {
         Self::ResumeOffByOne,
         Self::HeadCheckOff,
         Self::LagSkips,
+        Self::FreshnessUnchecked,
         Self::CrashBeforeAnnounce,
         Self::CommitAnswerLost,
     ];

@@ -5,7 +5,7 @@ use roomgate::planted::Bug;
 
 use crate::Failure;
 use crate::fault::Fault;
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Reading, Step};
 use crate::run;
 
 /// Plays each bug (or the one of this name) and says which rules it broke.
@@ -57,6 +57,7 @@ fn plan(bug: Bug, seed: u64) -> Plan {
         Bug::ResumeOffByOne => vec![kill(), nothing()],
         Bug::HeadCheckOff => vec![step(Fault::FallSilent, 8_000)],
         Bug::LagSkips => vec![step(Fault::StopReading { client: 0, megabytes: 24 }, 500)],
+        Bug::FreshnessUnchecked => vec![step(Fault::DelayReplay { shard: 0, by_ms: 900 }, 5_000)],
         Bug::UnknownIsFailure | Bug::CrashBeforeAnnounce | Bug::CommitAnswerLost => {
             vec![nothing(), nothing()]
         }
@@ -69,8 +70,20 @@ fn plan(bug: Bug, seed: u64) -> Plan {
     let stay_ms = if bug == Bug::HeadCheckOff { 60_000 } else { 4_000 };
     // Two nodes must read the same shape in the same moment.
     let pause_ms = if bug == Bug::ReadBeforeLock { 50 } else { 200 };
+    let reading = match bug {
+        Bug::FreshnessUnchecked => Reading { readers: 12, pause_ms: 5, ..Reading::default() },
+        _ => Reading::default(),
+    };
     let restart = bug == Bug::CrashBeforeAnnounce;
-    Plan { planted: Some(planted), restart, pause_ms, stay_ms, settle_ms: 8_000, ..Plan::of(seed, steps) }
+    Plan {
+        planted: Some(planted),
+        restart,
+        reading,
+        pause_ms,
+        stay_ms,
+        settle_ms: 8_000,
+        ..Plan::of(seed, steps)
+    }
 }
 
 /// Faults that a sound gateway survives.

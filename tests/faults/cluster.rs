@@ -46,6 +46,7 @@ impl World {
         let mut options = Options::new(scratch.path().join("data"), env!("CARGO_BIN_EXE_roomgate"));
         options.port = Some(0);
         (options.nodes, options.shards, options.sync) = (plan.nodes, plan.shards, plan.sync);
+        options.replicas = plan.replicas;
         let limits = UNLIMITED.iter().map(|limit| (format!("limits.{limit}"), "0".to_owned()));
         let settings = limits.chain(plan.settings.iter().cloned());
         let mut options = settings

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use roomgate::dev::{Gateway, Postgres, Service};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,6 +70,23 @@ pub enum Fault {
         client: usize,
         megabytes: usize,
     },
+    /// The first replica goes on receiving but applies nothing.
+    PauseReplay {
+        shard: usize,
+    },
+    /// All replicas apply what was committed so long ago.
+    DelayReplay {
+        shard: usize,
+        by_ms: u64,
+    },
+    /// The replicas hear nothing more from their primary.
+    CutReceivers {
+        shard: usize,
+    },
+    /// SIGKILL of all replicas, and started again.
+    KillReplicas {
+        shard: usize,
+    },
     /// The primary is killed and a replica promoted.
     FailOver {
         shard: usize,
@@ -100,6 +118,10 @@ impl fmt::Display for Fault {
             Self::StopReading { client, megabytes } => {
                 write!(f, "client {client} lags {megabytes} MB")
             }
+            Self::PauseReplay { shard } => write!(f, "pause a replica of shard {shard}"),
+            Self::DelayReplay { shard, by_ms } => write!(f, "replicas of shard {shard} {by_ms} ms late"),
+            Self::CutReceivers { shard } => write!(f, "cut off the replicas of shard {shard}"),
+            Self::KillReplicas { shard } => write!(f, "SIGKILL the replicas of shard {shard}"),
             Self::FailOver { shard } => write!(f, "failover of shard {shard}"),
             Self::LoseTail { shard } => write!(f, "lossy failover of shard {shard}"),
             Self::Nothing => f.write_str("nothing"),
@@ -151,6 +173,26 @@ impl Fault {
             Self::StopReading { client, megabytes } => {
                 stop_reading(world, load, client, megabytes, lasts).await
             }
+            Self::PauseReplay { shard } => pause_replay(world, shard, lasts).await,
+            Self::DelayReplay { shard, by_ms } => {
+                set_on_replicas(world, shard, &format!("recovery_min_apply_delay = {by_ms}")).await?;
+                sleep(lasts).await;
+                reset_on_replicas(world, shard, "recovery_min_apply_delay").await
+            }
+            Self::CutReceivers { shard } => {
+                set_on_replicas(world, shard, "primary_conninfo = ''").await?;
+                sleep(lasts).await;
+                reset_on_replicas(world, shard, "primary_conninfo").await
+            }
+            Self::KillReplicas { shard } => {
+                let replicas: Vec<_> = world.cluster.shards()[shard].replicas().collect();
+                join_all(replicas.iter().map(|replica| replica.service().kill_for_good())).await;
+                sleep(lasts).await;
+                for replica in replicas {
+                    replica.service().restart().await?;
+                }
+                Ok(())
+            }
             Self::FailOver { shard } => world.cluster.fail_over(shard).await.map(drop).map_err(Into::into),
             Self::LoseTail { shard } => lose_tail(world, shard, lasts).await,
             Self::Nothing => {
@@ -182,6 +224,10 @@ impl Fault {
             | Self::FreezeRedis
             | Self::FallSilent
             | Self::KillRedisClients
+            | Self::PauseReplay { .. }
+            | Self::DelayReplay { .. }
+            | Self::CutReceivers { .. }
+            | Self::KillReplicas { .. }
             | Self::Nothing => Vec::new(),
         }
     }
@@ -202,6 +248,10 @@ impl Fault {
                 &["gaps repaired"]
             }
             Self::Burst { .. } => &["gaps repaired"],
+            Self::PauseReplay { .. }
+            | Self::DelayReplay { .. }
+            | Self::CutReceivers { .. }
+            | Self::KillReplicas { .. } => &["reads fell back"],
             Self::StopReading { .. } => &["events behind"],
             Self::Nothing => &[],
         }
@@ -297,15 +347,35 @@ async fn kill_redis_clients(port: u16, lasts: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The replica hears nothing more; what is committed for a while then exists on
-/// the primary alone, which dies.
-async fn lose_tail(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
+async fn pause_replay(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
+    let replica = world.cluster.shards()[shard].replicas().next().ok_or("no replica")?;
+    replica.set_replay_paused(true).await?;
+    sleep(lasts).await;
+    Ok(replica.set_replay_paused(false).await?)
+}
+
+async fn set_on_replicas(world: &World, shard: usize, setting: &str) -> Result<(), Failure> {
+    on_replicas(world, shard, &format!("ALTER SYSTEM SET {setting}")).await
+}
+
+async fn reset_on_replicas(world: &World, shard: usize, name: &str) -> Result<(), Failure> {
+    on_replicas(world, shard, &format!("ALTER SYSTEM RESET {name}")).await
+}
+
+async fn on_replicas(world: &World, shard: usize, change: &str) -> Result<(), Failure> {
     for replica in world.cluster.shards()[shard].replicas() {
         let admin = replica.admin().await?;
         // Each on its own: ALTER SYSTEM can't be part of a transaction.
-        admin.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
+        admin.batch_execute(change).await?;
         admin.batch_execute("SELECT pg_reload_conf()").await?;
     }
+    Ok(())
+}
+
+/// The replica hears nothing more; what is committed for a while then exists on
+/// the primary alone, which dies.
+async fn lose_tail(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
+    set_on_replicas(world, shard, "primary_conninfo = ''").await?;
     sleep(lasts).await;
     let primary = primary_of(world, shard);
     primary.service().kill_for_good().await;

@@ -135,6 +135,8 @@ pub struct Read {
     pub status: u16,
     pub position: Option<Position>,
     pub served_by: String,
+    /// Why the primary answered instead of a replica.
+    pub fallback: String,
     /// Of all shapes at `position`.
     pub state: Option<u64>,
     pub text: String,

@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::client::Client;
 use crate::cluster::World;
 use crate::history::{Clock, Diary, Events, Position, Read};
-use crate::plan::Plan;
+use crate::plan::{Plan, Reading};
 use crate::reader;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Shared {
     pub stay: Duration,
     /// The highest position that was acked, by room.
     pub acked: Mutex<BTreeMap<u64, Position>>,
+    pub reading: Reading,
+    pub reads: AtomicUsize,
     pub goodbyes: AtomicUsize,
     /// How far a client was behind that had stopped reading, if that was far.
     pub events_behind: AtomicU64,
@@ -85,7 +87,6 @@ pub struct Load {
 
 /// How many are in the corner room.
 const CORNER: usize = 3;
-const READERS: usize = 3;
 
 impl Load {
     pub fn start(world: &World, plan: &Plan, clock: Clock) -> Result<Self, Failure> {
@@ -97,6 +98,8 @@ impl Load {
             pause: Duration::from_millis(plan.pause_ms),
             stay: Duration::from_millis(plan.stay_ms),
             acked: Mutex::default(),
+            reading: plan.reading.clone(),
+            reads: AtomicUsize::new(0),
             goodbyes: AtomicUsize::new(0),
             events_behind: AtomicU64::new(0),
         });
@@ -109,7 +112,7 @@ impl Load {
             statuses.push(status);
         }
         let mut readers = JoinSet::new();
-        for number in 0..READERS {
+        for number in 0..plan.reading.readers {
             let rooms: Vec<u64> = world.rooms.iter().map(|room| room.id).collect();
             let api = world.api(&format!("reader-{number}"))?;
             let seed = plan.seed.wrapping_add(1_000 + number as u64);

@@ -15,6 +15,7 @@ mod fault;
 mod felt;
 mod fold;
 mod history;
+mod hunt;
 mod load;
 mod plan;
 mod reader;
@@ -28,6 +29,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::plan::{Length, Plan};
+
+const NO_BUGS: &str = "there are no bugs in this build: cargo test --features planted --test faults";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -55,6 +58,18 @@ enum What {
         /// Where plan and findings are written.
         #[arg(long)]
         out: Option<PathBuf>,
+    },
+    /// Many reads of replicas that are late in every way there is: is any of them
+    /// older than was asked?
+    Hunt {
+        #[arg(long, default_value_t = 100_000)]
+        reads: usize,
+        #[arg(long)]
+        seed: Option<u64>,
+        /// With the check of freshness removed, to see that it is noticed. Needs
+        /// `--features planted`.
+        #[arg(long)]
+        planted: bool,
     },
     /// Many clients lose their node and come back at once.
     Storm {
@@ -104,14 +119,16 @@ async fn serve(cli: Cli) -> Result<bool, Failure> {
             }
             Ok(outcome.is_good())
         }
+        What::Hunt { planted: true, .. } if cfg!(not(feature = "planted")) => Err(NO_BUGS.into()),
+        What::Hunt { reads, seed, planted } => {
+            hunt::run(reads, seed.unwrap_or_else(rand::random), planted).await
+        }
         What::Storm { clients, rooms } => {
             let storm = storm::run(clients, rooms).await?;
             println!("{}", storm.text());
             Ok(storm.is_good())
         }
-        What::Bugs { .. } if cfg!(not(feature = "planted")) => {
-            Err("there are no bugs in this build: cargo test --features planted --test faults -- bugs".into())
-        }
+        What::Bugs { .. } if cfg!(not(feature = "planted")) => Err(NO_BUGS.into()),
         What::Bugs { seed, only } => bugs::run_all(seed.unwrap_or_else(rand::random), only.as_deref()).await,
     }
 }

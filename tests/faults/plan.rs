@@ -26,6 +26,11 @@ pub struct Plan {
     pub stay_ms: u64,
     /// In which everybody must have everything, once nobody draws any more.
     pub settle_ms: u64,
+    /// Streaming replicas of each shard.
+    #[serde(default = "one")]
+    pub replicas: usize,
+    #[serde(default)]
+    pub reading: Reading,
     pub steps: Vec<Step>,
     /// Of every node, besides what all have.
     #[serde(default)]
@@ -36,6 +41,27 @@ pub struct Plan {
     /// What dies is brought back by itself.
     #[serde(default)]
     pub restart: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// Who reads over HTTP, and how much.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    pub readers: usize,
+    pub pause_ms: u64,
+    /// One read of so many is of the whole state, to be compared with the log.
+    pub whole_every: usize,
+    /// The steps are gone through again until there were so many reads.
+    pub at_least: usize,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { readers: 3, pause_ms: 60, whole_every: 1, at_least: 0 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +101,23 @@ impl Plan {
         Self { sync, clients: 24, ..Self::of(seed, steps) }
     }
 
+    /// The hunt for a stale answer: many readers, and replicas that are late in
+    /// every way there is.
+    pub fn hunt(seed: u64, reads: usize) -> Self {
+        let shard = |n: u64| (seed.wrapping_add(n) % SHARDS as u64) as usize;
+        let step = |fault| Step::new(fault, 6_000, 3_000);
+        let steps = vec![
+            step(Fault::PauseReplay { shard: shard(0) }),
+            step(Fault::DelayReplay { shard: shard(1), by_ms: 150 }),
+            step(Fault::DelayReplay { shard: shard(0), by_ms: 900 }),
+            step(Fault::CutReceivers { shard: shard(1) }),
+            step(Fault::KillReplicas { shard: shard(0) }),
+            Step::new(Fault::FailOver { shard: shard(1) }, 0, 6_000),
+        ];
+        let reading = Reading { readers: 16, pause_ms: 4, whole_every: 20, at_least: reads };
+        Self { replicas: 2, reading, pause_ms: 400, ..Self::of(seed, steps) }
+    }
+
     /// These steps under the usual load.
     pub fn of(seed: u64, steps: Vec<Step>) -> Self {
         Self {
@@ -87,6 +130,8 @@ impl Plan {
             pause_ms: 200,
             stay_ms: 16_000,
             settle_ms: 20_000,
+            replicas: 1,
+            reading: Reading::default(),
             steps,
             settings: Vec::new(),
             planted: None,

@@ -41,9 +41,11 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Failure> {
     let felt = Felt::start(&world);
     sleep(WARM_UP).await;
     let mut played = Vec::new();
-    for step in &plan.steps {
-        eprintln!("  {:>5.1} s  {}", began.elapsed().as_secs_f64(), step.fault);
-        played.push(play(step, &world, &mut load, &felt, clock).await?);
+    while played.is_empty() || load.shared.reads.load(Ordering::Relaxed) < plan.reading.at_least {
+        for step in &plan.steps {
+            eprintln!("  {:>5.1} s  {}", began.elapsed().as_secs_f64(), step.fault);
+            played.push(play(step, &world, &mut load, &felt, clock).await?);
+        }
     }
     load.settle();
     let unsettled = settled(&world, &load, Duration::from_millis(plan.settle_ms)).await?;
