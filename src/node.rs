@@ -134,6 +134,7 @@ impl Node {
         let eraser = jobs.eraser();
         jobs.start(config, &verifier, &sessions, tasks);
         let probe = probe(&draining, &slots, &shards, directory.database());
+        let watched = watched(config, &shards, &directory, &bus);
         let public = http::Parts {
             sessions: sessions.clone(),
             access,
@@ -157,7 +158,7 @@ impl Node {
             trusted_proxies: http::trusted_proxies(&config.listen),
             legacy_protocol: config.listen.legacy_protocol,
         };
-        let accepting = listen(config, public, http::AdminParts { probe, directory }, tasks)?;
+        let accepting = listen(config, public, http::AdminParts { probe, watched, directory }, tasks)?;
         Ok(Self { sessions, accepting, tasks: tasks.clone(), draining })
     }
 
@@ -301,6 +302,17 @@ fn probe(draining: &Arc<AtomicBool>, slots: &Slots, shards: &Shards, directory: 
         shards: shards.len(),
         writable_shards: shards.iter().filter(|(_, shard)| shard.primary_now().is_some()).count(),
     })
+}
+
+/// What `/health/detailed` looks at.
+fn watched(config: &Config, shards: &Shards, directory: &Directory, bus: &Bus) -> http::Watched {
+    http::Watched {
+        node: config.node.name.clone(),
+        shards: shards.clone(),
+        directory: directory.database().clone(),
+        bus: bus.clone(),
+        durability: config.writes.durability,
+    }
 }
 
 fn directory_cluster(config: &Config, tasks: &Tasks) -> Shard {

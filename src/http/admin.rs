@@ -8,7 +8,7 @@ use axum::routing::get;
 
 use super::answer;
 use super::error::{Answer, ApiError, method_not_allowed};
-use super::health::Probe;
+use super::health::{Probe, Watched};
 use crate::directory::Directory;
 use crate::ids::UserId;
 use crate::metrics;
@@ -21,6 +21,7 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone)]
 pub struct AdminParts {
     pub probe: Probe,
+    pub watched: Watched,
     pub directory: Directory,
 }
 
@@ -29,6 +30,7 @@ pub fn admin_router(parts: AdminParts) -> Router {
         .route("/metrics", get(prometheus))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
+        .route("/health/detailed", get(detailed))
         .route("/admin/erasures/{user}", get(erasure))
         .fallback(async || ApiError::new(Code::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(method_not_allowed)
@@ -52,6 +54,12 @@ async fn ready(State(parts): State<AdminParts>) -> Response {
     } else {
         answer::json(StatusCode::SERVICE_UNAVAILABLE, facts.json("not ready"))
     }
+}
+
+/// Everything the node depends on. Always 200: whether to send users here is
+/// `ready`'s to say.
+async fn detailed(State(parts): State<AdminParts>) -> Response {
+    axum::Json(parts.watched.look()).into_response()
 }
 
 /// How far the erasure of a person has come.

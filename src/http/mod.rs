@@ -71,7 +71,7 @@ pub use shapes::fuzz_cursor;
 
 pub use accept::{bind, serve};
 pub use admin::{AdminParts, admin_router};
-pub use health::{Facts, Probe};
+pub use health::{Facts, Probe, Watched};
 pub use me::Eraser;
 
 use shapes::Pins;

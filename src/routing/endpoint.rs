@@ -76,6 +76,20 @@ impl Endpoint {
         self.reads.load(Ordering::Relaxed)
     }
 
+    /// Connections this node may have to it.
+    pub fn capacity(&self) -> u32 {
+        u32::try_from(self.capacity).unwrap_or(u32::MAX)
+    }
+
+    /// `closed`, `half_open` or `open`: whether reads stay away.
+    pub fn breaker_state(&self) -> &'static str {
+        match self.breaker.level() {
+            0 => "closed",
+            1 => "half_open",
+            _ => "open",
+        }
+    }
+
     pub(super) fn doubt(&self) {
         self.doubts.fetch_add(1, Ordering::SeqCst);
         self.nudge.notify_one();

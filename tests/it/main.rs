@@ -19,6 +19,7 @@ mod delivery;
 mod drain;
 mod embedded;
 mod head_checks;
+mod health;
 mod history;
 mod idempotency;
 mod legacy;

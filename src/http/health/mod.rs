@@ -1,10 +1,15 @@
-//! Whether the node can serve.
+//! Whether the node can serve, and what is wrong if something is.
+
+mod detail;
+mod levels;
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+
+pub use detail::Watched;
 
 use super::openapi::schemas;
 use super::{App, answer};

@@ -1,0 +1,177 @@
+//! How bad it is: thresholds, the same as the alerts', and the rules that apply
+//! them. Pure.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::routing::{Facts, Standing};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Ok,
+    /// Look at it today.
+    Warn,
+    /// Users feel it, or are about to.
+    Critical,
+}
+
+/// From here on it is a warning, from there on critical.
+struct Threshold {
+    warn: f64,
+    critical: f64,
+}
+
+impl Threshold {
+    fn level(&self, value: f64) -> Level {
+        match value {
+            _ if value >= self.critical => Level::Critical,
+            _ if value >= self.warn => Level::Warn,
+            _ => Level::Ok,
+        }
+    }
+}
+
+/// Share of a pool's connections that are in use.
+const POOL_USE: Threshold = Threshold { warn: 0.70, critical: 0.85 };
+const LAG_SECONDS: Threshold = Threshold { warn: 1.0, critical: 10.0 };
+
+/// The worst of several findings, and each in words.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    pub status: Level,
+    pub why: Vec<String>,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self { status: Level::Ok, why: Vec::new() }
+    }
+}
+
+impl Verdict {
+    pub fn note(&mut self, level: Level, why: impl Into<String>) {
+        if level > Level::Ok {
+            self.status = self.status.max(level);
+            self.why.push(why.into());
+        }
+    }
+}
+
+/// What one endpoint's pool and breaker are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub in_use: u32,
+    pub max: u32,
+    pub waiting: u64,
+    pub breaker_closed: bool,
+}
+
+/// One server. `staleness` is a replica's.
+pub fn endpoint(facts: &Facts, staleness: Option<Duration>, load: Load) -> Verdict {
+    let mut verdict = Verdict::default();
+    match facts.standing {
+        Standing::Down => {
+            let error = facts.error.as_deref().unwrap_or("it has not answered yet");
+            verdict.note(Level::Warn, format!("down: {error}"));
+        }
+        Standing::Fenced(fence) => {
+            let why = format!("fenced off ({}): nothing is written to it or read from it", fence.as_str());
+            verdict.note(Level::Critical, why);
+        }
+        Standing::Unclaimed => verdict.note(Level::Warn, "promoted, and not claimed yet"),
+        Standing::Replica => match staleness {
+            Some(late) => {
+                let late = late.as_secs_f64();
+                verdict.note(LAG_SECONDS.level(late), format!("{late:.1} s behind the primary"));
+            }
+            None => verdict.note(Level::Critical, "further behind than anyone can tell"),
+        },
+        Standing::Primary => {}
+    }
+    let used = f64::from(load.in_use) / f64::from(load.max.max(1));
+    let mut pool = format!("{} of {} connections in use", load.in_use, load.max);
+    if load.waiting > 0 {
+        let _infallible = write!(pool, ", {} wait for one", load.waiting);
+    }
+    verdict.note(POOL_USE.level(used), pool);
+    if !load.breaker_closed {
+        verdict.note(Level::Warn, "reads stay away: it failed them");
+    }
+    verdict
+}
+
+/// A shard as a whole, from what its endpoints are.
+pub fn shard(standings: &[Standing], is_sync: bool, synchronous_standbys: i64, contested: bool) -> Verdict {
+    let mut verdict = Verdict::default();
+    let has_primary = standings.contains(&Standing::Primary);
+    if contested {
+        verdict.note(Level::Critical, "several servers were promoted side by side: stop all but one");
+    } else if !has_primary {
+        verdict.note(Level::Critical, "no primary: nothing is written until one is back or promoted");
+    }
+    if has_primary && is_sync && synchronous_standbys == 0 {
+        verdict.note(Level::Critical, "durability is sync and no standby confirms: writes wait");
+    }
+    if standings.iter().any(|standing| matches!(standing, Standing::Fenced(_))) {
+        verdict.note(Level::Critical, "a server is fenced off");
+    }
+    let replicas = standings.len().saturating_sub(1);
+    let usable = standings.iter().filter(|standing| **standing == Standing::Replica).count();
+    if replicas > 0 && usable < replicas {
+        verdict.note(Level::Warn, format!("{usable} of {replicas} replicas answer"));
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::Fence;
+
+    const IDLE: Load = Load { in_use: 0, max: 20, waiting: 0, breaker_closed: true };
+
+    fn replica() -> Facts {
+        Facts { standing: Standing::Replica, ..Facts::default() }
+    }
+
+    #[test]
+    fn lag_and_pools_have_the_thresholds_of_the_alerts() {
+        let late = |ms| endpoint(&replica(), Some(Duration::from_millis(ms)), IDLE).status;
+        assert_eq!([late(999), late(1_000), late(10_000)], [Level::Ok, Level::Warn, Level::Critical]);
+        assert_eq!(endpoint(&replica(), None, IDLE).status, Level::Critical, "nobody knows how late");
+        let busy = |in_use| endpoint(&replica(), Some(Duration::ZERO), Load { in_use, ..IDLE }).status;
+        assert_eq!([busy(13), busy(14), busy(17)], [Level::Ok, Level::Warn, Level::Critical]);
+    }
+
+    #[test]
+    fn a_shard_is_as_bad_as_what_its_users_feel() {
+        use Standing::{Down, Primary, Replica};
+        let of =
+            |standings: &[Standing], is_sync, standbys| shard(standings, is_sync, standbys, false).status;
+        assert_eq!(of(&[Primary, Replica], true, 1), Level::Ok);
+        assert_eq!(of(&[Primary, Down], false, 0), Level::Warn);
+        assert_eq!(of(&[Primary, Replica], true, 0), Level::Critical, "writes wait");
+        assert_eq!(of(&[Down, Replica], false, 0), Level::Critical, "nobody can write");
+        let fenced = Standing::Fenced(Fence::OldTimeline);
+        assert_eq!(of(&[fenced, Primary], false, 0), Level::Critical);
+        assert_eq!(of(&[Primary], false, 0), Level::Ok, "a shard without replicas lacks none");
+    }
+
+    #[test]
+    fn every_finding_is_told_and_the_worst_counts() {
+        let down = Facts { error: Some("connection refused".to_owned()), ..Facts::default() };
+        let verdict = endpoint(&down, None, Load { in_use: 20, waiting: 3, breaker_closed: false, ..IDLE });
+        assert_eq!(verdict.status, Level::Critical);
+        assert_eq!(
+            verdict.why,
+            [
+                "down: connection refused",
+                "20 of 20 connections in use, 3 wait for one",
+                "reads stay away: it failed them"
+            ]
+        );
+    }
+}
