@@ -96,7 +96,7 @@ impl Node {
         let Databases { directory, shards, slots } = Databases::open(config, tasks).await?;
         let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
-        let rooms = Rooms::new(shards.clone(), slots.clone());
+        let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
         let (hub, bus) = hub(config, history.clone(), rooms.clone(), tasks)?;
         let announce = Arc::new(hub.clone());
         let appender =

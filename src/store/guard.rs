@@ -3,6 +3,7 @@
 //! by a later statement, which sees what a mover committed before.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -12,7 +13,7 @@ use crate::db::{Class, Connection, DbError, Lease, Sql};
 use crate::ids::RoomId;
 use crate::placement::slot_of;
 use crate::position::Epoch;
-use crate::routing::{NoPrimary, Shards};
+use crate::routing::{Endpoint, NoPrimary, Shard, Shards};
 use crate::store::slots::{SLOT_LOCKS, Slots};
 
 /// Prepared on every connection that may write.
@@ -62,6 +63,8 @@ pub enum WriteError {
 pub struct Guard {
     lease: Lease,
     epoch: Epoch,
+    shard: Shard,
+    primary: Arc<Endpoint>,
 }
 
 impl Guard {
@@ -103,9 +106,11 @@ impl Guard {
             _ if !row.get::<_, bool>(1) => WriteError::NotClaimed,
             _ if wanted.is_sync && !row.get::<_, bool>(2) => WriteError::NoStandby,
             None => WriteError::NoOwner,
-            Some(epoch) => return Ok(Self { lease, epoch }),
+            Some(epoch) => return Ok(Self { lease, epoch, shard: shard.clone(), primary }),
         };
-        end(lease).await;
+        if let Err(error) = lease.rollback().await {
+            tracing::debug!(%error, "a rollback failed");
+        }
         Err(refused)
     }
 
@@ -116,11 +121,23 @@ impl Guard {
 
     /// An error here means that nobody knows.
     pub async fn commit(self) -> Result<(), DbError> {
-        self.lease.commit().await
+        self.lease.commit().await.inspect_err(|error| self.doubt(error))
     }
 
+    /// A failed rollback leaves the connection marked as in a transaction, so it
+    /// isn't used again.
     pub async fn rollback(self) {
-        end(self.lease).await;
+        if let Err(error) = self.lease.rollback().await {
+            self.doubt(&error);
+            tracing::debug!(%error, "a rollback failed");
+        }
+    }
+
+    /// A server that breaks off may not be the primary any more.
+    fn doubt(&self, error: &DbError) {
+        if matches!(error.class(), Class::Connection | Class::ReadOnly) {
+            self.shard.suspect(&self.primary);
+        }
     }
 }
 
@@ -141,13 +158,5 @@ impl WriteError {
                 !matches!(error.class(), Class::BadInput | Class::Other | Class::Storage)
             }
         }
-    }
-}
-
-/// A failed rollback leaves the connection marked as in a transaction, so it
-/// isn't used again.
-async fn end(lease: Lease) {
-    if let Err(error) = lease.rollback().await {
-        tracing::debug!(%error, "a rollback failed");
     }
 }

@@ -27,6 +27,7 @@ use thiserror::Error;
 use crate::db::{Class, DbError, Sql};
 use crate::protocol::{Code, Refusal};
 use crate::routing::{NoPrimary, Shard, Shards, Unavailable};
+use crate::store::guard::WriteError;
 use crate::store::slots::Slots;
 
 pub use admit::{Admitted, Key};
@@ -45,8 +46,6 @@ pub use visits::Visits;
 
 /// Every statement, to be prepared when a connection is made.
 pub const STATEMENTS: &[&Sql] = &[
-    &write::LOCK_SLOT,
-    &write::CHECK_OWNER,
     &write::INSERT_ROOM,
     &write::INSERT_HEAD,
     &forget::THEIRS,
@@ -83,6 +82,7 @@ pub const STATEMENTS: &[&Sql] = &[
 pub struct Rooms {
     shards: Shards,
     slots: Slots,
+    is_sync: bool,
 }
 
 #[derive(Debug, Error)]
@@ -93,6 +93,8 @@ pub enum RoomsError {
     NoOwner,
     #[error("the server's timeline is not the one that is claimed for the shard")]
     NotClaimed,
+    #[error("durability is sync, but the server waits for no standby")]
+    NoStandby,
     #[error(transparent)]
     NoPrimary(#[from] NoPrimary),
     #[error(transparent)]
@@ -111,13 +113,26 @@ pub enum RoomsError {
 }
 
 impl Rooms {
-    pub fn new(shards: Shards, slots: Slots) -> Self {
-        Self { shards, slots }
+    /// `is_sync`: nothing is written where no standby is waited for.
+    pub fn new(shards: Shards, slots: Slots, is_sync: bool) -> Self {
+        Self { shards, slots, is_sync }
     }
 
     /// All shards that there are.
     pub fn shards(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter().map(|(_, shard)| shard)
+    }
+}
+
+impl From<WriteError> for RoomsError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::NoOwner => Self::NoOwner,
+            WriteError::NotClaimed => Self::NotClaimed,
+            WriteError::NoStandby => Self::NoStandby,
+            WriteError::NoPrimary(error) => Self::NoPrimary(error),
+            WriteError::Database(error) => Self::Database(error),
+        }
     }
 }
 
@@ -134,7 +149,10 @@ impl From<RoomsError> for Refusal {
             }
             RoomsError::Unavailable(error) => error.into(),
             RoomsError::Refused(refusal) => refusal,
-            RoomsError::NoOwner | RoomsError::NotClaimed | RoomsError::NoPrimary(_) => {
+            RoomsError::NoOwner
+            | RoomsError::NotClaimed
+            | RoomsError::NoStandby
+            | RoomsError::NoPrimary(_) => {
                 tracing::warn!(%error, "a room can't be reached");
                 Self::new(Code::ShardUnavailable, "the room's shard can't be written now; try again")
                     .retry_after_ms(1_000)

@@ -108,6 +108,16 @@ async fn nothing_is_written_to_a_primary_that_is_not_the_claimed_one() {
 }
 
 #[tokio::test]
+async fn in_sync_nothing_is_written_where_no_standby_is_waited_for() {
+    let world = World::start().await;
+    let (new, deadline) = (new_room(&user("ann")), Instant::now() + Duration::from_millis(300));
+    let written = world.in_sync.insert(&new, deadline).await;
+    assert!(matches!(written, Err(RoomsError::NoStandby)), "{written:?}");
+    assert_eq!(world.count("room").await, 0);
+    world.rooms.insert(&new, soon()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_position_that_is_not_in_the_log_is_named() {
     let world = World::start().await;
     let ann = user("ann");

@@ -25,6 +25,8 @@ pub struct World {
     pub admin: Admin,
     pub directory: Directory,
     pub rooms: Rooms,
+    /// The same, of a node whose durability is `sync`.
+    pub in_sync: Rooms,
     tasks: Tasks,
     _scratch: Scratch,
 }
@@ -59,8 +61,10 @@ impl World {
         directory.primary(Instant::now() + PATIENCE).await.unwrap();
         let slots = Slots::new(SlotMap::default(), shards.clone());
         slots.refresh().await;
-        let (directory, rooms) = (Directory::new(directory), Rooms::new(shards, slots));
-        Self { server, admin, directory, rooms, tasks, _scratch: scratch }
+        let rooms = Rooms::new(shards.clone(), slots.clone(), false);
+        let in_sync = Rooms::new(shards, slots, true);
+        let directory = Directory::new(directory);
+        Self { server, admin, directory, rooms, in_sync, tasks, _scratch: scratch }
     }
 
     pub async fn sql(&self, text: &str) {
