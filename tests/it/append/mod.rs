@@ -1,5 +1,6 @@
 //! The append against a real PostgreSQL: what an answer promises.
 
+mod classes;
 mod decisions;
 mod faults;
 mod locks;
