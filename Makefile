@@ -118,7 +118,7 @@ autobahn: install-test target/api/installed ## the framing of WebSockets against
 # The tools, as pinned there.
 target/api/installed: tests/api/requirements.txt
 	mkdir -p target
-	python3 -m venv target/api
+	python3 -m venv --clear target/api
 	target/api/bin/pip install --quiet -r $<
 	touch $@
 
