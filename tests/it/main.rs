@@ -27,6 +27,7 @@ mod live;
 mod people;
 mod pools;
 mod presence;
+mod promotion;
 mod protocol;
 mod reads;
 mod real_drawings;
