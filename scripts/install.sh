@@ -26,6 +26,8 @@ if [ "$purpose" = test ]; then
     has curl || missing+=(curl)
     has jq || missing+=(jq)
     has wsdump || missing+=(python3-websocket)
+    has patroni || missing+=(patroni python3-etcd)
+    has etcd || missing+=(etcd-server)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     has chromium || has chromium-browser || missing+=(chromium)
 fi
