@@ -10,6 +10,7 @@ mod health;
 mod logging;
 mod migrate;
 mod serve;
+mod shards;
 mod token;
 
 use std::fmt::Display;
@@ -39,6 +40,8 @@ enum Verb {
     #[command(subcommand)]
     Token(token::TokenVerb),
     Health(health::HealthArgs),
+    #[command(subcommand)]
+    Shards(shards::ShardsVerb),
 }
 
 /// Where the configuration comes from, for every verb that needs one.
@@ -103,6 +106,7 @@ pub fn run() -> ExitCode {
         Verb::CheckConfig(args) => block_on(check_config::run(args)),
         Verb::Token(verb) => ended(token::run(verb)),
         Verb::Health(args) => block_on(health::run(args)),
+        Verb::Shards(verb) => block_on(shards::run(verb)),
     }
 }
 

@@ -67,6 +67,19 @@ fn hundred() -> u32 {
     100
 }
 
+impl Endpoint {
+    /// The same server, for the role that changes schemas and promotes.
+    pub fn as_migrator(&self, migrations: &Migrations) -> Self {
+        let mut endpoint = self.clone();
+        if let Some(user) = &migrations.user {
+            endpoint.user.clone_from(user);
+            endpoint.password.clone_from(&migrations.password);
+            endpoint.password_file = None;
+        }
+        endpoint
+    }
+}
+
 /// The directory's endpoints; its tables live in the schema `directory`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -19,10 +19,11 @@ GRANT pg_monitor TO roomgate;
 CREATE DATABASE roomgate OWNER roomgate_owner;
 ";
 
-/// Migrations run as `roomgate_owner`; the gateway's role `roomgate` owns
-/// nothing and may only read and write rows.
+/// Migrations run as `roomgate_owner`, and it may promote; the gateway's role
+/// `roomgate` owns nothing and may only read and write rows.
 const SCHEMAS: &str = "\
 CREATE SCHEMA directory AUTHORIZATION roomgate_owner;
+GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO roomgate_owner;
 GRANT USAGE ON SCHEMA public, directory TO roomgate;
 ALTER DEFAULT PRIVILEGES FOR ROLE roomgate_owner IN SCHEMA public, directory \
 GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO roomgate;

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod guard;
 pub mod history;
 pub mod imports;
+pub mod promotion;
 pub mod rooms;
 pub mod slots;
 pub mod topology;

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use crate::clock::UnixMillis;
-use crate::db::{Class, DbError, Lease, Row, Sql};
+use crate::db::{Class, Connection, DbError, Lease, Row, Sql};
 use crate::ids::ShardName;
 use crate::metrics;
 use crate::placement::{ShardIndex, Weighted, propose};
@@ -215,7 +215,7 @@ impl Topology {
         let Some(shard) = self.inner.shards.get(index) else { return Ok(()) };
         let deadline = Instant::now() + CLAIM_PATIENCE;
         let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
-        if let Some(decided) = decided(&directory, shard).await? {
+        if let Some(decided) = decided(&directory, shard.name(), &names(shard)).await? {
             shard.accept_claim(decided);
         }
         if let Some(timeline) = shard.contested() {
@@ -226,6 +226,20 @@ impl Topology {
             None => shard.primary(deadline).await?,
         };
         self.admit(&directory, index, shard, &candidate).await
+    }
+
+    /// Admits a server of shard number `index` that was just promoted by hand,
+    /// whatever is seen of the others. Waits for a synchronous standby, if the
+    /// server does: bound it.
+    pub async fn claim_promoted(
+        &self,
+        index: ShardIndex,
+        candidate: &Arc<Endpoint>,
+        deadline: Instant,
+    ) -> Result<(), TopologyError> {
+        let Some(shard) = self.inner.shards.get(index) else { return Ok(()) };
+        let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
+        self.admit(&directory, index, shard, candidate).await
     }
 
     async fn admit(
@@ -246,7 +260,7 @@ impl Topology {
         let weight = self.inner.weights.get(usize::from(index.0)).map_or(100, |weighted| weighted.weight);
         let weight = i32::try_from(weight).unwrap_or(i32::MAX);
         directory.execute(&DECIDE, &[&name, &weight, &timeline, &system_id, &endpoint]).await?;
-        let Some(claim) = decided(directory, shard).await? else {
+        let Some(claim) = decided(directory, shard.name(), &names(shard)).await? else {
             return Err(DbError::new(Class::Other, DECIDED.name, "the claim just made is not there").into());
         };
         shard.accept_claim(claim.clone());
@@ -303,17 +317,24 @@ impl Topology {
     }
 }
 
-/// The claim that the directory holds. An endpoint that is not configured any
-/// more can't decide between those that are.
-async fn decided(directory: &Lease, shard: &Shard) -> Result<Option<Claim>, DbError> {
-    let row = directory.query_opt(&DECIDED, &[&shard.name().as_str()]).await?;
+fn names(shard: &Shard) -> Vec<&str> {
+    shard.endpoints().iter().map(|endpoint| endpoint.name()).collect()
+}
+
+/// The claim that the directory holds. An endpoint that is not among the
+/// `configured` any more can't decide between those that are.
+pub(super) async fn decided(
+    directory: &Connection,
+    shard: &ShardName,
+    configured: &[&str],
+) -> Result<Option<Claim>, DbError> {
+    let row = directory.query_opt(&DECIDED, &[&shard.as_str()]).await?;
     let claim = |row: Row| {
         let endpoint: String = row.get(2);
-        let configured = shard.endpoints().iter().any(|known| known.name() == endpoint);
         Claim {
             timeline: Timeline(row.get::<_, i32>(0).unsigned_abs()),
             system_id: SystemId(row.get(1)),
-            endpoint: configured.then_some(endpoint),
+            endpoint: configured.contains(&endpoint.as_str()).then_some(endpoint),
         }
     };
     Ok(row.map(claim))

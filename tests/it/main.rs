@@ -28,6 +28,7 @@ mod patroni;
 mod people;
 mod pools;
 mod presence;
+mod promotion;
 mod protocol;
 mod reads;
 mod real_drawings;

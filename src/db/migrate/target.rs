@@ -60,12 +60,7 @@ impl Target {
     }
 
     async fn role_of(&self, endpoint: &Endpoint) -> Result<(bool, Connection), crate::db::DbError> {
-        let mut endpoint = endpoint.clone();
-        if let Some(user) = &self.settings.user {
-            endpoint.user.clone_from(user);
-            endpoint.password.clone_from(&self.settings.password);
-            endpoint.password_file = None;
-        }
+        let endpoint = endpoint.as_migrator(&self.settings);
         let settings = SessionSettings {
             application_name: "roomgate/migrate".to_owned(),
             connect_timeout: self.connect_timeout,

@@ -1,7 +1,7 @@
 //! Connections that break in the middle, and what is then true.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roomgate::config::Writes;
 use roomgate::protocol::Code;
@@ -113,6 +113,35 @@ async fn killed_backends_cost_nothing_but_time() {
     for room in rooms {
         let ops: Vec<_> = world.log(room).await;
         assert_eq!(ops.len(), 500);
+    }
+}
+
+/// The COMMITs that were on their way arrive after their senders gave them up.
+#[tokio::test]
+async fn a_primary_whose_packets_are_lost_is_noticed_within_10_s_and_nothing_is_doubled() {
+    let world = World::start().await;
+    let proxy = Proxy::start(world.server.port(), 1).await;
+    let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
+    let (node, rooms) = (Node::start(&[endpoint], Writes::default()).await, world.rooms(8).await);
+    let submit = |n: usize| node.submit(message(rooms[n % 8], &format!("op{n}"), "x"));
+    let mut pending: Vec<_> = (0..40).map(submit).collect();
+    let lost_at = Instant::now();
+    proxy.lose_packets(true);
+    pending.extend((40..80).map(submit));
+    while node.has_primary() {
+        assert!(lost_at.elapsed() < Duration::from_secs(10), "not noticed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    println!("noticed after {:?}", lost_at.elapsed());
+    pending.extend((80..120).map(submit));
+    proxy.lose_packets(false);
+    for pending in pending {
+        pending.ack().await;
+    }
+    for (r, room) in rooms.iter().enumerate() {
+        let ops: Vec<String> = world.log(*room).await.into_iter().map(|(_, op)| op).collect();
+        let sent: Vec<String> = (r..120).step_by(8).map(|n| format!("op{n}")).collect();
+        assert_eq!(ops, sent, "each once, in the order of sending");
     }
 }
 

@@ -10,6 +10,7 @@ use roomgate::tasks::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// What happens to a COMMIT on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ struct Shared {
     percent: AtomicUsize,
     /// By kind, in the order of [`Cut::ALL`].
     cuts: [AtomicUsize; 3],
+    /// Nothing gets through, in either direction.
+    lossy: watch::Sender<bool>,
 }
 
 impl Drop for Proxy {
@@ -57,6 +60,7 @@ impl Proxy {
             rng: Mutex::new(SmallRng::seed_from_u64(seed)),
             percent: AtomicUsize::new(0),
             cuts: Default::default(),
+            lossy: watch::Sender::new(false),
         });
         let tasks = Tasks::new();
         let (accepting, spawner, mut stop) = (shared.clone(), tasks.clone(), tasks.stop_signal());
@@ -79,6 +83,12 @@ impl Proxy {
         self.shared.percent.store(percent, Ordering::SeqCst);
     }
 
+    /// As if every packet were lost: no end of a connection hears of it, and what
+    /// was sent arrives late, when packets get through again.
+    pub fn lose_packets(&self, lossy: bool) {
+        self.shared.lossy.send_replace(lossy);
+    }
+
     /// How many commits were cut: on their way, behind their back, and of their
     /// answer.
     pub fn cuts(&self) -> [usize; 3] {
@@ -87,6 +97,11 @@ impl Proxy {
 }
 
 impl Shared {
+    async fn passage(&self) {
+        let mut lossy = self.lossy.subscribe();
+        lossy.wait_for(|lossy| !lossy).await.expect("the sender lives as long as this");
+    }
+
     fn draw(&self) -> Cut {
         let mut rng = self.rng.lock().unwrap();
         if rng.random_range(0..100) >= self.percent.load(Ordering::SeqCst) {
@@ -108,7 +123,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
     // Either end's end is the end of both.
     tokio::select! {
         () = upwards(client_read, server_write, &shared, &silent) => {}
-        () = downwards(server_read, client_write, &silent) => {}
+        () = downwards(server_read, client_write, &shared, &silent) => {}
     }
 }
 
@@ -138,6 +153,7 @@ async fn upwards(
                 }
                 Cut::None | Cut::After => {}
             }
+            shared.passage().await;
             if to.write_all(&message).await.is_err() || cut == Cut::After {
                 return;
             }
@@ -157,7 +173,12 @@ fn message_length(buffer: &[u8], is_first: bool) -> Option<usize> {
 
 /// Passes on what the server says; once silenced, cuts at its next word that
 /// ends a COMMIT.
-async fn downwards(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silent: &tokio::sync::Notify) {
+async fn downwards(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    silent: &tokio::sync::Notify,
+) {
     let mut buffer = vec![0; 64 * 1024];
     let mut silenced = std::pin::pin!(silent.notified());
     let mut is_silent = false;
@@ -174,6 +195,7 @@ async fn downwards(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silent: &tok
             }
             continue;
         }
+        shared.passage().await;
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }

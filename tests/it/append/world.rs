@@ -117,6 +117,7 @@ pub async fn insert_room(admin: &Admin, room: RoomId, access: &str, default_role
 /// The append half of a gateway node.
 pub struct Node {
     appender: Appender,
+    shards: Shards,
     pub heard: Arc<Heard>,
     tasks: Tasks,
 }
@@ -161,7 +162,12 @@ impl Node {
         slots.refresh().await;
         let heard = Arc::new(Heard::default());
         let appender = Appender::start(&writes, &shards, &slots, heard.clone(), 65536, &tasks);
-        Self { appender, heard, tasks }
+        Self { appender, shards, heard, tasks }
+    }
+
+    /// Whether it knows where to write.
+    pub fn has_primary(&self) -> bool {
+        self.shards.iter().all(|(_, shard)| shard.primary_now().is_some())
     }
 
     pub fn submit(&self, submit: Submit) -> Pending {
