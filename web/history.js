@@ -41,13 +41,46 @@ export class History {
     const fresh = seq > 0 ? { 'Roomgate-Min-Seq': `${epoch}.${seq}` } : {};
     // What arrives while the pages are read.
     this.#off = this.#room.on('event', (event) => this.#follow(event, progress));
+    if (!(await this.#isKept(0, fresh))) after = await this.#begin(seq, fresh);
     for (;;) {
-      const page = await this.#account.request('GET', `/v1/rooms/${this.#room.id}/events?after=${after}&limit=${PAGE}`, undefined, fresh);
+      const page = await this.#get(`events?after=${after}&limit=${PAGE}`, fresh);
       for (const event of page.items) this.#append(event);
       after = this.last;
       progress();
       if (page.items.length === 0 || after >= Math.max(page.head, this.#room.position.seq)) return;
     }
+  }
+
+  /** The beginning is gone: looks for the first event that is kept, and for the shapes before it. */
+  async #begin(head, fresh) {
+    let [gone, kept] = [0, head]; // after the last event there is always nothing
+    while (kept - gone > 1) {
+      const middle = Math.floor((gone + kept) / 2);
+      if (await this.#isKept(middle, fresh)) kept = middle;
+      else gone = middle;
+    }
+    for (let cursor = ''; cursor !== undefined;) {
+      const page = await this.#get(`shapes?seq=${kept}&limit=1000${cursor}`, fresh);
+      for (const { version, shape } of page.items) this.#base.set(shape.id, { version, shape });
+      cursor = page.next_cursor ? `&cursor=${encodeURIComponent(page.next_cursor)}` : undefined;
+    }
+    this.first = kept + 1;
+    return kept;
+  }
+
+  /** Whether the log still has everything after the event `seq`. */
+  async #isKept(seq, fresh) {
+    try {
+      await this.#get(`events?after=${seq}&limit=1`, fresh);
+      return true;
+    } catch (error) {
+      if (error.code === 'below_retention') return false;
+      throw error;
+    }
+  }
+
+  #get(path, headers) {
+    return this.#account.request('GET', `/v1/rooms/${this.#room.id}/${path}`, undefined, headers);
   }
 
   close() {

@@ -9,7 +9,7 @@ use fred::interfaces::ClientLike;
 use fred::types::config::{Config, ReconnectPolicy};
 use fred::types::{Builder, RespVersion};
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::line::{Guard, Line};
 use super::{Away, Bus};
@@ -17,6 +17,9 @@ use crate::config;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
 
+/// How long a node that starts may look for Redis before it says that there is
+/// none.
+const FIRST_GRACE: Duration = Duration::from_secs(1);
 /// Every command is answered in this time, or has failed.
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How often both connections are asked, so that a frozen Redis or a black hole
@@ -98,6 +101,7 @@ fn password(redis: &config::Redis) -> Result<Option<String>, Away> {
 pub(super) async fn watch(bus: Bus, mut guards: [Guard; 2], lines: [Line; 2], mut stop: Stop) {
     let [mut speaking, mut listening] = lines.map(|line| line.connections());
     let mut told = None;
+    let started = Instant::now();
     loop {
         let pause = if told == Some(true) { PING_INTERVAL } else { AWAY_INTERVAL };
         tokio::select! {
@@ -109,7 +113,9 @@ pub(super) async fn watch(bus: Bus, mut guards: [Guard; 2], lines: [Line; 2], mu
         let up = join_all(guards.iter_mut().map(Guard::check)).await.into_iter().all(|up| up);
         bus.shared.up.store(up, Ordering::Relaxed);
         metrics::up(up);
-        if told != Some(up) {
+        // A node that starts has not found it yet: that is no news for a moment.
+        let is_news = told != Some(up) && (up || told.is_some() || started.elapsed() > FIRST_GRACE);
+        if is_news {
             told = Some(up);
             if up {
                 tracing::info!("Redis answers");

@@ -286,6 +286,28 @@ test('the time slider shows the room as it was, and the way back', async () => {
   await ada.isSound();
 });
 
+test('the past begins where the log still does', async () => {
+  const { room, slug } = await cluster.room();
+  const put = (n) => ({ op: `op-${n}`, kind: 'shape.put', shape: { id: `s${n % 5}`, type: 'rect', x: 60 * (n % 5), y: 4 * n, width: 40, height: 40 } });
+  await cluster.submit(room, Array.from({ length: 50 }, (_, n) => put(n)));
+  const head = 50 + await cluster.forgetBeginning(room);
+  const put50 = await cluster.submit(room, [{ ...put(50), op: 'later' }]);
+  assert.equal(put50.items[0].seq, head + 1);
+  const ada = await enters(cluster.url(0), slug, 'Ada');
+  await ada.reaches(head + 1);
+  const now = await ada.pixels();
+  await ada.page.getByRole('button', { name: 'History' }).click();
+  await ada.page.locator('#when-text', { hasText: `${head + 1} of ${head + 1}` }).waitFor();
+  assert.equal(await ada.pixels(), now, 'what was before is there too');
+  const slider = ada.page.getByRole('slider');
+  const earliest = Number(await slider.getAttribute('min'));
+  assert.ok(earliest > 0 && earliest <= head, `${earliest}`);
+  await slider.fill(String(earliest));
+  await ada.page.locator('#when-text', { hasText: `${earliest} of ${head + 1}` }).waitFor();
+  assert.notEqual(await ada.pixels(), now);
+  await ada.isSound();
+});
+
 test('one finger draws on a phone, two move the paper, and everything fits', async () => {
   const { slug } = await cluster.room();
   const phone = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };

@@ -44,8 +44,16 @@ export class Cluster {
   async #launch() {
     this.#folder = mkdtempSync(join(tmpdir(), 'roomgate-browser-'));
     const args = ['dev', '--data', join(this.#folder, 'data'), '--port', '0', '--json', '--restart'];
-    // Every test brings new guests, from one address.
-    const env = { ...process.env, ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE: '0', ROOMGATE__LIMITS__SIGNINS_PER_MINUTE: '0' };
+    const env = {
+      ...process.env,
+      // Every test brings new guests, from one address.
+      ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE: '0',
+      ROOMGATE__LIMITS__SIGNINS_PER_MINUTE: '0',
+      // A short room may lose its beginning, where it is told to, and soon.
+      ROOMGATE__HISTORY__SNAPSHOT_EVENTS: '20',
+      ROOMGATE__HISTORY__SNAPSHOT_INTERVAL_MS: '500',
+      ROOMGATE__HISTORY__RETENTION_INTERVAL_MS: '500',
+    };
     this.#process = spawn(BINARY, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     createInterface({ input: this.#process.stderr }).on('line', (line) => this.#log.push(line));
     this.#exited = new Promise((ended) => {
@@ -89,6 +97,28 @@ export class Cluster {
     const { lb, demo } = this.facts;
     const { token } = await post(`${lb}/v1/signin`, { email: demo.email, password: demo.password });
     return post(`${lb}/v1/rooms/${room}/events`, { items }, token);
+  }
+
+  /**
+   * Keeps no events of a room; resolves when its beginning is gone. That needs
+   * something after a snapshot, so messages are said meanwhile.
+   * @returns {Promise<number>} how many
+   */
+  async forgetBeginning(room) {
+    const { lb, demo } = this.facts;
+    const { token } = await post(`${lb}/v1/signin`, { email: demo.email, password: demo.password });
+    const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
+    const changed = await fetch(`${lb}/v1/rooms/${room}`, { method: 'PATCH', headers, body: '{"retention_ms":1}' });
+    assert.equal(changed.status, 200, await changed.text());
+    const until = Date.now() + PATIENCE_MS;
+    let said = 0;
+    while ((await fetch(`${lb}/v1/rooms/${room}/events?after=0&freshness=primary`, { headers })).status !== 410) {
+      assert.ok(Date.now() < until, `room ${room} keeps its beginning:\n${this.log}`);
+      said += 1;
+      await post(`${lb}/v1/rooms/${room}/events`, { items: [{ op: `said-${said}`, kind: 'message', data: said }] }, token);
+      await new Promise((again) => setTimeout(again, 250));
+    }
+    return said;
   }
 
   /** Stops the primary of the room's shard in its tracks, with all its children. */
