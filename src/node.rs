@@ -18,6 +18,7 @@ use crate::auth::{KeyError, Origins, Passwords, Verifier};
 use crate::bus::{Away, Bus, NodeId};
 use crate::config::{Config, Durability};
 use crate::db::migrate::{self, MigrateError, Schema};
+use crate::db::{Budget, OverBudget};
 use crate::directory::{self, Directory};
 use crate::http;
 use crate::ids::ShardName;
@@ -40,6 +41,8 @@ use crate::tasks::Tasks;
 
 /// How long a node that starts waits for the directory and the shards.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Servers that take longer to answer are judged when they do.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// What a submit may wait beyond `failover_wait` before its fate is unknown.
 const SUBMIT_GRACE: Duration = Duration::from_secs(5);
 /// Pages of logs that are kept, over all rooms.
@@ -60,6 +63,8 @@ pub enum NodeError {
     Topology(#[from] TopologyError),
     #[error("{0}: no primary was found in {START_PATIENCE:?}; is it running, and can it be reached?")]
     NoPrimary(ShardName),
+    #[error("{server}: too few connections: {over}")]
+    OverBudget { server: String, over: OverBudget },
     #[error("can't use the configured Redis: {0}")]
     Redis(#[from] Away),
     #[error("can't listen on {address}: {error}")]
@@ -192,9 +197,10 @@ impl Databases {
     /// Waits for the directory, checks schemas, claims what is to be claimed,
     /// and learns who owns which slot.
     async fn open(config: &Config, tasks: &Tasks) -> Result<Self, NodeError> {
-        let directory = Directory::new(directory_cluster(config, tasks));
-        let shards = Shards::start(&config.shards, setup(config, None, store::STATEMENTS), tasks);
-        check_schemas(directory.database(), &shards).await?;
+        let budget = Budget::of(config);
+        let directory = Directory::new(directory_cluster(config, &budget, tasks));
+        let shards = Shards::start(&config.shards, setup(config, &budget, None, store::STATEMENTS), tasks);
+        check_databases(directory.database(), &shards).await?;
         let slots = Slots::new(SlotMap::default(), shards.clone());
         let weights: Vec<u32> = config.shards.iter().map(|shard| shard.weight).collect();
         let topology = Topology::new(shards.clone(), &weights, directory.database().clone(), slots.clone());
@@ -315,20 +321,22 @@ fn watched(config: &Config, shards: &Shards, directory: &Directory, bus: &Bus) -
     }
 }
 
-fn directory_cluster(config: &Config, tasks: &Tasks) -> Shard {
+fn directory_cluster(config: &Config, budget: &Budget, tasks: &Tasks) -> Shard {
     let name = ShardName::new("directory").expect("a valid name");
-    let setup = setup(config, Some("directory"), &[directory::STATEMENTS]);
+    let setup = setup(config, budget, Some("directory"), &[directory::STATEMENTS]);
     Shard::start(&name, &config.directory.endpoints, setup, tasks)
 }
 
 fn setup<'a>(
     config: &'a Config,
+    budget: &'a Budget,
     search_path: Option<&'static str>,
     statements: &'static [&'static [&'static crate::db::Sql]],
 ) -> Setup<'a> {
     Setup {
         node: &config.node,
         pool: &config.pool,
+        budget,
         reads: &config.reads,
         lock_timeout: config.writes.lock_timeout,
         search_path,
@@ -336,13 +344,18 @@ fn setup<'a>(
     }
 }
 
-/// Every database must have the schema that this program needs.
-async fn check_schemas(directory: &Shard, shards: &Shards) -> Result<(), NodeError> {
+/// Every server that answers must allow the connections of all nodes, and every
+/// database have the schema that this program needs.
+async fn check_databases(directory: &Shard, shards: &Shards) -> Result<(), NodeError> {
     let deadline = Instant::now() + START_PATIENCE;
     let shards = shards.iter().map(|(_, shard)| (shard, Schema::Shard));
     for (database, schema) in std::iter::once((directory, Schema::Directory)).chain(shards) {
         let name = database.name();
-        let primary = match database.primary(deadline).await {
+        let primary = database.primary(deadline).await;
+        database.asked(Instant::now() + FIRST_ANSWERS).await;
+        // Before connections are opened that others may need.
+        check_budget(database)?;
+        let primary = match primary {
             Ok(primary) => primary,
             // The others can be served; this one is checked by whoever writes to it.
             Err(NoPrimary { .. }) if schema == Schema::Shard => {
@@ -356,6 +369,16 @@ async fn check_schemas(directory: &Shard, shards: &Shards) -> Result<(), NodeErr
         migrate::require(&connection, schema, name.as_str()).await?;
     }
     Ok(())
+}
+
+fn check_budget(database: &Shard) -> Result<(), NodeError> {
+    let known = database.known();
+    let over = database.endpoints().iter().zip(&known.facts).find_map(|(endpoint, facts)| {
+        let over = facts.over_budget.clone()?;
+        let crate::config::Endpoint { host, port, .. } = endpoint.config();
+        Some(NodeError::OverBudget { server: format!("{endpoint:?} ({host}:{port})"), over })
+    });
+    over.map_or(Ok(()), Err)
 }
 
 /// Hashing is heavy on memory and a core for tens of milliseconds: never so much

@@ -12,7 +12,7 @@ use crate::auth::Verifier;
 use crate::bus;
 use crate::config::{Config, Durability, Endpoint, Loaded};
 use crate::db::migrate::{self, Schema};
-use crate::db::{ServerFacts, SessionSettings, connect, connections_needed};
+use crate::db::{Budget, Demand, ServerFacts, SessionSettings, connect};
 use crate::tasks::Tasks;
 
 /// Print the configuration that would be used, secrets masked, and reach every
@@ -92,6 +92,7 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
         .flat_map(|shard| shard.endpoints.iter().map(|e| (shard.name.as_str(), Schema::Shard, e)));
     let all: Vec<_> = of_directory.chain(of_shards).collect();
     let asked = join_all(all.iter().map(|(name, schema, e)| ask(config, name, *schema, e, &tasks))).await;
+    let budget = Budget::of(config);
     let mut reached = Vec::new();
     let mut primaries: Vec<&str> = Vec::new();
     for ((name, _, endpoint), answer) in all.iter().zip(asked) {
@@ -105,7 +106,7 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
                 }
                 let mut advise =
                     |fatal, text| findings.push(Finding { fatal, subject: subject.clone(), text });
-                judge(config, &facts, &mut advise);
+                judge(config, &budget.demand(endpoint), &facts, &mut advise);
                 if let Err(error) = schema {
                     advise(true, error.to_string());
                 }
@@ -152,17 +153,9 @@ async fn ask(
     Ok((facts, migrate::require(&connection, schema, name).await))
 }
 
-fn judge(config: &Config, facts: &ServerFacts, advise: &mut impl FnMut(bool, String)) {
-    let needed = connections_needed(config);
-    if needed > facts.connections {
-        advise(
-            true,
-            format!(
-                "{} node(s), twice during a restart, with pools of {} may open {needed} connections; \
-                 the server allows {}: lower pool.max_connections or raise max_connections",
-                config.node.expected_nodes, config.pool.max_connections, facts.connections
-            ),
-        );
+fn judge(config: &Config, demand: &Demand, facts: &ServerFacts, advise: &mut impl FnMut(bool, String)) {
+    if let Err(over) = demand.check(facts.connections) {
+        advise(true, over.to_string());
     }
     if !facts.may_monitor {
         let text = "its user can't watch replication: GRANT pg_monitor to it".to_owned();

@@ -3,6 +3,7 @@
 //! Owns every `tokio_postgres` connection of the process. Knows no table of
 //! ours: room SQL lives in `store/`, people in `directory/`.
 
+mod budget;
 mod connect;
 mod connection;
 mod error;
@@ -13,9 +14,10 @@ mod probe;
 
 pub use bb8_postgres::tokio_postgres::Row;
 pub use bb8_postgres::tokio_postgres::types::{FromSql, Json, ToSql};
+pub use budget::{Budget, ConnectionLimit, Demand, OverBudget};
 pub use connect::{PLANNER, SessionSettings, connect};
 pub use connection::{Connection, Sql};
 pub use error::{Class, DbError};
 pub use json_text::JsonText;
 pub use pool::{Lease, Pool, PoolState};
-pub use probe::{ServerFacts, connections_needed};
+pub use probe::ServerFacts;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::layout::{Layout, replace};
+use super::postgres::MAX_CONNECTIONS;
 use super::service::{Probe, Service};
 use super::{Error, Options, Port, Redis, Shard, Spec};
 use crate::config::Endpoint;
@@ -104,6 +105,7 @@ impl Gateway {
 }
 
 fn node_section(name: &str, public: &Port, admin: &Port, options: &Options) -> String {
+    let pool = pool_size(options.nodes);
     let durability = if options.sync { "sync" } else { "async" };
     format!(
         "# Written by `roomgate dev` at every start.
@@ -119,6 +121,10 @@ legacy_protocol = true
 drain_timeout_ms = 5000
 drain_notice_ms = 0
 
+[pool]
+max_connections = {pool}
+min_idle = {idle}
+
 # The gateway's own role owns nothing.
 [migrations]
 user = \"roomgate_owner\"
@@ -128,9 +134,18 @@ grant_to = \"roomgate\"
 durability = \"{durability}\"
 ",
         nodes = options.nodes,
+        idle = pool.min(5),
         public = public.number(),
         admin = admin.number(),
     )
+}
+
+/// What fits into a server with two databases, every node being there twice
+/// during a restart; the default, if that does.
+fn pool_size(nodes: usize) -> usize {
+    let reserved = 16;
+    let fits = (MAX_CONNECTIONS - reserved) / (nodes * 4);
+    fits.saturating_sub(3).clamp(2, 20)
 }
 
 /// The directory's tables lie in a schema on the first shard's servers.

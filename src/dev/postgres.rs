@@ -14,6 +14,9 @@ use super::service::{POLL, Probe, READY_WAIT, Service};
 use super::{Admin, Error, Port, Spec, account, binary, connect, template};
 use crate::config::Endpoint;
 
+/// Enough for 50 nodes with the smallest of pools.
+pub(super) const MAX_CONNECTIONS: usize = 1024;
+
 /// A running server. Dropping it ends it at once, as a crash would.
 #[derive(Debug)]
 pub struct Postgres {
@@ -278,7 +281,7 @@ fn write_settings(data: &Path, port: u16, upstream: Option<(String, String)>) ->
          port = {port}\n\
          unix_socket_directories = ''\n\
          shared_preload_libraries = '{libraries}'\n\
-         max_connections = 200\n\
+         max_connections = {MAX_CONNECTIONS}\n\
          shared_buffers = 128MB\n\
          jit = off\n\
          track_io_timing = on\n\

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::breaker::Breaker;
 use crate::config;
-use crate::db::Pool;
+use crate::db::{Demand, Pool};
 use crate::ids::ShardName;
 use crate::metrics::EndpointMetrics;
 
@@ -16,6 +16,8 @@ pub struct Endpoint {
     shard: ShardName,
     config: config::Endpoint,
     pool: Pool,
+    /// What all nodes may open there.
+    pub(super) demand: Demand,
     pub(super) index: usize,
     pub(super) same_zone: bool,
     pub(super) capacity: usize,
@@ -33,6 +35,7 @@ impl Endpoint {
         shard: ShardName,
         config: config::Endpoint,
         pool: Pool,
+        demand: Demand,
         index: usize,
         capacity: usize,
         zone: Option<&str>,
@@ -43,6 +46,7 @@ impl Endpoint {
             shard,
             config,
             pool,
+            demand,
             index,
             same_zone,
             capacity,

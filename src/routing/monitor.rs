@@ -16,7 +16,9 @@ use super::endpoint::Endpoint;
 use super::roles::{Claim, Sighting, Standing, SystemId, judge};
 use super::shard::{Facts, Known, Shared};
 use super::staleness::{Lsn, Samples, Timeline};
-use crate::db::{Class, Connection, DbError, Row, SessionSettings, Sql, connect};
+use crate::db::{
+    Class, Connection, ConnectionLimit, DbError, OverBudget, Row, ServerFacts, SessionSettings, Sql, connect,
+};
 use crate::metrics::{PoolUse, Role};
 use crate::tasks::{Stop, Tasks};
 
@@ -57,6 +59,7 @@ struct Answer {
     receiver: Option<String>,
     synchronous_standbys: i64,
     active_connections: i64,
+    limit: ConnectionLimit,
 }
 
 /// What is remembered of an endpoint between answers.
@@ -65,6 +68,7 @@ struct Observed {
     /// [`Endpoint::doubts`] when the answer was asked for.
     doubts: u64,
     error: Option<String>,
+    over_budget: Option<OverBudget>,
     settled: bool,
     standing: Standing,
     /// What its connections were opened to: role and, if writable, timeline.
@@ -84,6 +88,7 @@ impl Monitor {
             answer: None,
             doubts: 0,
             error: None,
+            over_budget: None,
             settled: false,
             standing: Standing::Down,
             used_as: None,
@@ -115,10 +120,20 @@ impl Monitor {
     }
 
     fn note(&mut self, index: usize, doubts: u64, result: Result<Answer, DbError>) {
-        let Some(observed) = self.observed.get_mut(index) else { return };
+        let (Some(endpoint), Some(observed)) =
+            (self.shard.endpoints.get(index), self.observed.get_mut(index))
+        else {
+            return;
+        };
         observed.doubts = doubts;
         match result {
             Ok(answer) => {
+                let over_budget = endpoint.demand.check(answer.limit).err();
+                if let Some(over) = over_budget.as_ref().filter(|_| over_budget != observed.over_budget) {
+                    let (shard, name) = (self.shard.name.as_str(), endpoint.name());
+                    tracing::error!(shard, endpoint = name, "too few connections: {over}");
+                }
+                observed.over_budget = over_budget;
                 observed.error = None;
                 observed.answer = Some(answer);
             }
@@ -261,6 +276,7 @@ impl Monitor {
             receiver: answer.and_then(|answer| answer.receiver.clone()),
             synchronous_standbys: answer.map_or(0, |answer| answer.synchronous_standbys),
             active_connections: answer.map_or(0, |answer| answer.active_connections),
+            over_budget: observed.over_budget.clone(),
             error: observed.error.clone(),
         }
     }
@@ -269,7 +285,8 @@ impl Monitor {
 /// Asks one endpoint on one connection, which it opens when needed.
 struct Probe {
     endpoint: Arc<Endpoint>,
-    connection: Option<Connection>,
+    /// What its server allows changes only when that is started again.
+    connection: Option<(Connection, ConnectionLimit)>,
     settings: SessionSettings,
     interval: Duration,
     limit: Duration,
@@ -300,28 +317,28 @@ impl Probe {
         }
         let doubts = self.endpoint.doubts();
         let result = self.look().await;
-        if result.is_err() {
-            self.connection = None;
-        }
         (self, doubts, result)
     }
 
     async fn look(&mut self) -> Result<Answer, DbError> {
-        if self.connection.as_ref().is_none_or(Connection::is_broken) {
-            self.connection = Some(connect(self.endpoint.config(), &self.settings, &self.tasks).await?);
-        }
-        let Some(connection) = &self.connection else {
-            return Err(DbError::new(Class::Connection, "monitor", "no connection"));
+        let late = |_| DbError::new(Class::Connection, "monitor", format!("no answer in {:?}", self.limit));
+        let (connection, limit) = match self.connection.take() {
+            Some((connection, limit)) if !connection.is_broken() => (connection, limit),
+            _ => {
+                let connection = connect(self.endpoint.config(), &self.settings, &self.tasks).await?;
+                let facts = timeout(self.limit, ServerFacts::ask(&connection)).await.map_err(late)??;
+                (connection, facts.connections)
+            }
         };
         let asked = Instant::now();
-        let row = timeout(self.limit, connection.query_one(&LOOK, &[])).await.map_err(|_| {
-            DbError::new(Class::Connection, "monitor", format!("no answer in {:?}", self.limit))
-        })??;
-        read_answer(asked, &row)
+        let row = timeout(self.limit, connection.query_one(&LOOK, &[])).await.map_err(late)??;
+        let answer = read_answer(asked, limit, &row)?;
+        self.connection = Some((connection, limit));
+        Ok(answer)
     }
 }
 
-fn read_answer(asked: Instant, row: &Row) -> Result<Answer, DbError> {
+fn read_answer(asked: Instant, limit: ConnectionLimit, row: &Row) -> Result<Answer, DbError> {
     let bad = |what: &str| DbError::new(Class::Other, "monitor", format!("no {what} in the answer"));
     // A replica that has not replayed anything yet has no position.
     let lsn: Option<String> = row.get("lsn");
@@ -339,5 +356,6 @@ fn read_answer(asked: Instant, row: &Row) -> Result<Answer, DbError> {
         receiver: row.get("receiver"),
         synchronous_standbys: row.get("synchronous"),
         active_connections: row.get("active"),
+        limit,
     })
 }

@@ -13,7 +13,7 @@ use super::roles::{Claim, Fence, Standing, SystemId};
 use super::route::{Freshness, Route};
 use super::staleness::{Lsn, Timeline};
 use crate::config;
-use crate::db::{Pool, SessionSettings, Sql};
+use crate::db::{Budget, OverBudget, Pool, SessionSettings, Sql};
 use crate::ids::{NodeName, ShardName};
 use crate::metrics::{EndpointMetrics, ShardMetrics};
 use crate::placement::ShardIndex;
@@ -24,6 +24,7 @@ use crate::tasks::Tasks;
 pub struct Setup<'a> {
     pub node: &'a config::Node,
     pub pool: &'a config::Pool,
+    pub budget: &'a Budget,
     pub reads: &'a config::Reads,
     pub lock_timeout: Duration,
     /// `directory` for the directory's tables, else the server's default.
@@ -108,6 +109,8 @@ pub struct Facts {
     pub receiver: Option<String>,
     pub synchronous_standbys: i64,
     pub active_connections: i64,
+    /// The server allows fewer connections than all nodes may open.
+    pub over_budget: Option<OverBudget>,
     /// Why it is down.
     pub error: Option<String>,
 }
@@ -125,6 +128,7 @@ impl Default for Facts {
             receiver: None,
             synchronous_standbys: 0,
             active_connections: 0,
+            over_budget: None,
             error: None,
         }
     }
@@ -157,7 +161,8 @@ impl Shard {
             let pool = Pool::new(config, setup.pool, settings.clone(), setup.statements, metrics, tasks);
             let capacity = setup.pool.max_connections as usize;
             let zone = setup.node.zone.as_deref();
-            Arc::new(Endpoint::new(name.clone(), config.clone(), pool, index, capacity, zone))
+            let demand = setup.budget.demand(config);
+            Arc::new(Endpoint::new(name.clone(), config.clone(), pool, demand, index, capacity, zone))
         };
         let shared = Arc::new(Shared {
             name: name.clone(),
@@ -270,6 +275,16 @@ impl Shard {
             facts.standing == Standing::Fenced(Fence::SameTimeline) && facts.timeline > claimed
         });
         rivals.filter_map(|rival| rival.timeline).max()
+    }
+
+    /// Waits until every endpoint has answered once, or failed to.
+    pub async fn asked(&self, deadline: Instant) {
+        let mut watch = self.watch_known();
+        let all = watch.wait_for(|known| {
+            known.facts.iter().all(|facts| facts.system_id.is_some() || facts.error.is_some())
+        });
+        // Those that take longer are judged when they answer.
+        drop(timeout_at(deadline.into(), all).await);
     }
 
     /// Picks who answers a read, and the next one if that won't do.

@@ -27,3 +27,48 @@ async fn a_node_that_learns_of_no_slot_at_its_start_asks_again() {
     let started = async { tokio::join!(node.service().restart(), heal) };
     tokio::time::timeout(PATIENCE, started).await.expect("the node becomes ready").0.unwrap();
 }
+
+#[tokio::test]
+async fn a_node_refuses_servers_that_allow_fewer_connections_than_all_nodes_may_open() {
+    let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 1, ..options }).await;
+    let shard = &world.cluster().shards()[0];
+    let (primary, replica) = (shard.primary(), shard.replicas().next().unwrap());
+    let limit = async |sql: &str| {
+        primary.admin().await.unwrap().batch_execute(sql).await.unwrap();
+        primary.service().restart().await.unwrap();
+    };
+    replica.service().kill_for_good().await;
+    limit("ALTER SYSTEM SET max_connections = 40").await;
+
+    // The node that runs tells it as soon as it sees the server again.
+    let node = &world.cluster().nodes()[0];
+    let health = Api::new(&node.admin_url());
+    let told = async {
+        loop {
+            let detail = health.get("/health/detailed").await.unwrap().json();
+            let why = detail["shards"][0]["endpoints"][0]["why"].to_string();
+            if why.contains("may open 92; the server allows 37") && detail["status"] == "critical" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("/health/detailed tells of it");
+    let log = std::fs::read_to_string(node.service().log()).unwrap();
+    assert!(log.contains("too few connections"), "{log}");
+
+    // Another one doesn't start, and says what to do; so does the check.
+    for verb in [&["serve"][..], &["check-config"]] {
+        let answer = world.roomgate(verb);
+        let text = [answer.stdout, answer.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert_eq!(answer.status.code(), Some(1), "{verb:?}: {text}");
+        for part in ["/a-1", "may open 92", "lower pool.max_connections to 6", "max_connections to 95"] {
+            assert!(text.contains(part), "{verb:?}: {part}: {text}");
+        }
+    }
+
+    // A server that is away is no reason to refuse.
+    limit("ALTER SYSTEM RESET max_connections").await;
+    node.service().restart().await.unwrap();
+}

@@ -1,7 +1,7 @@
 //! A cluster to test against, and the people in it.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -61,6 +61,13 @@ impl World {
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Runs a verb with the first node's configuration.
+    pub fn roomgate(&self, verb: &[&str]) -> Output {
+        let file = self.cluster.report().jwt.key_file.with_file_name("nodes/node-1.toml");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roomgate"));
+        command.args(verb).arg("--config").arg(file).output().unwrap()
     }
 
     /// A new person, known by token only.

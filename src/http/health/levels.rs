@@ -97,6 +97,10 @@ pub fn endpoint(facts: &Facts, staleness: Option<Duration>, load: Load) -> Verdi
         let _infallible = write!(pool, ", {} wait for one", load.waiting);
     }
     verdict.note(POOL_USE.level(used), pool);
+    if let Some(over) = &facts.over_budget {
+        // A node that is started again now refuses to.
+        verdict.note(Level::Critical, over.to_string());
+    }
     if !load.breaker_closed {
         verdict.note(Level::Warn, "reads stay away: it failed them");
     }

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{self, Config};
-use crate::db::{Class, Connection, DbError, Sql, connect};
+use crate::db::{Budget, Class, Connection, DbError, Sql, connect};
 use crate::ids::ShardName;
 use crate::placement::{ShardIndex, SlotMap};
 use crate::routing::staleness::Timeline;
@@ -219,9 +219,11 @@ impl Promotion {
 
     async fn claim_within(&self, endpoint: &str, deadline: Instant) -> Result<(), PromotionError> {
         let pool = config::Pool { min_idle: 0, max_connections: 2, ..self.config.pool.clone() };
+        let budget = Budget::of(&self.config);
         let setup = |search_path| Setup {
             node: &self.config.node,
             pool: &pool,
+            budget: &budget,
             reads: &self.config.reads,
             lock_timeout: self.config.writes.lock_timeout,
             search_path,

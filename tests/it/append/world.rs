@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use roomgate::config::{self, Durability, Writes};
+use roomgate::db::Budget;
 use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::ids::{NodeName, OpId, RoomId, ShapeId, ShardName, UserId};
 use roomgate::log::{Ack, Authority, Outcome, Rejection, Submit};
@@ -146,9 +147,11 @@ impl Node {
         let name = NodeName::new(&format!("n{}", rand::random_range(0..100_000))).unwrap();
         let node = config::Node { name, zone: None, expected_nodes: 1 };
         let pool = config::Pool { min_idle: 1, ..config::Pool::default() };
+        let budget = Budget::new(&node, &pool, std::iter::empty());
         let setup = Setup {
             node: &node,
             pool: &pool,
+            budget: &budget,
             reads: &config::Reads::default(),
             lock_timeout: writes.lock_timeout,
             search_path: None,

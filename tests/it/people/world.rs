@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use roomgate::config;
-use roomgate::db::Sql;
 use roomgate::db::migrate::Schema;
+use roomgate::db::{Budget, Sql};
 use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::digests::PasswordHash;
 use roomgate::directory::{self, Directory};
@@ -102,9 +102,11 @@ impl Drop for World {
 
 fn setup<T>(statements: &'static [&'static [&'static Sql]], start: impl FnOnce(Setup<'_>) -> T) -> T {
     let node = config::Node { name: NodeName::new("n1").unwrap(), zone: None, expected_nodes: 1 };
+    let pool = config::Pool { min_idle: 1, ..config::Pool::default() };
     start(Setup {
         node: &node,
-        pool: &config::Pool { min_idle: 1, ..config::Pool::default() },
+        pool: &pool,
+        budget: &Budget::new(&node, &pool, std::iter::empty()),
         reads: &config::Reads::default(),
         lock_timeout: Duration::from_millis(250),
         search_path: None,

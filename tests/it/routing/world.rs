@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use roomgate::config;
+use roomgate::db::Budget;
 use roomgate::db::migrate::Schema;
 use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::ids::{NodeName, RoomId, ShardName};
@@ -173,9 +174,11 @@ impl Node {
         let name = NodeName::new(&format!("n{}", rand::random_range(0..100_000))).unwrap();
         let node = config::Node { name, zone: None, expected_nodes: 1 };
         let pool = config::Pool { min_idle: 1, ..config::Pool::default() };
+        let budget = Budget::new(&node, &pool, std::iter::empty());
         let setup = Setup {
             node: &node,
             pool: &pool,
+            budget: &budget,
             reads: &reads,
             lock_timeout: Duration::from_millis(250),
             search_path: None,
