@@ -12,6 +12,7 @@ pub mod protocol;
 pub mod config;
 
 pub mod metrics;
+pub mod tls;
 
 pub mod planted;
 pub mod tasks;

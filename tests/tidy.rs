@@ -13,7 +13,7 @@ const ORDER: [&str; 22] = [
     "ids position clock digests",
     "protocol",
     "config",
-    "metrics",
+    "metrics tls",
     "tasks planted",
     "placement",
     "log",
@@ -44,7 +44,10 @@ const NEVER: [(&str, &[&str]); 5] = [
 ];
 
 /// What only these modules may name.
-const OWNERS: [(&str, &[&str]); 20] = [
+const OWNERS: [(&str, &[&str]); 23] = [
+    ("rustls::", &["tls", "db"]),
+    ("tokio_postgres_rustls::", &["db"]),
+    ("rustls_native_certs::", &["tls"]),
     ("fred::", &["bus"]),
     ("consistent_hash::", &["placement"]),
     ("tokio_postgres::", &["db", "dev"]),

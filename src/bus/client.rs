@@ -6,7 +6,7 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::error::Error;
 use fred::interfaces::ClientLike;
-use fred::types::config::{Config, ReconnectPolicy};
+use fred::types::config::{Config, ReconnectPolicy, TlsConnector};
 use fred::types::{Builder, RespVersion};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
@@ -16,6 +16,7 @@ use super::{Away, Bus};
 use crate::config;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
+use crate::tls::Trust;
 
 /// How long a node that starts may look for Redis before it says that there is
 /// none.
@@ -47,6 +48,11 @@ pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
     if let Some(password) = password(redis)? {
         config.password = Some(password);
     }
+    if redis.url.starts_with("rediss://") {
+        let trusted = Trust::new(redis.ca_file.clone()).settings();
+        let trusted = trusted.map_err(|error| Away(error.to_string()))?;
+        config.tls = Some(TlsConnector::from(trusted).into());
+    }
     Builder::from_config(config)
         .with_performance_config(|performance| {
             performance.default_command_timeout = COMMAND_TIMEOUT;
@@ -62,11 +68,17 @@ pub(super) fn build(redis: &config::Redis) -> Result<Client, Away> {
         .map_err(|error| Away(error.to_string()))
 }
 
-pub(super) async fn bounded<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Away> {
-    match timeout(ANSWER_TIMEOUT, command).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Away(error.to_string())),
-        Err(_) => Err(Away("no answer in time".to_owned())),
+pub(super) fn bounded<T>(
+    command: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Away>> {
+    // Kilobytes each, which every room would hold for as long as it lives.
+    let command = Box::pin(command);
+    async move {
+        match timeout(ANSWER_TIMEOUT, command).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Away(error.to_string())),
+            Err(_) => Err(Away("no answer in time".to_owned())),
+        }
     }
 }
 

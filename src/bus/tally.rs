@@ -31,11 +31,11 @@ impl Bus {
         // so the window is not prolonged; one that a death in between left
         // without gets it the next time.
         let asked = Box::pin(async {
-            let (count, ends, left) = join3(
+            let (count, ends, left) = Box::pin(join3(
                 client.incr::<u64, _>(&key),
                 client.expire::<i64, _>(&key, seconds, Some(ExpireOptions::NX)),
                 client.pttl::<i64, _>(&key),
-            )
+            ))
             .await;
             ends?;
             Ok((count?, left?))

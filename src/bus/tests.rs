@@ -42,7 +42,13 @@ impl World {
 }
 
 fn node(url: &str, number: u64, tasks: &Tasks) -> Node {
-    let config = config::Redis { url: url.to_owned(), username: None, password: None, password_file: None };
+    let config = config::Redis {
+        url: url.to_owned(),
+        ca_file: None,
+        username: None,
+        password: None,
+        password_file: None,
+    };
     let (bus, incoming) =
         Bus::start(&config, NodeId(number), |_, _| Bytes::from_static(b"present"), tasks).unwrap();
     Node { bus, incoming }

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use super::{ConfigArgs, Failure};
 use crate::auth::Verifier;
 use crate::bus;
-use crate::config::{Config, Durability, Endpoint, Loaded};
+use crate::config::{Config, Durability, Endpoint, Loaded, Tls};
 use crate::db::migrate::{self, Schema};
-use crate::db::{Budget, Demand, ServerFacts, SessionSettings, connect};
+use crate::db::{Budget, Connector, Demand, ServerFacts, SessionSettings};
 use crate::tasks::Tasks;
 
 /// Print the configuration that would be used, secrets masked, and reach every
@@ -100,7 +100,8 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
         match answer {
             Ok((facts, schema)) => {
                 let role = if facts.is_replica { "replica" } else { "primary" };
-                reached.push(format!("{subject}: {role}, PostgreSQL {}", facts.version));
+                let tls = if endpoint.tls() == Tls::Verify { "over TLS" } else { "without TLS" };
+                reached.push(format!("{subject}: {role}, PostgreSQL {}, {tls}", facts.version));
                 if !facts.is_replica {
                     primaries.push(name);
                 }
@@ -148,7 +149,7 @@ async fn ask(
         lock_timeout: Duration::from_secs(1),
         search_path: Some(schema.namespace()),
     };
-    let connection = connect(endpoint, &settings, tasks).await?;
+    let connection = Connector::new(endpoint, settings, tasks).connect().await?;
     let facts = ServerFacts::ask(&connection).await?;
     Ok((facts, migrate::require(&connection, schema, name).await))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Config, Endpoint};
+use super::{Config, Endpoint, Tls};
 
 /// Adds a line for everything that can't work.
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -28,7 +28,12 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
         );
     }
     let redis = &config.redis.url;
-    must(redis.starts_with("redis://"), "redis.url must be redis://host:port");
+    let is_tls = redis.starts_with("rediss://");
+    must(
+        is_tls || redis.starts_with("redis://"),
+        "redis.url must be redis://host:port, or rediss:// for TLS",
+    );
+    must(is_tls || config.redis.ca_file.is_none(), "redis.ca_file is only of use with rediss://");
     must(!redis.contains('@'), "redis.url must hold no secret: use redis.username and redis.password");
     must(!config.migrations.grant_to.is_empty(), "migrations.grant_to must not be empty");
 
@@ -113,6 +118,9 @@ fn check_names(config: &Config, problems: &mut Vec<String>) {
         let addresses: Vec<String> = endpoints.iter().map(address).collect();
         twice(&format!("{name}: two endpoints are at"), addresses.iter().map(String::as_str), problems);
         for endpoint in endpoints {
+            if endpoint.tls() == Tls::Off && endpoint.ca_file.is_some() {
+                problems.push(format!("{name}: {} has a ca_file, but its tls is off", endpoint.name));
+            }
             let texts = [&endpoint.name, &endpoint.host, &endpoint.database, &endpoint.user];
             if texts.iter().any(|text| text.is_empty()) || endpoint.port == 0 {
                 problems.push(format!("{name}: an endpoint needs a name, host, port, database and user"));

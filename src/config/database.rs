@@ -1,6 +1,7 @@
 //! Where the databases are and how they are used.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,10 +54,38 @@ pub struct Endpoint {
     pub user: String,
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
+    /// None: as [`Endpoint::tls`] finds.
+    pub tls: Option<Tls>,
+    /// Who may have signed its certificate, PEM; none: whom the system trusts.
+    pub ca_file: Option<PathBuf>,
     pub zone: Option<String>,
     /// How much of the reads it takes, relative to its siblings.
     #[serde(default = "hundred")]
     pub weight: u32,
+}
+
+/// Whether a server must prove who it is, and all is encrypted then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    Off,
+    /// A certificate for its `host`, signed by a trusted authority.
+    Verify,
+}
+
+impl Endpoint {
+    /// Unless it is said: off for a server on this machine that no authority is
+    /// named for, as nobody can come between.
+    pub fn tls(&self) -> Tls {
+        let is_here = is_this_machine(&self.host) && self.ca_file.is_none();
+        self.tls.unwrap_or(if is_here { Tls::Off } else { Tls::Verify })
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    // A path is the folder of its socket.
+    is_loopback || host == "localhost" || host.starts_with('/')
 }
 
 fn postgres_port() -> u16 {

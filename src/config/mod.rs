@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use database::{Directory, Durability, Endpoint, Migrations, Pool, Reads, Secret, Shard, Writes};
+pub use database::{Directory, Durability, Endpoint, Migrations, Pool, Reads, Secret, Shard, Tls, Writes};
 pub use error::ConfigError;
 pub use history::History;
 pub use limits::Limits;
@@ -114,8 +114,10 @@ impl Default for Listen {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
-    /// `redis://host:port`, without secrets.
+    /// `redis://host:port`, without secrets; `rediss` for TLS.
     pub url: String,
+    /// Who may have signed its certificate, PEM; none: whom the system trusts.
+    pub ca_file: Option<PathBuf>,
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,

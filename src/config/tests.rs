@@ -251,3 +251,24 @@ fn what_can_not_work_is_refused_at_boot() {
     let told = Config::parse(&FILE.replace("[pool]", shard)).unwrap_err().to_string();
     assert!(told.contains("two have the same database"), "{told}");
 }
+
+#[test]
+fn only_a_server_on_this_machine_need_not_prove_its_name() {
+    let tls = |settings: &[(&str, &str)]| {
+        let name = |key: &str| format!("ROOMGATE__SHARDS__A__ENDPOINTS__A_1__{key}");
+        let owned: Vec<(String, &str)> = settings.iter().map(|(key, value)| (name(key), *value)).collect();
+        let environment: Vec<(&str, &str)> =
+            owned.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        load(&environment, &[]).map(|loaded| loaded.config.shards[0].endpoints[0].tls())
+    };
+    for here in ["127.0.0.1", "localhost", "::1", "127.8.0.1", "/run/postgresql"] {
+        assert_eq!(tls(&[("HOST", here)]), Ok(Tls::Off), "{here}");
+    }
+    for elsewhere in ["10.0.0.2", "db", "localhost.example", "0.0.0.0"] {
+        assert_eq!(tls(&[("HOST", elsewhere)]), Ok(Tls::Verify), "{elsewhere}");
+    }
+    assert_eq!(tls(&[("HOST", "db"), ("TLS", "off")]), Ok(Tls::Off));
+    assert_eq!(tls(&[("CA_FILE", "ca.pem")]), Ok(Tls::Verify));
+    let both = tls(&[("CA_FILE", "ca.pem"), ("TLS", "off")]).unwrap_err().to_string();
+    assert!(both.contains("a-1 has a ca_file, but its tls is off"), "{both}");
+}

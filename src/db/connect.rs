@@ -1,18 +1,24 @@
-//! Opening a connection: bounded in time as a whole, with its settings in the
-//! start-up packet, its messages driven by a named task.
+//! Opening a connection: bounded in time as a whole, over TLS where that is asked
+//! for, with its settings in the start-up packet, its messages driven by a named
+//! task. Pools, monitors, migrations and checks all come this way.
 
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8_postgres::tokio_postgres::{self, AsyncMessage, NoTls};
+use bb8_postgres::tokio_postgres::config::SslMode;
+use bb8_postgres::tokio_postgres::{self, AsyncMessage, Client, NoTls};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connection::Connection;
 use super::error::{Class, DbError};
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Tls};
 use crate::tasks::Tasks;
+use crate::tls::Trust;
 
 /// What a connection is for; becomes its settings on the server.
 #[derive(Debug, Clone)]
@@ -62,49 +68,105 @@ impl SessionSettings {
     }
 }
 
-/// Opens a connection to `endpoint` and spawns the task that drives it.
-pub async fn connect(
-    endpoint: &Endpoint,
-    settings: &SessionSettings,
-    tasks: &Tasks,
-) -> Result<Connection, DbError> {
-    let config = client_config(endpoint, settings)?;
-    let attempt = timeout(settings.connect_timeout, config.connect(NoTls)).await;
-    let (client, mut driver) = attempt
-        .map_err(|_| {
-            let limit = settings.connect_timeout;
-            DbError::new(
-                Class::Connection,
-                "connect",
-                format!("no connection to {} in {limit:?}", endpoint.name),
-            )
-        })?
-        .map_err(|error| DbError::from_postgres("connect", &error))?;
+/// The way to one server, for one purpose.
+pub struct Connector {
+    endpoint: Endpoint,
+    settings: SessionSettings,
+    trust: Trust,
+    tasks: Tasks,
+}
 
-    let not_replicated = Arc::new(AtomicBool::new(false));
-    let noticed = not_replicated.clone();
-    let name = endpoint.name.clone();
-    tasks.spawn_for_handle("db-connection", async move {
-        loop {
-            match poll_fn(|cx| driver.poll_message(cx)).await {
-                // The notice comes before COMMIT's answer, and is noted here
-                // before the driver hands that answer to whoever waits for it.
-                Some(Ok(AsyncMessage::Notice(notice))) => {
-                    if Class::of_sqlstate(notice.code().code()) == Class::NotReplicated {
-                        noticed.store(true, Ordering::SeqCst);
-                    }
-                    tracing::debug!(endpoint = name, code = notice.code().code(), "{}", notice.message());
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    tracing::debug!(endpoint = name, %error, "database connection ended");
-                    return;
-                }
-                None => return,
+impl Connector {
+    pub fn new(endpoint: &Endpoint, settings: SessionSettings, tasks: &Tasks) -> Self {
+        let trust = Trust::new(endpoint.ca_file.clone());
+        Self { endpoint: endpoint.clone(), settings, trust, tasks: tasks.clone() }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// From TCP to "ready for query".
+    pub fn timeout(&self) -> Duration {
+        self.settings.connect_timeout
+    }
+
+    /// Opens a connection and spawns the task that drives it.
+    pub async fn connect(&self) -> Result<Connection, DbError> {
+        let limit = self.timeout();
+        let late = |_| self.failed(format!("no connection to {} in {limit:?}", self.endpoint.name));
+        timeout(limit, self.open()).await.map_err(late)?
+    }
+
+    async fn open(&self) -> Result<Connection, DbError> {
+        let mut config = client_config(&self.endpoint, &self.settings)?;
+        match self.endpoint.tls() {
+            Tls::Off => {
+                let opened = config.ssl_mode(SslMode::Disable).connect(NoTls).await;
+                let (client, driver) = opened.map_err(|error| self.refused(&error))?;
+                Ok(self.drive(client, driver))
+            }
+            Tls::Verify => {
+                let trusted = self.trust.settings().map_err(|error| self.failed(error.to_string()))?;
+                let tls = MakeRustlsConnect::new(trusted);
+                // Nothing is sent to a server that doesn't speak TLS.
+                let opened = config.ssl_mode(SslMode::Require).connect(tls).await;
+                let (client, driver) = opened.map_err(|error| {
+                    self.trust.forget();
+                    self.refused(&error)
+                })?;
+                Ok(self.drive(client, driver))
             }
         }
-    });
-    Ok(Connection::new(client, not_replicated))
+    }
+
+    fn drive<S, T>(&self, client: Client, mut driver: tokio_postgres::Connection<S, T>) -> Connection
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let not_replicated = Arc::new(AtomicBool::new(false));
+        let noticed = not_replicated.clone();
+        let name = self.endpoint.name.clone();
+        self.tasks.spawn_for_handle("db-connection", async move {
+            loop {
+                match poll_fn(|cx| driver.poll_message(cx)).await {
+                    // The notice comes before COMMIT's answer, and is noted here
+                    // before the driver hands that answer to whoever waits for it.
+                    Some(Ok(AsyncMessage::Notice(notice))) => {
+                        if Class::of_sqlstate(notice.code().code()) == Class::NotReplicated {
+                            noticed.store(true, Ordering::SeqCst);
+                        }
+                        tracing::debug!(endpoint = name, code = notice.code().code(), "{}", notice.message());
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::debug!(endpoint = name, %error, "database connection ended");
+                        return;
+                    }
+                    None => return,
+                }
+            }
+        });
+        Connection::new(client, not_replicated)
+    }
+
+    /// Says of a server that isn't spoken to why; else what it said.
+    fn refused(&self, error: &tokio_postgres::Error) -> DbError {
+        if error.as_db_error().is_some() {
+            return DbError::from_postgres("connect", error);
+        }
+        let Endpoint { name, host, port, .. } = &self.endpoint;
+        let why = self.trust.explain(error).unwrap_or_else(|| match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        });
+        self.failed(format!("{name} ({host}:{port}): {why}"))
+    }
+
+    fn failed(&self, message: String) -> DbError {
+        DbError::new(Class::Connection, "connect", message)
+    }
 }
 
 fn client_config(endpoint: &Endpoint, settings: &SessionSettings) -> Result<tokio_postgres::Config, DbError> {

@@ -15,7 +15,7 @@ mod probe;
 pub use bb8_postgres::tokio_postgres::Row;
 pub use bb8_postgres::tokio_postgres::types::{FromSql, Json, ToSql};
 pub use budget::{Budget, ConnectionLimit, Demand, OverBudget};
-pub use connect::{PLANNER, SessionSettings, connect};
+pub use connect::{Connector, PLANNER, SessionSettings};
 pub use connection::{Connection, Sql};
 pub use error::{Class, DbError};
 pub use json_text::JsonText;

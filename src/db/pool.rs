@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use bb8_postgres::bb8;
 
-use super::connect::{SessionSettings, connect};
+use super::connect::{Connector, SessionSettings};
 use super::connection::{Connection, Sql};
 use super::error::{Class, DbError};
 use crate::config;
@@ -53,12 +53,10 @@ impl Pool {
         let generation = Arc::new(AtomicU64::new(0));
         let last_error = LastError::default();
         let manager = Manager {
-            endpoint: endpoint.clone(),
-            settings,
+            connector: Connector::new(endpoint, settings, tasks),
             statements,
             generation: generation.clone(),
             metrics: metrics.clone(),
-            tasks: tasks.clone(),
         };
         let inner = bb8::Pool::builder()
             .max_size(limits.max_connections)
@@ -137,12 +135,10 @@ impl Deref for Lease {
 }
 
 struct Manager {
-    endpoint: config::Endpoint,
-    settings: SessionSettings,
+    connector: Connector,
     statements: &'static [&'static [&'static Sql]],
     generation: Arc<AtomicU64>,
     metrics: EndpointMetrics,
-    tasks: Tasks,
 }
 
 struct Managed {
@@ -179,12 +175,16 @@ impl Manager {
         // Read before connecting: a change of role in between makes this one old.
         let generation = self.generation.load(Ordering::SeqCst);
         let started = Instant::now();
-        let connection = connect(&self.endpoint, &self.settings, &self.tasks).await?;
+        let connection = self.connector.connect().await?;
         let connection = connection.measured_by(self.metrics.clone());
-        let left = self.settings.connect_timeout.saturating_sub(started.elapsed());
+        let left = self.connector.timeout().saturating_sub(started.elapsed());
         let statements = self.statements.concat();
         tokio::time::timeout(left, connection.prepare(&statements)).await.map_err(|_| {
-            DbError::new(Class::Connection, "connect", format!("{} is slow to prepare", self.endpoint.name))
+            DbError::new(
+                Class::Connection,
+                "connect",
+                format!("{} is slow to prepare", self.connector.endpoint().name),
+            )
         })??;
         Ok(Managed { connection, generation })
     }

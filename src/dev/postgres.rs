@@ -4,6 +4,8 @@
 //! its schemas `public` and `directory` (migrations run as it); `roomgate` is the
 //! gateway's. All without passwords, on loopback.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -143,6 +145,8 @@ impl Postgres {
             user: "roomgate".to_owned(),
             password: None,
             password_file: None,
+            tls: None,
+            ca_file: None,
             zone: None,
             weight: 100,
         }
@@ -182,6 +186,21 @@ impl Postgres {
         let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
         admin.batch_execute(&set).await.map_err(Error::sql(&self.name))?;
         self.reload().await
+    }
+
+    /// It also speaks TLS, with this certificate and key, in PEM. It is
+    /// started again for that.
+    pub async fn set_certificate(&self, certificate: &str, key: &str) -> Result<(), Error> {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data_dir().join(name);
+            let what = path.display().to_string();
+            std::fs::write(&path, text).map_err(Error::io(&what))?;
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(Error::io(&what))?;
+            account::give(&path)?;
+        }
+        let set = "ALTER SYSTEM SET ssl = on";
+        self.admin().await?.batch_execute(set).await.map_err(Error::sql(&self.name))?;
+        self.service.restart().await
     }
 
     async fn reload(&self) -> Result<(), Error> {

@@ -17,7 +17,8 @@ use super::roles::{Claim, Sighting, Standing, SystemId, judge};
 use super::shard::{Facts, Known, Shared};
 use super::staleness::{Lsn, Samples, Timeline};
 use crate::db::{
-    Class, Connection, ConnectionLimit, DbError, OverBudget, Row, ServerFacts, SessionSettings, Sql, connect,
+    Class, Connection, ConnectionLimit, Connector, DbError, OverBudget, Row, ServerFacts, SessionSettings,
+    Sql,
 };
 use crate::metrics::{PoolUse, Role};
 use crate::tasks::{Stop, Tasks};
@@ -103,7 +104,7 @@ impl Monitor {
             .shard
             .endpoints
             .iter()
-            .map(|endpoint| Probe::new(endpoint.clone(), &self.shard, tasks.clone()).ask(true))
+            .map(|endpoint| Probe::new(endpoint.clone(), &self.shard, &tasks).ask(true))
             .collect();
         loop {
             // All arms are cancel-safe.
@@ -287,14 +288,13 @@ struct Probe {
     endpoint: Arc<Endpoint>,
     /// What its server allows changes only when that is started again.
     connection: Option<(Connection, ConnectionLimit)>,
-    settings: SessionSettings,
+    connector: Connector,
     interval: Duration,
     limit: Duration,
-    tasks: Tasks,
 }
 
 impl Probe {
-    fn new(endpoint: Arc<Endpoint>, shard: &Shared, tasks: Tasks) -> Self {
+    fn new(endpoint: Arc<Endpoint>, shard: &Shared, tasks: &Tasks) -> Self {
         let limit = shard.reads.monitor_timeout;
         let settings = SessionSettings {
             application_name: format!("roomgate/{}/monitor", shard.node),
@@ -303,7 +303,8 @@ impl Probe {
             ..shard.settings.clone()
         };
         let interval = shard.reads.monitor_interval;
-        Self { endpoint, connection: None, settings, interval, limit, tasks }
+        let connector = Connector::new(endpoint.config(), settings, tasks);
+        Self { endpoint, connection: None, connector, interval, limit }
     }
 
     /// Waits for its time, unless `at_once`, or for a nudge, and asks.
@@ -325,7 +326,7 @@ impl Probe {
         let (connection, limit) = match self.connection.take() {
             Some((connection, limit)) if !connection.is_broken() => (connection, limit),
             _ => {
-                let connection = connect(self.endpoint.config(), &self.settings, &self.tasks).await?;
+                let connection = self.connector.connect().await?;
                 let facts = timeout(self.limit, ServerFacts::ask(&connection)).await.map_err(late)??;
                 (connection, facts.connections)
             }

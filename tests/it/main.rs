@@ -43,5 +43,6 @@ mod starts;
 mod statements;
 mod stats;
 mod straw;
+mod tls;
 mod view;
 mod world;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{MigrateError, Schema};
 use crate::config::{Config, Endpoint};
-use crate::db::{Connection, SessionSettings, Sql, connect};
+use crate::db::{Connection, Connector, SessionSettings, Sql};
 use crate::tasks::Tasks;
 
 /// One database with its servers.
@@ -69,7 +69,7 @@ impl Target {
             lock_timeout: self.settings.lock_timeout,
             search_path: Some(self.schema.namespace()),
         };
-        let connection = connect(&endpoint, &settings, &self.tasks).await?;
+        let connection = Connector::new(&endpoint, settings, &self.tasks).connect().await?;
         let in_recovery = connection.query_one(&IN_RECOVERY, &[]).await?.get(0);
         Ok((in_recovery, connection))
     }

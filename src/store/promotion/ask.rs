@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::decide::{Answer, Asked};
 use crate::config::Endpoint;
-use crate::db::{Class, Connection, DbError, Row, SessionSettings, Sql, connect};
+use crate::db::{Class, Connection, Connector, DbError, Row, SessionSettings, Sql};
 use crate::routing::SystemId;
 use crate::routing::staleness::{Lsn, Timeline};
 use crate::tasks::Tasks;
@@ -53,7 +53,7 @@ pub(super) fn settings() -> SessionSettings {
 pub(super) async fn ask(endpoint: &Endpoint, tasks: &Tasks) -> Asked {
     let mut addresses = vec![(endpoint.host.clone(), endpoint.port)];
     let asked = async {
-        let connection = connect(endpoint, &settings(), tasks).await?;
+        let connection = Connector::new(endpoint, settings(), tasks).connect().await?;
         let row = query(&connection, &LOOK).await?;
         addresses.extend(address(&row, "own_host", "own_port"));
         read(&row)

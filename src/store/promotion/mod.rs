@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{self, Config};
-use crate::db::{Budget, Class, Connection, DbError, Sql, connect};
+use crate::db::{Budget, Class, Connection, Connector, DbError, Sql};
 use crate::ids::ShardName;
 use crate::placement::{ShardIndex, SlotMap};
 use crate::routing::staleness::Timeline;
@@ -169,7 +169,7 @@ impl Promotion {
     /// What this server of the directory knows, and whether a claim can be
     /// written there now or after the promotion.
     async fn claim_at(&self, endpoint: &config::Endpoint) -> Result<(Option<Claim>, bool), DbError> {
-        let connection = connect(endpoint, &ask::settings(), &self.tasks).await?;
+        let connection = Connector::new(endpoint, ask::settings(), &self.tasks).connect().await?;
         let role = ask::query(&connection, &ROLE).await?;
         let (in_recovery, system_id): (bool, i64) = (role.get(0), role.get(1));
         let names: Vec<&str> = self.shard.endpoints.iter().map(|known| known.name.as_str()).collect();
@@ -244,7 +244,7 @@ impl Promotion {
 
     async fn promoter(&self, endpoint: &str) -> Result<Connection, PromotionError> {
         let promoter = self.endpoint(endpoint)?.as_migrator(&self.config.migrations);
-        let connection = connect(&promoter, &ask::settings(), &self.tasks).await?;
+        let connection = Connector::new(&promoter, ask::settings(), &self.tasks).connect().await?;
         let row = ask::query(&connection, &MAY_PROMOTE).await?;
         if row.get::<_, bool>(0) {
             return Ok(connection);
