@@ -21,6 +21,7 @@ has haproxy || missing+=(haproxy)
 has setpriv || missing+=(util-linux)
 has cc || missing+=(build-essential)
 if [ "$purpose" = test ]; then
+    has pgbouncer || missing+=(pgbouncer)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
     has curl || missing+=(curl)

@@ -1,8 +1,6 @@
 //! `roomgate check-config`: what would be used, and whether everything named in
 //! it answers.
 
-use std::time::Duration;
-
 use clap::Args;
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
@@ -12,7 +10,7 @@ use crate::auth::Verifier;
 use crate::bus;
 use crate::config::{Config, Durability, Endpoint, Loaded, Tls};
 use crate::db::migrate::{self, Schema};
-use crate::db::{Budget, Connector, Demand, ServerFacts, SessionSettings};
+use crate::db::{Budget, Connector, DbError, Demand, ServerFacts, SessionSettings};
 use crate::tasks::Tasks;
 
 /// Print the configuration that would be used, secrets masked, and reach every
@@ -98,7 +96,7 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
     for ((name, _, endpoint), answer) in all.iter().zip(asked) {
         let subject = format!("{name}/{}", endpoint.name);
         match answer {
-            Ok((facts, schema)) => {
+            Ok((facts, schema, missing)) => {
                 let role = if facts.is_replica { "replica" } else { "primary" };
                 let tls = if endpoint.tls() == Tls::Verify { "over TLS" } else { "without TLS" };
                 reached.push(format!("{subject}: {role}, PostgreSQL {}, {tls}", facts.version));
@@ -111,6 +109,7 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
                 if let Err(error) = schema {
                     advise(true, error.to_string());
                 }
+                missing.into_iter().for_each(|statement| advise(true, format!("PgBouncer: {statement}")));
             }
             Err(error) => findings.push(Finding { fatal: true, subject, text: error.to_string() }),
         }
@@ -133,7 +132,9 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
     (reached, findings)
 }
 
-type Answer = (ServerFacts, Result<(), migrate::MigrateError>);
+/// What a server says, whether its schema will do, and which settings its role
+/// lacks behind a PgBouncer.
+type Answer = (ServerFacts, Result<(), migrate::MigrateError>, Vec<String>);
 
 async fn ask(
     config: &Config,
@@ -141,17 +142,25 @@ async fn ask(
     schema: Schema,
     endpoint: &Endpoint,
     tasks: &Tasks,
-) -> Result<Answer, crate::db::DbError> {
+) -> Result<Answer, DbError> {
     let settings = SessionSettings {
         application_name: "roomgate/check-config".to_owned(),
         connect_timeout: config.pool.connect_timeout,
-        statement_timeout: Duration::from_secs(5),
-        lock_timeout: Duration::from_secs(1),
+        statement_timeout: config.pool.statement_timeout,
+        lock_timeout: config.writes.lock_timeout,
         search_path: Some(schema.namespace()),
     };
-    let connection = Connector::new(endpoint, settings, tasks).connect().await?;
+    let connection = Connector::new(endpoint, settings.clone(), tasks).connect().await?;
     let facts = ServerFacts::ask(&connection).await?;
-    Ok((facts, migrate::require(&connection, schema, name).await))
+    let missing = match &endpoint.pgbouncer {
+        None => Vec::new(),
+        Some(_) => {
+            let search_path = settings.search_path.filter(|_| schema == Schema::Directory);
+            let pooled = Connector::pooled(endpoint, SessionSettings { search_path, ..settings }, tasks);
+            pooled.missing_settings(&pooled.connect().await?).await?
+        }
+    };
+    Ok((facts, migrate::require(&connection, schema, name).await, missing))
 }
 
 fn judge(config: &Config, demand: &Demand, facts: &ServerFacts, advise: &mut impl FnMut(bool, String)) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::database::host_and_port;
 use super::{Config, Endpoint, Tls};
 
 /// Adds a line for everything that can't work.
@@ -118,6 +119,10 @@ fn check_names(config: &Config, problems: &mut Vec<String>) {
         let addresses: Vec<String> = endpoints.iter().map(address).collect();
         twice(&format!("{name}: two endpoints are at"), addresses.iter().map(String::as_str), problems);
         for endpoint in endpoints {
+            let pgbouncer = endpoint.pgbouncer.as_deref();
+            if pgbouncer.is_some_and(|address| host_and_port(address).is_none()) {
+                problems.push(format!("{name}: {}'s pgbouncer must be host:port", endpoint.name));
+            }
             if endpoint.tls() == Tls::Off && endpoint.ca_file.is_some() {
                 problems.push(format!("{name}: {} has a ca_file, but its tls is off", endpoint.name));
             }

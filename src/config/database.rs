@@ -58,6 +58,9 @@ pub struct Endpoint {
     pub tls: Option<Tls>,
     /// Who may have signed its certificate, PEM; none: whom the system trusts.
     pub ca_file: Option<PathBuf>,
+    /// `host:port` of a PgBouncer before it, in transaction mode, for the
+    /// connections of pools; the others go to the server itself.
+    pub pgbouncer: Option<String>,
     pub zone: Option<String>,
     /// How much of the reads it takes, relative to its siblings.
     #[serde(default = "hundred")]
@@ -80,6 +83,23 @@ impl Endpoint {
         let is_here = is_this_machine(&self.host) && self.ca_file.is_none();
         self.tls.unwrap_or(if is_here { Tls::Off } else { Tls::Verify })
     }
+}
+
+impl Endpoint {
+    /// As its pools reach it.
+    pub fn pooled(&self) -> Self {
+        let mut there = self.clone();
+        if let Some((host, port)) = self.pgbouncer.as_deref().and_then(host_and_port) {
+            (there.host, there.port) = (host.to_owned(), port);
+        }
+        there
+    }
+}
+
+pub(super) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Some((host, port.parse().ok().filter(|port| *port > 0)?)).filter(|(host, _)| !host.is_empty())
 }
 
 fn is_this_machine(host: &str) -> bool {

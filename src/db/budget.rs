@@ -16,8 +16,15 @@ const TWICE: u32 = 2;
 pub struct Budget {
     nodes: u32,
     pool: u32,
-    /// The address of each pool's server: the directory's may be a shard's too.
-    pools: Vec<(String, u16)>,
+    /// Of every pool: the directory's server may be a shard's too.
+    pools: Vec<Place>,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    server: (String, u16),
+    /// Through PgBouncer, whose own limits count: only its monitor is direct.
+    is_pooled: bool,
 }
 
 /// What all nodes together may open on one server.
@@ -25,8 +32,10 @@ pub struct Budget {
 pub struct Demand {
     nodes: u32,
     pool: u32,
-    /// Of one node.
+    /// Of one node, filled from here.
     pools: u32,
+    /// Of one node, filled by a PgBouncer.
+    pooled: u32,
 }
 
 /// What a server allows.
@@ -53,14 +62,20 @@ impl Budget {
 
     /// `endpoints`: of all databases, one pool each.
     pub fn new<'a>(node: &Node, pool: &Pool, endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
-        let pools = endpoints.map(|endpoint| (endpoint.host.clone(), endpoint.port)).collect();
+        let place = |endpoint: &Endpoint| Place {
+            server: (endpoint.host.clone(), endpoint.port),
+            is_pooled: endpoint.pgbouncer.is_some(),
+        };
+        let pools = endpoints.map(place).collect();
         Self { nodes: node.expected_nodes, pool: pool.max_connections, pools }
     }
 
     pub fn demand(&self, endpoint: &Endpoint) -> Demand {
-        let here = self.pools.iter().filter(|(host, port)| *host == endpoint.host && *port == endpoint.port);
-        let pools = u32::try_from(here.count()).unwrap_or(u32::MAX).max(1);
-        Demand { nodes: self.nodes, pool: self.pool, pools }
+        let is_here = |place: &&Place| place.server.0 == endpoint.host && place.server.1 == endpoint.port;
+        let (pooled, direct): (Vec<&Place>, Vec<&Place>) =
+            self.pools.iter().filter(is_here).partition(|place| place.is_pooled);
+        let count = |places: &[&Place]| u32::try_from(places.len()).unwrap_or(u32::MAX);
+        Demand { nodes: self.nodes, pool: self.pool, pools: count(&direct), pooled: count(&pooled) }
     }
 }
 
@@ -73,16 +88,22 @@ impl Demand {
     }
 
     fn connections(&self) -> u32 {
-        self.pool.saturating_add(BESIDE_A_POOL).saturating_mul(self.all_pools())
+        let of_a_node = self.pool.saturating_mul(self.pools).saturating_add(self.beside());
+        of_a_node.saturating_mul(self.all_nodes())
     }
 
     /// The largest pool with which it fits.
     fn fitting_pool(&self, limit: ConnectionLimit) -> u32 {
-        (limit.allowed() / self.all_pools().max(1)).saturating_sub(BESIDE_A_POOL)
+        let of_a_node = limit.allowed() / self.all_nodes().max(1);
+        of_a_node.saturating_sub(self.beside()).checked_div(self.pools).unwrap_or(0)
     }
 
-    fn all_pools(&self) -> u32 {
-        self.nodes.saturating_mul(TWICE).saturating_mul(self.pools)
+    fn beside(&self) -> u32 {
+        BESIDE_A_POOL.saturating_mul(self.pools.saturating_add(self.pooled))
+    }
+
+    fn all_nodes(&self) -> u32 {
+        self.nodes.saturating_mul(TWICE)
     }
 }
 
@@ -94,7 +115,8 @@ impl ConnectionLimit {
 
 impl OverBudget {
     fn text(&self) -> String {
-        let Self { demand: Demand { nodes, pool, pools }, limit } = self;
+        let Self { demand: Demand { nodes, pool, pools, .. }, limit } = self;
+        let beside = self.demand.beside();
         let needed = self.demand.connections();
         let raise = format!("raise its max_connections to {}", needed.saturating_add(limit.reserved));
         let advice = match self.demand.fitting_pool(*limit) {
@@ -103,8 +125,8 @@ impl OverBudget {
             _ => raise,
         };
         format!(
-            "{nodes} node(s), twice during a restart, with {pools} pool(s) of {pool} here and {BESIDE_A_POOL} \
-             connections beside each, may open {needed}; the server allows {} ({} less {} reserved): {advice}",
+            "{nodes} node(s), twice during a restart, with {pools} pool(s) of {pool} here and {beside} \
+             connections beside, may open {needed}; the server allows {} ({} less {} reserved): {advice}",
             limit.allowed(),
             limit.max,
             limit.reserved,
@@ -135,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told_with_the_numbers_that_would() {
-        let demand = Demand { nodes: 2, pool: 20, pools: 1 };
+        let demand = Demand { nodes: 2, pool: 20, pools: 1, pooled: 0 };
         let limit = |max| ConnectionLimit { max, reserved: 3 };
         assert_eq!(demand.check(limit(95)), Ok(()));
         let text = demand.check(limit(94)).unwrap_err().to_string();

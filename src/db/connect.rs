@@ -4,8 +4,8 @@
 
 use std::error::Error as _;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bb8_postgres::tokio_postgres::config::SslMode;
@@ -16,11 +16,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connection::Connection;
 use super::error::{Class, DbError};
+use super::statements::{KnownTypes, Statements};
 use crate::config::{Endpoint, Tls};
 use crate::tasks::Tasks;
 use crate::tls::Trust;
 
-/// What a connection is for; becomes its settings on the server.
+/// What a connection is for; becomes its settings on the server, if they are
+/// not the role's own behind a PgBouncer.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// Shown in `pg_stat_activity`, e.g. `roomgate/n1/append`.
@@ -50,21 +52,23 @@ pub const PLANNER: [(&str, &str); 6] = [
 ];
 
 impl SessionSettings {
+    /// What the server must be set to, as `pg_settings` shows it.
+    pub(super) fn wanted(&self) -> Vec<(&'static str, String)> {
+        let millis = |time: Duration| time.as_millis().to_string();
+        let mut wanted = vec![
+            ("statement_timeout", millis(self.statement_timeout)),
+            ("lock_timeout", millis(self.lock_timeout)),
+            ("idle_in_transaction_session_timeout", millis(self.statement_timeout * 2)),
+            ("TimeZone", "UTC".to_owned()),
+        ];
+        wanted.extend(PLANNER.map(|(name, value)| (name, value.to_owned())));
+        wanted.extend(self.search_path.map(|path| ("search_path", path.to_owned())));
+        wanted
+    }
+
     fn options(&self) -> String {
-        let mut options = format!(
-            "-c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={} -c timezone=UTC",
-            self.statement_timeout.as_millis(),
-            self.lock_timeout.as_millis(),
-            (self.statement_timeout * 2).as_millis(),
-        );
-        for (name, value) in PLANNER {
-            options.push_str(&format!(" -c {name}={value}"));
-        }
-        if let Some(path) = self.search_path {
-            options.push_str(" -c search_path=");
-            options.push_str(path);
-        }
-        options
+        let options = self.wanted().into_iter().map(|(name, value)| format!("-c {name}={value}"));
+        options.collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -73,17 +77,35 @@ pub struct Connector {
     endpoint: Endpoint,
     settings: SessionSettings,
     trust: Trust,
+    /// Through PgBouncer: what is known of statements.
+    pooled: Option<Arc<KnownTypes>>,
     tasks: Tasks,
 }
 
 impl Connector {
+    /// For a pool: through the endpoint's PgBouncer, if it has one.
+    pub fn pooled(endpoint: &Endpoint, settings: SessionSettings, tasks: &Tasks) -> Self {
+        let pooled = endpoint.pgbouncer.is_some().then(Arc::default);
+        Self { pooled, ..Self::new(&endpoint.pooled(), settings, tasks) }
+    }
+
+    /// To the server itself.
     pub fn new(endpoint: &Endpoint, settings: SessionSettings, tasks: &Tasks) -> Self {
         let trust = Trust::new(endpoint.ca_file.clone());
-        Self { endpoint: endpoint.clone(), settings, trust, tasks: tasks.clone() }
+        Self { endpoint: endpoint.clone(), settings, trust, pooled: None, tasks: tasks.clone() }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    pub fn settings(&self) -> &SessionSettings {
+        &self.settings
+    }
+
+    /// The server's settings can't be chosen by who connects.
+    pub fn is_pooled(&self) -> bool {
+        self.pooled.is_some()
     }
 
     /// From TCP to "ready for query".
@@ -100,6 +122,9 @@ impl Connector {
 
     async fn open(&self) -> Result<Connection, DbError> {
         let mut config = client_config(&self.endpoint, &self.settings)?;
+        if !self.is_pooled() {
+            config.options(self.settings.options());
+        }
         match self.endpoint.tls() {
             Tls::Off => {
                 let opened = config.ssl_mode(SslMode::Disable).connect(NoTls).await;
@@ -148,7 +173,11 @@ impl Connector {
                 }
             }
         });
-        Connection::new(client, not_replicated)
+        let statements = match &self.pooled {
+            Some(types) => Statements::Whole(types.clone()),
+            None => Statements::Prepared(Mutex::default()),
+        };
+        Connection::new(client, statements, not_replicated)
     }
 
     /// Says of a server that isn't spoken to why; else what it said.
@@ -177,7 +206,6 @@ fn client_config(endpoint: &Endpoint, settings: &SessionSettings) -> Result<toki
         .dbname(&endpoint.database)
         .user(&endpoint.user)
         .application_name(&settings.application_name)
-        .options(settings.options())
         .connect_timeout(settings.connect_timeout)
         .tcp_user_timeout(Duration::from_secs(10))
         .keepalives_idle(Duration::from_secs(10))

@@ -1,10 +1,9 @@
-//! One connection: named statements, prepared once; and the reasons why it must
-//! not be used again.
+//! One connection: named statements; and the reasons why it must not be used
+//! again.
 
-use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bb8_postgres::tokio_postgres::types::ToSql;
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 
 use super::error::{Class, DbError};
+use super::statements::{Ready, Statements};
 use crate::metrics::EndpointMetrics;
 
 /// A statement with a name: the `statement` label of metrics and the subject of
@@ -32,7 +32,7 @@ pub struct Sql {
 /// inside a transaction.
 pub struct Connection {
     client: Client,
-    statements: Mutex<HashMap<&'static str, Statement>>,
+    statements: Statements,
     not_replicated: Arc<AtomicBool>,
     abandoned: AtomicBool,
     in_transaction: AtomicBool,
@@ -40,10 +40,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, not_replicated: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(client: Client, statements: Statements, not_replicated: Arc<AtomicBool>) -> Self {
         Self {
             client,
-            statements: Mutex::default(),
+            statements,
             not_replicated,
             abandoned: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
@@ -61,8 +61,8 @@ impl Connection {
         sql: &'static Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DbError> {
-        let statement = self.statement(sql).await?;
-        self.watch(sql.name, self.client.query(&statement, params)).await
+        let ready = self.ready(sql).await?;
+        self.watch(sql.name, ready.query(&self.client, sql, params)).await
     }
 
     pub async fn query_opt(
@@ -70,30 +70,46 @@ impl Connection {
         sql: &'static Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, DbError> {
-        let statement = self.statement(sql).await?;
-        self.watch(sql.name, self.client.query_opt(&statement, params)).await
+        let ready = self.ready(sql).await?;
+        self.watch(sql.name, ready.query_opt(&self.client, sql, params)).await
     }
 
     pub async fn query_one(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Row, DbError> {
-        let statement = self.statement(sql).await?;
-        self.watch(sql.name, self.client.query_one(&statement, params)).await
+        let ready = self.ready(sql).await?;
+        self.watch(sql.name, ready.query_one(&self.client, sql, params)).await
     }
 
     /// How many rows it touched.
     pub async fn execute(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<u64, DbError> {
-        let statement = self.statement(sql).await?;
-        self.watch(sql.name, self.client.execute(&statement, params)).await
+        let ready = self.ready(sql).await?;
+        self.watch(sql.name, ready.execute(&self.client, sql, params)).await
     }
 
-    /// Rows in the text form of COPY; how many there were.
+    /// Rows in the text form of COPY; how many there were. Not in a transaction.
     pub async fn copy_in(&self, sql: &'static Sql, rows: Bytes) -> Result<u64, DbError> {
-        let statement = self.statement(sql).await?;
+        if let Ready::Prepared(statement) = self.ready(sql).await? {
+            return self.watch(sql.name, self.copy(&statement, rows)).await;
+        }
+        // There is no COPY without a prepared statement. It is closed before
+        // COMMIT, while the server's connection is ours.
+        self.begin().await?;
         let copied = async {
-            let mut sink = pin!(self.client.copy_in(&statement).await?);
-            sink.send(rows).await?;
-            sink.finish().await
+            let statement = self.client.prepare(sql.text).await?;
+            self.copy(&statement, rows).await
         };
-        self.watch(sql.name, copied).await
+        let copied = self.watch(sql.name, copied).await;
+        if copied.is_ok() {
+            self.commit().await?
+        } else {
+            self.rollback().await?
+        }
+        copied
+    }
+
+    async fn copy(&self, statement: &Statement, rows: Bytes) -> Result<u64, tokio_postgres::Error> {
+        let mut sink = pin!(self.client.copy_in(statement).await?);
+        sink.send(rows).await?;
+        sink.finish().await
     }
 
     /// Statements without parameters, for schema work. Not for transactions.
@@ -126,7 +142,27 @@ impl Connection {
 
     /// Prepares what is not prepared yet, in one round trip.
     pub async fn prepare(&self, statements: &[&'static Sql]) -> Result<(), DbError> {
-        let prepared = statements.iter().map(|sql| self.statement(sql));
+        let is_new = |sql: &&&'static Sql| self.statements.get(sql).is_none();
+        let new: Vec<&'static Sql> = statements.iter().filter(is_new).copied().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        if matches!(self.statements, Statements::Prepared(_)) || self.in_transaction.load(Ordering::SeqCst) {
+            return self.prepare_here(&new).await;
+        }
+        // For the types of parameters. In a transaction, as the server's
+        // connection is ours for so long: what is prepared can be closed again.
+        self.begin().await?;
+        self.prepare_here(&new).await?;
+        self.rollback().await
+    }
+
+    async fn prepare_here(&self, statements: &[&'static Sql]) -> Result<(), DbError> {
+        let prepared = statements.iter().map(async |sql| {
+            let statement = self.watch("prepare", self.client.prepare(sql.text)).await?;
+            self.statements.put(sql, statement);
+            Ok(())
+        });
         futures_util::future::try_join_all(prepared).await.map(drop)
     }
 
@@ -145,17 +181,13 @@ impl Connection {
     }
 
     /// The statement behind `sql`, prepared on first use.
-    async fn statement(&self, sql: &'static Sql) -> Result<Statement, DbError> {
-        if let Some(statement) = self.cached().get(sql.name) {
-            return Ok(statement.clone());
+    async fn ready(&self, sql: &'static Sql) -> Result<Ready, DbError> {
+        if let Some(ready) = self.statements.get(sql) {
+            return Ok(ready);
         }
-        let statement = self.watch("prepare", self.client.prepare(sql.text)).await?;
-        self.cached().insert(sql.name, statement.clone());
-        Ok(statement)
-    }
-
-    fn cached(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Statement>> {
-        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
+        self.prepare(&[sql]).await?;
+        let lost = || DbError::new(Class::Other, "prepare", "what was prepared is gone");
+        self.statements.get(sql).ok_or_else(lost)
     }
 
     /// Runs a statement to its end, measures it, and notes it if it is dropped

@@ -11,6 +11,7 @@ mod json_text;
 pub mod migrate;
 mod pool;
 mod probe;
+mod statements;
 
 pub use bb8_postgres::tokio_postgres::Row;
 pub use bb8_postgres::tokio_postgres::types::{FromSql, Json, ToSql};

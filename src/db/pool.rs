@@ -5,7 +5,7 @@
 //! notices and statements, nor knows of abandoned queries.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -53,9 +53,10 @@ impl Pool {
         let generation = Arc::new(AtomicU64::new(0));
         let last_error = LastError::default();
         let manager = Manager {
-            connector: Connector::new(endpoint, settings, tasks),
+            connector: Connector::pooled(endpoint, settings, tasks),
             statements,
             generation: generation.clone(),
+            settings_told: AtomicBool::new(false),
             metrics: metrics.clone(),
         };
         let inner = bb8::Pool::builder()
@@ -138,6 +139,7 @@ struct Manager {
     connector: Connector,
     statements: &'static [&'static [&'static Sql]],
     generation: Arc<AtomicU64>,
+    settings_told: AtomicBool,
     metrics: EndpointMetrics,
 }
 
@@ -176,6 +178,12 @@ impl Manager {
         let generation = self.generation.load(Ordering::SeqCst);
         let started = Instant::now();
         let connection = self.connector.connect().await?;
+        if self.connector.is_pooled() && !self.settings_told.swap(true, Ordering::Relaxed) {
+            for missing in self.connector.missing_settings(&connection).await? {
+                let endpoint = &self.connector.endpoint().name;
+                tracing::error!(endpoint, "behind PgBouncer a role needs settings of its own: {missing}");
+            }
+        }
         let connection = connection.measured_by(self.metrics.clone());
         let left = self.connector.timeout().saturating_sub(started.elapsed());
         let statements = self.statements.concat();

@@ -147,6 +147,7 @@ impl Postgres {
             password_file: None,
             tls: None,
             ca_file: None,
+            pgbouncer: None,
             zone: None,
             weight: 100,
         }

@@ -26,6 +26,7 @@ mod legacy;
 mod live;
 mod patroni;
 mod people;
+mod pgbouncer;
 mod pools;
 mod presence;
 mod promotion;

@@ -1,0 +1,88 @@
+//! How a statement is sent: prepared once on its connection; or, through
+//! PgBouncer, whole each time, since behind it every transaction may have another
+//! connection, and one connection the transactions of many.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bb8_postgres::tokio_postgres::types::{ToSql, Type};
+use bb8_postgres::tokio_postgres::{Client, Error, Row, Statement};
+
+use super::connection::Sql;
+
+/// What one connection knows of statements.
+pub(super) enum Statements {
+    Prepared(Mutex<HashMap<&'static str, Statement>>),
+    Whole(Arc<KnownTypes>),
+}
+
+/// Of parameters, as the server said; the same on all connections of a pool.
+#[derive(Default)]
+pub(super) struct KnownTypes(Mutex<HashMap<&'static str, Arc<[Type]>>>);
+
+/// A statement that can be sent at once.
+pub(super) enum Ready {
+    Prepared(Statement),
+    Whole(Arc<[Type]>),
+}
+
+impl Statements {
+    pub fn get(&self, sql: &Sql) -> Option<Ready> {
+        match self {
+            Self::Prepared(statements) => locked(statements).get(sql.name).cloned().map(Ready::Prepared),
+            Self::Whole(types) => locked(&types.0).get(sql.name).cloned().map(Ready::Whole),
+        }
+    }
+
+    pub fn put(&self, sql: &'static Sql, statement: Statement) {
+        match self {
+            Self::Prepared(statements) => drop(locked(statements).insert(sql.name, statement)),
+            Self::Whole(types) => drop(locked(&types.0).insert(sql.name, statement.params().into())),
+        }
+    }
+}
+
+impl Ready {
+    pub async fn query(&self, client: &Client, sql: &Sql, params: Params<'_>) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Prepared(statement) => client.query(statement, params).await,
+            Self::Whole(types) => client.query_typed(sql.text, &typed(params, types)).await,
+        }
+    }
+
+    pub async fn query_opt(
+        &self,
+        client: &Client,
+        sql: &Sql,
+        params: Params<'_>,
+    ) -> Result<Option<Row>, Error> {
+        match self {
+            Self::Prepared(statement) => client.query_opt(statement, params).await,
+            Self::Whole(types) => client.query_typed_opt(sql.text, &typed(params, types)).await,
+        }
+    }
+
+    pub async fn query_one(&self, client: &Client, sql: &Sql, params: Params<'_>) -> Result<Row, Error> {
+        match self {
+            Self::Prepared(statement) => client.query_one(statement, params).await,
+            Self::Whole(types) => client.query_typed_one(sql.text, &typed(params, types)).await,
+        }
+    }
+
+    pub async fn execute(&self, client: &Client, sql: &Sql, params: Params<'_>) -> Result<u64, Error> {
+        match self {
+            Self::Prepared(statement) => client.execute(statement, params).await,
+            Self::Whole(types) => client.execute_typed(sql.text, &typed(params, types)).await,
+        }
+    }
+}
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+fn typed<'a>(params: Params<'a>, types: &[Type]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    params.iter().copied().zip(types.iter().cloned()).collect()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
