@@ -58,6 +58,8 @@ it: ## integration tests against real clusters
 faults: ## every fault once on a real cluster, and every planted bug
 	$(part)
 	$(CARGO) test --locked --test faults -- run
+	$(CARGO) test --locked --test faults -- failover --sync
+	$(CARGO) test --locked --test faults -- failover
 	$(CARGO) test --locked --features planted --test faults -- bugs
 
 .PHONY: million
@@ -67,6 +69,11 @@ million: ## old states and exports of a million events: rows read and memory tak
 .PHONY: faults-long
 faults-long: install ## for nights: faults for as long as the promise speaks of, and failovers
 	$(CARGO) test --locked --release --test faults -- run --length long --out faults.json
+
+.PHONY: failovers
+failovers: install ## 20 failovers in sync and 20 in async, with hundreds of submits in flight
+	$(CARGO) test --locked --release --test faults -- failover --rounds 20 --sync
+	$(CARGO) test --locked --release --test faults -- failover --rounds 20
 
 .PHONY: models
 models: ## the pure rules (decide, deliver, feed) against their models, a million seeds each

@@ -74,6 +74,20 @@ impl Cluster {
         Ok(name)
     }
 
+    /// Promotes a replica of shard number `shard`, whatever its primary does; for
+    /// [`Cluster::gather`].
+    pub async fn promote(&self, shard: usize) -> Result<u64, Error> {
+        let fork = self.inner.shards[shard].promote(&self.inner.layout).await?;
+        self.inner.write_report()?;
+        Ok(fork)
+    }
+
+    /// Has the shard's other servers follow the promoted one, once nobody else is
+    /// a primary.
+    pub async fn gather(&self, shard: usize, fork: u64) -> Result<(), Error> {
+        self.inner.shards[shard].gather(fork).await
+    }
+
     pub fn report(&self) -> report::Report {
         self.inner.report()
     }

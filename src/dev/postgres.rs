@@ -71,12 +71,25 @@ impl Postgres {
         self.reload().await
     }
 
-    /// Makes a primary of this replica. The old one must be gone.
-    pub async fn promote(&self) -> Result<(), Error> {
+    /// Makes a primary of this replica; up to where its log is the old one's, in
+    /// bytes.
+    pub async fn promote(&self) -> Result<u64, Error> {
         let admin = self.admin().await?;
         let row =
             admin.query_one("SELECT pg_promote(true, 30)", &[]).await.map_err(Error::sql(&self.name))?;
-        if row.get(0) { Ok(()) } else { Err(Error::Other(format!("{}: not promoted in 30 s", self.name))) }
+        if !row.get::<_, bool>(0) {
+            return Err(Error::Other(format!("{}: not promoted in 30 s", self.name)));
+        }
+        // Of a primary it stays what was replayed last.
+        let ask = "SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint";
+        let row = admin.query_one(ask, &[]).await.map_err(Error::sql(&self.name))?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
+    }
+
+    pub async fn in_recovery(&self) -> Result<bool, Error> {
+        let ask = self.admin().await?;
+        let row = ask.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(Error::sql(&self.name))?;
+        Ok(row.get(0))
     }
 
     /// How far its log goes, on disk.

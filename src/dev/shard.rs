@@ -59,28 +59,50 @@ impl Shard {
     ///
     /// In that order: two primaries at a time would both be written to.
     pub async fn fail_over(&self, layout: &Layout) -> Result<String, Error> {
-        let old = self.primary();
         if !self.replicas().any(|replica| replica.service().is_running()) {
             return Err(Error::Other(format!("shard {} has no replica to promote", self.name)));
         }
-        old.service().kill_for_good().await;
+        self.primary().service().kill_for_good().await;
+        let fork = self.promote(layout).await?;
+        self.gather(fork).await?;
+        Ok(self.primary().name().to_owned())
+    }
+
+    /// Promotes the replica that has most of the log, whatever the primary does.
+    /// Up to where the others may have the log to follow it.
+    pub async fn promote(&self, layout: &Layout) -> Result<u64, Error> {
         let place = self.furthest_replica().await?;
         let new = &self.servers[place];
-        let others: Vec<&Postgres> =
-            self.servers.iter().filter(|server| server.name() != new.name()).collect();
-        let standbys: Vec<&str> = others.iter().map(|server| server.name()).collect();
+        let others = self.servers.iter().filter(|server| server.name() != new.name());
+        let standbys: Vec<&str> = others.map(Postgres::name).collect();
         new.set_synchronous(if self.sync { &standbys } else { &[] }).await?;
-        new.promote().await?;
+        let fork = new.promote().await?;
         self.primary.store(place, Ordering::SeqCst);
         layout.remember_primary(&self.name, new.name())?;
-        for server in others {
-            if server.name() == old.name() || !server.service().is_running() {
-                server.rebuild(new).await?;
-            } else {
-                server.follow(new).await?;
-            }
+        Ok(fork)
+    }
+
+    /// Makes replicas of the primary of all others, which hear nobody else now.
+    /// Who can just follow it goes first: in `sync` a commit waits for one.
+    pub async fn gather(&self, fork: u64) -> Result<(), Error> {
+        let new = self.primary();
+        let (mut follow, mut rebuild) = (Vec::new(), Vec::new());
+        for server in self.replicas() {
+            let follows = server.service().is_running()
+                && server.in_recovery().await?
+                && server.flushed().await? <= fork;
+            if follows { follow.push(server) } else { rebuild.push(server) }
         }
-        Ok(new.name().to_owned())
+        for server in &follow {
+            server.follow(new).await?;
+        }
+        for server in rebuild {
+            server.rebuild(new).await?;
+        }
+        for server in follow {
+            new.wait_for_stream(server.name()).await?;
+        }
+        Ok(())
     }
 
     async fn furthest_replica(&self) -> Result<usize, Error> {

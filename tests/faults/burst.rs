@@ -40,6 +40,7 @@ pub async fn write(
             room,
             op: item["op"].as_str().unwrap_or_default().to_owned(),
             body: Arc::new(json!({"kind": "message", "data": item["data"]})),
+            sent: load.shared.clock.now(),
             answer: None,
         }));
         let answer = api.post(&format!("/v1/rooms/{room}/events"), &json!({"items": items})).await?;

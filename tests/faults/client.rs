@@ -26,8 +26,6 @@ use crate::load::{Phase, Shared, Status};
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// Submits in flight.
-const IN_FLIGHT: usize = 8;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// What the protocol grants a server that was pinged.
 const PONG_LIMIT: Duration = Duration::from_secs(10);
@@ -37,6 +35,8 @@ pub const SITS_EVERY: usize = 3;
 const RECEIVE_BYTES: u32 = 64 * 1024;
 /// How often a client that doesn't read looks whether it should.
 const PAUSED_LOOK: Duration = Duration::from_millis(100);
+/// Between two drawings in a rush: as fast as there is room in flight.
+const RUSH_PAUSE: Duration = Duration::from_millis(2);
 
 pub struct Client {
     /// The balancer's.
@@ -141,8 +141,9 @@ impl Client {
                     }
                 }
                 () = sleep_until(next_act) => {
-                    let pause = self.shared.pause.as_secs_f64() * self.rng.random_range(0.2..1.8);
-                    next_act = Instant::now() + Duration::from_secs_f64(pause);
+                    let rush = self.shared.rush.load(Ordering::Relaxed);
+                    let pause = if rush { RUSH_PAUSE } else { self.shared.pause };
+                    next_act = Instant::now() + pause.mul_f64(self.rng.random_range(0.2..1.8));
                     self.act(&mut socket).await
                 }
                 () = sleep_until(patience), if reading => {
@@ -284,11 +285,13 @@ impl Client {
             self.send_pending(socket, index).await?;
         }
         let live: Vec<u64> = self.rooms.iter().filter(|(_, room)| room.live).map(|(id, _)| *id).collect();
-        if live.is_empty() || self.pending.len() >= IN_FLIGHT || !self.shared.is(Phase::Draw) {
+        if live.is_empty() || self.pending.len() >= self.shared.in_flight || !self.shared.is(Phase::Draw) {
             return Ok(());
         }
         // Sometimes several at once: they share a batch.
-        for _ in 0..self.rng.random_range(1..4) {
+        let room_left = self.shared.in_flight - self.pending.len();
+        let rush = self.shared.rush.load(Ordering::Relaxed);
+        for _ in 0..if rush { room_left } else { self.rng.random_range(1..4) } {
             let room = live[self.rng.random_range(0..live.len())];
             self.ops += 1;
             let body = Arc::new(draw(&mut self.rng, self.ops));
@@ -309,7 +312,8 @@ impl Client {
         message["type"] = "submit".into();
         message["room"] = room.into();
         message["op"] = op.as_str().into();
-        self.diary.attempts.push(Attempt { connection, room, op, body, answer: None });
+        let sent = self.shared.clock.now();
+        self.diary.attempts.push(Attempt { connection, room, op, body, sent, answer: None });
         send(socket, &message).await
     }
 
@@ -377,7 +381,7 @@ impl Client {
 }
 
 /// Refusals that say: later.
-fn passes(code: &str) -> bool {
+pub fn passes(code: &str) -> bool {
     ["rate_limited", "shard_unavailable", "overloaded", "read_only", "unavailable"].contains(&code)
 }
 

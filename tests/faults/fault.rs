@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::Failure;
 use crate::burst;
 use crate::cluster::World;
+use crate::failover;
 use crate::felt::is_all_live;
 use crate::history::Excuse;
 use crate::load::Load;
@@ -91,7 +92,11 @@ pub enum Fault {
     FailOver {
         shard: usize,
     },
-    /// The same, after its replica has been cut off for a while: what is acked
+    /// A replica is promoted while the primary goes on; that one is killed later.
+    OldPrimaryStays {
+        shard: usize,
+    },
+    /// As a failover, after its replica has been cut off for a while: what is acked
     /// meanwhile is lost.
     LoseTail {
         shard: usize,
@@ -123,6 +128,7 @@ impl fmt::Display for Fault {
             Self::CutReceivers { shard } => write!(f, "cut off the replicas of shard {shard}"),
             Self::KillReplicas { shard } => write!(f, "SIGKILL the replicas of shard {shard}"),
             Self::FailOver { shard } => write!(f, "failover of shard {shard}"),
+            Self::OldPrimaryStays { shard } => write!(f, "old primary of shard {shard} stays"),
             Self::LoseTail { shard } => write!(f, "lossy failover of shard {shard}"),
             Self::Nothing => f.write_str("nothing"),
         }
@@ -184,16 +190,9 @@ impl Fault {
                 sleep(lasts).await;
                 reset_on_replicas(world, shard, "primary_conninfo").await
             }
-            Self::KillReplicas { shard } => {
-                let replicas: Vec<_> = world.cluster.shards()[shard].replicas().collect();
-                join_all(replicas.iter().map(|replica| replica.service().kill_for_good())).await;
-                sleep(lasts).await;
-                for replica in replicas {
-                    replica.service().restart().await?;
-                }
-                Ok(())
-            }
-            Self::FailOver { shard } => world.cluster.fail_over(shard).await.map(drop).map_err(Into::into),
+            Self::KillReplicas { shard } => kill_replicas(world, shard, lasts).await,
+            Self::FailOver { shard } => failover::kill_and_promote(world, load, shard).await,
+            Self::OldPrimaryStays { shard } => failover::promote_beside(world, shard, lasts).await,
             Self::LoseTail { shard } => lose_tail(world, shard, lasts).await,
             Self::Nothing => {
                 sleep(lasts).await;
@@ -217,6 +216,7 @@ impl Fault {
             | Self::StopDatabase { shard }
             | Self::FreezeDatabase { shard }
             | Self::FailOver { shard }
+            | Self::OldPrimaryStays { shard }
             | Self::LoseTail { shard } => vec![Excuse::Shard(shard)],
             Self::StopReading { .. } => load.corner().map(Excuse::Client).collect(),
             Self::KillBackends { .. }
@@ -232,6 +232,15 @@ impl Fault {
         }
     }
 
+    /// Whether what was acked before its end may be gone, if that is declared.
+    pub fn may_lose(&self, sync: bool) -> bool {
+        match self {
+            Self::LoseTail { .. } | Self::OldPrimaryStays { .. } => true,
+            Self::FailOver { .. } => !sync,
+            _ => false,
+        }
+    }
+
     /// What must have been noticed of it, or the run is void: any of these.
     pub fn leaves(&self) -> &'static [&'static str] {
         match self {
@@ -243,7 +252,7 @@ impl Fault {
             Self::FreezeDatabase { .. } | Self::FailOver { .. } => {
                 &["transactions retried", "databases seen down"]
             }
-            Self::LoseTail { .. } => &["resyncs"],
+            Self::LoseTail { .. } | Self::OldPrimaryStays { .. } => &["resyncs"],
             Self::KillRedis | Self::FreezeRedis | Self::FallSilent | Self::KillRedisClients => {
                 &["gaps repaired"]
             }
@@ -314,6 +323,16 @@ async fn kill(service: &Service, lasts: Duration) -> Result<(), Failure> {
     service.kill_for_good().await;
     sleep(lasts).await;
     Ok(service.restart().await?)
+}
+
+async fn kill_replicas(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
+    let replicas: Vec<_> = world.cluster.shards()[shard].replicas().collect();
+    join_all(replicas.iter().map(|replica| replica.service().kill_for_good())).await;
+    sleep(lasts).await;
+    for replica in replicas {
+        replica.service().restart().await?;
+    }
+    Ok(())
 }
 
 async fn freeze(service: &Service, lasts: Duration) -> Result<(), Failure> {

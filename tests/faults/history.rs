@@ -47,6 +47,7 @@ pub struct Attempt {
     pub room: u64,
     pub op: String,
     pub body: Arc<Value>,
+    pub sent: Micros,
     /// `None`: nobody knows what became of it.
     pub answer: Option<(Micros, Answer)>,
 }
@@ -158,6 +159,19 @@ pub struct Played {
     pub may_lose: bool,
     /// What should have been felt: any of these.
     pub leaves: &'static [&'static str],
+    pub failover: Option<Failover>,
+}
+
+/// The moments of a failover in which the primary was killed.
+#[derive(Debug, Clone, Copy)]
+pub struct Failover {
+    pub shard: usize,
+    pub killed: Micros,
+    /// The first node saw that it is gone.
+    pub detected: Micros,
+    pub promoted: Micros,
+    /// The last node has the new one as its primary.
+    pub followed: Micros,
 }
 
 /// Whom a fault keeps from being on time.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::client::Client;
 use crate::cluster::World;
-use crate::history::{Clock, Diary, Events, Position, Read};
+use crate::history::{Clock, Diary, Events, Failover, Position, Read};
 use crate::plan::{Plan, Reading};
 use crate::reader;
 
@@ -33,6 +34,10 @@ pub struct Shared {
     pub pause: Duration,
     /// How long a client stays connected, on average.
     pub stay: Duration,
+    /// Submits of one client without an answer, at most.
+    pub in_flight: usize,
+    /// Everybody draws as fast as that allows.
+    pub rush: AtomicBool,
     /// The highest position that was acked, by room.
     pub acked: Mutex<BTreeMap<u64, Position>>,
     pub reading: Reading,
@@ -82,9 +87,14 @@ pub struct Load {
     statuses: Vec<Arc<Status>>,
     /// Written by the runner itself.
     pub written: Vec<Diary>,
+    /// Of the fault that is being played.
+    pub failover: Option<Failover>,
+    rush_for: Duration,
     corner: Vec<usize>,
 }
 
+/// A rush that doesn't come that far ends all the same; the round is void then.
+const RUSH_LIMIT: Duration = Duration::from_secs(3);
 /// How many are in the corner room.
 const CORNER: usize = 3;
 
@@ -97,6 +107,8 @@ impl Load {
             phase: phases,
             pause: Duration::from_millis(plan.pause_ms),
             stay: Duration::from_millis(plan.stay_ms),
+            in_flight: plan.in_flight,
+            rush: AtomicBool::new(false),
             acked: Mutex::default(),
             reading: plan.reading.clone(),
             reads: AtomicUsize::new(0),
@@ -119,7 +131,17 @@ impl Load {
             readers.spawn(reader::run(api, rooms, seed, shared.clone()));
         }
         let corner = (0..CORNER.min(plan.clients)).collect();
-        Ok(Self { shared, phase, clients, readers, statuses, written: Vec::new(), corner })
+        Ok(Self {
+            shared,
+            phase,
+            clients,
+            readers,
+            statuses,
+            written: Vec::new(),
+            failover: None,
+            rush_for: Duration::from_millis(plan.rush_ms),
+            corner,
+        })
     }
 
     /// The number of a client of the corner room.
@@ -144,6 +166,28 @@ impl Load {
     /// The last event of the room that the client has; none while it is away.
     pub fn seen(&self, client: usize, room: u64) -> Option<u64> {
         self.statuses[client].at.lock().expect("nobody panics with it").get(&room).copied()
+    }
+
+    /// If the plan wants it, everybody draws as fast as they can; comes back once
+    /// they have for a while, in a moment when half of what may be in flight is.
+    pub async fn begin_rush(&self) {
+        if self.rush_for.is_zero() {
+            return;
+        }
+        self.shared.rush.store(true, Ordering::Relaxed);
+        sleep(self.rush_for).await;
+        let until = Instant::now() + RUSH_LIMIT;
+        while self.pending() < self.statuses.len() * self.shared.in_flight / 2 && Instant::now() < until {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn pending(&self) -> usize {
+        self.statuses.iter().map(|status| status.pending.load(Ordering::Relaxed)).sum()
+    }
+
+    pub fn end_rush(&self) {
+        self.shared.rush.store(false, Ordering::Relaxed);
     }
 
     pub fn settle(&self) {

@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod cluster;
 mod draw;
+mod failover;
 mod fault;
 mod felt;
 mod fold;
@@ -71,6 +72,17 @@ enum What {
         #[arg(long)]
         planted: bool,
     },
+    /// The primary is killed with many submits in flight and its furthest replica
+    /// promoted, again and again: what is lost, and how long does it take?
+    Failover {
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// Acks wait for a replica.
+        #[arg(long)]
+        sync: bool,
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Many clients lose their node and come back at once.
     Storm {
         #[arg(long, default_value_t = 5_000)]
@@ -122,6 +134,9 @@ async fn serve(cli: Cli) -> Result<bool, Failure> {
         What::Hunt { planted: true, .. } if cfg!(not(feature = "planted")) => Err(NO_BUGS.into()),
         What::Hunt { reads, seed, planted } => {
             hunt::run(reads, seed.unwrap_or_else(rand::random), planted).await
+        }
+        What::Failover { rounds, sync, seed } => {
+            failover::run(rounds, sync, seed.unwrap_or_else(rand::random)).await
         }
         What::Storm { clients, rooms } => {
             let storm = storm::run(clients, rooms).await?;

@@ -31,6 +31,13 @@ pub struct Plan {
     pub replicas: usize,
     #[serde(default)]
     pub reading: Reading,
+    /// Submits of one client without an answer, at most.
+    #[serde(default = "eight")]
+    pub in_flight: usize,
+    /// Before a primary is killed for a failover, everybody draws as fast as they
+    /// can for so long.
+    #[serde(default)]
+    pub rush_ms: u64,
     pub steps: Vec<Step>,
     /// Of every node, besides what all have.
     #[serde(default)]
@@ -45,6 +52,10 @@ pub struct Plan {
 
 fn one() -> usize {
     1
+}
+
+fn eight() -> usize {
+    8
 }
 
 /// Who reads over HTTP, and how much.
@@ -118,6 +129,15 @@ impl Plan {
         Self { replicas: 2, reading, pause_ms: 400, ..Self::of(seed, steps) }
     }
 
+    /// Failovers, each with many submits in flight.
+    pub fn failovers(seed: u64, rounds: usize, sync: bool) -> Self {
+        let steps = vec![Step::new(Fault::FailOver { shard: 0 }, 0, 4_000); rounds];
+        // One shard, so that whatever is in flight concerns it; and many rooms, so
+        // that it is not the deliveries that take the time.
+        let small = Self { shards: 1, rooms: 21, clients: 40, sync, replicas: 2, ..Self::of(seed, steps) };
+        Self { in_flight: 32, rush_ms: 1_000, pause_ms: 300, ..small }
+    }
+
     /// These steps under the usual load.
     pub fn of(seed: u64, steps: Vec<Step>) -> Self {
         Self {
@@ -132,6 +152,8 @@ impl Plan {
             settle_ms: 20_000,
             replicas: 1,
             reading: Reading::default(),
+            in_flight: eight(),
+            rush_ms: 0,
             steps,
             settings: Vec::new(),
             planted: None,
@@ -149,7 +171,7 @@ fn round(length: Length, sync: bool, rng: &mut StdRng) -> Vec<Step> {
     let mut client = || rng.random_range(0..4) * SITS_EVERY;
     let [kill, freeze, drain, burst, lagging] = std::array::from_fn(|_| client());
     let mut shard = || rng.random_range(0..SHARDS);
-    let [backends, crash, stop, frozen, switched] = [shard(), shard(), shard(), shard(), shard()];
+    let [backends, crash, stop, frozen, switched, stays] = std::array::from_fn(|_| shard());
     let short = length == Length::Short;
     let time = |brief: u64, long: u64| if short { brief } else { long };
     let mut steps = vec![
@@ -166,6 +188,9 @@ fn round(length: Length, sync: bool, rng: &mut StdRng) -> Vec<Step> {
         Step::new(Fault::Burst { client: burst, megabytes: time(42, 60) as usize }, 0, 5_000),
         Step::new(Fault::StopReading { client: lagging, megabytes: time(32, 60) as usize }, 2_000, 5_000),
     ];
+    if short || !sync {
+        steps.push(Step::new(Fault::OldPrimaryStays { shard: stays }, time(3_000, 10_000), 5_000));
+    }
     if !short {
         steps.push(Step::new(Fault::FailOver { shard: switched }, 0, 8_000));
         if !sync {

@@ -128,11 +128,11 @@ fn line(row: &[String; 8]) -> String {
     format!("{name:<36} {n:>10} {p50:>8} {p99:>8} {max:>8} {resumes:>8} {resume_p99:>8}  {felt}\n")
 }
 
-fn quantile(sorted: &[Micros], percent: usize) -> Option<Micros> {
+pub fn quantile(sorted: &[Micros], percent: usize) -> Option<Micros> {
     let last = sorted.len().checked_sub(1)?;
     Some(sorted[last * percent / 100])
 }
 
-fn ms(micros: Option<Micros>) -> String {
+pub fn ms(micros: Option<Micros>) -> String {
     micros.map_or_else(|| "-".to_owned(), |micros| format!("{:.1}", micros as f64 / 1_000.0))
 }

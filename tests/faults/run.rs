@@ -8,8 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::check::{self, Delays, Verdict};
-use crate::cluster::{World, heads};
-use crate::fault::Fault;
+use crate::cluster::{Room, World, heads};
 use crate::felt::Felt;
 use crate::history::{Clock, History, Played};
 use crate::load::Load;
@@ -25,6 +24,7 @@ const FEW_GAPS: f64 = 30.0;
 
 pub struct Outcome {
     pub plan: Plan,
+    pub rooms: Vec<Room>,
     pub history: History,
     pub verdict: Verdict,
     pub delays: Delays,
@@ -44,7 +44,7 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Failure> {
     while played.is_empty() || load.shared.reads.load(Ordering::Relaxed) < plan.reading.at_least {
         for step in &plan.steps {
             eprintln!("  {:>5.1} s  {}", began.elapsed().as_secs_f64(), step.fault);
-            played.push(play(step, &world, &mut load, &felt, clock).await?);
+            played.push(play(step, plan, &world, &mut load, &felt, clock).await?);
         }
     }
     load.settle();
@@ -66,11 +66,20 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Failure> {
     }
     let logged = logs.values().map(|log| log.entries.len()).sum();
     world.cluster.stop().await;
-    Ok(Outcome { plan: plan.clone(), history, verdict, delays, logged, took: began.elapsed() })
+    Ok(Outcome {
+        plan: plan.clone(),
+        rooms: world.rooms.clone(),
+        history,
+        verdict,
+        delays,
+        logged,
+        took: began.elapsed(),
+    })
 }
 
 async fn play(
     step: &Step,
+    plan: &Plan,
     world: &World,
     load: &mut Load,
     felt: &Felt,
@@ -105,8 +114,9 @@ async fn play(
         felt: after.iter().filter_map(grown).collect(),
         excuses,
         late_gaps: gaps(&after) - gaps(&recovered),
-        may_lose: matches!(step.fault, Fault::LoseTail { .. }),
+        may_lose: step.fault.may_lose(plan.sync),
         leaves: step.fault.leaves(),
+        failover: load.failover.take(),
     })
 }
 

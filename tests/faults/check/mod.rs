@@ -22,6 +22,8 @@ pub struct Verdict {
     pub broken: BTreeMap<&'static str, (usize, Vec<String>)>,
     /// How often each rule was looked at.
     pub looked: BTreeMap<&'static str, u64>,
+    /// Acks of what is not in the log: shard, and when they came.
+    pub acks_lost: Vec<(usize, Micros)>,
 }
 
 const TOLD: usize = 3;

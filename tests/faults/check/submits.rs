@@ -22,7 +22,15 @@ pub fn check(history: &History, logs: &Logs, losses: &[Loss], verdict: &mut Verd
         let found = log.ops.get(&((*user).to_owned(), (*op).to_owned())).copied();
         for attempt in attempts {
             if let Some((at, Answer::Ack { at: position, .. })) = &attempt.answer {
-                let lost = may_be_lost(losses, log.shard, *at) && !log.has(position.epoch, position.seq);
+                let is_gone = !log.has(position.epoch, position.seq);
+                let lost = may_be_lost(losses, log.shard, *at) && is_gone;
+                if is_gone {
+                    verdict.acks_lost.push((log.shard, *at));
+                    let declared = log.at(position.seq).is_none_or(|entry| entry.epoch > position.epoch);
+                    verdict.check("a_lost_tail_is_declared", declared, || {
+                        format!("{op} in room {room}: {position:?} is gone, and no later epoch stands there")
+                    });
+                }
                 check_acked(
                     *position,
                     attempt,
