@@ -36,6 +36,8 @@ lint: ## formatting and clippy
 	$(part)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	# Programs, which "all" leaves out.
+	$(CARGO) clippy --locked --test faults --test autobahn --all-features -- -D warnings
 
 .PHONY: unit
 unit: ## unit tests, the layout of the source, examples in the docs
