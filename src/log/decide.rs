@@ -2,7 +2,7 @@
 //! function from the locked rows to what is written and answered.
 //!
 //! Rules are tried in this order, and the first that fails is the answer: the
-//! room exists; the op is known; the room isn't archived; the role may write;
+//! room exists; the op is known, or rejected before; the room isn't archived; the role may write;
 //! then, for shapes, unknown id, deleted, existing id, `base`; last the shape
 //! itself. A reject has no effect, stops nothing and is not recorded.
 
@@ -137,6 +137,9 @@ impl Batch {
         let op = (submit.room, submit.user.clone(), submit.op.clone());
         if let Some(known) = self.state.ops.get(&op) {
             return repeated(known, submit);
+        }
+        if let Some(rejection) = self.state.rejected.get(&op) {
+            return Err(Box::new(rejection.clone()));
         }
         if room.archived {
             return Err(refused(Code::RoomArchived, "the room is archived"));

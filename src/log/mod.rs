@@ -120,6 +120,9 @@ pub struct Before {
     pub shapes: HashMap<(RoomId, ShapeId), ShapeState>,
     pub ops: HashMap<(RoomId, UserId, OpId), KnownOp>,
     pub roles: HashMap<(RoomId, UserId), Role>,
+    /// What was rejected together with events that may be in the log by now: it
+    /// stays so, for it must not come behind them.
+    pub rejected: HashMap<(RoomId, UserId, OpId), Rejection>,
 }
 
 /// What the transaction must write, and what each submitter will be told once

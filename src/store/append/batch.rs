@@ -1,6 +1,6 @@
 //! Submits on their way through a lane, in order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use crate::clock::UnixMillis;
 use crate::ids::RoomId;
 use crate::log::{Outcome, Rejection, Submit};
 use crate::metrics::gateway;
+use crate::position::Seq;
 use crate::protocol::Refusal;
 
 use super::Answer;
@@ -30,10 +31,19 @@ pub(super) enum Certainty {
     InLog,
 }
 
+/// A rejection that nobody was told.
+pub(super) struct Rejected {
+    pub rejection: Rejection,
+    /// How far the attempt would bring the room's log.
+    pub head: Seq,
+}
+
 /// Everything about a submit that isn't for the rules: who waits, and how long.
 pub(super) struct Ticket {
     answer: Option<Answer>,
     pub certainty: Certainty,
+    /// By an attempt whose COMMIT didn't answer.
+    pub rejected: Option<Box<Rejected>>,
     received: Instant,
     /// When the caller no longer waits.
     pub deadline: Instant,
@@ -48,6 +58,7 @@ impl Ticket {
         Self {
             answer: Some(answer),
             certainty: Certainty::NoEffect,
+            rejected: None,
             received,
             deadline,
             patience: deadline.min(received + patience),
@@ -172,9 +183,21 @@ impl Batch {
 
     /// COMMIT was sent with `at` and didn't answer. What was in the log before
     /// stays so.
-    pub fn mark_unresolved(&mut self, at: UnixMillis) {
+    pub fn mark_unresolved(&mut self, at: UnixMillis, outcomes: &[Outcome]) {
         for ticket in self.tickets.iter_mut().filter(|ticket| ticket.is_refusable()) {
             ticket.certainty = Certainty::Unresolved { at };
+        }
+        let mut heads: HashMap<RoomId, Seq> = HashMap::new();
+        for (submit, outcome) in self.submits.iter().zip(outcomes) {
+            if let Outcome::Accepted(ack) = outcome {
+                let head = heads.entry(submit.room).or_insert(Seq::ZERO);
+                *head = ack.position.seq.max(*head);
+            }
+        }
+        for ((submit, ticket), outcome) in self.submits.iter().zip(&mut self.tickets).zip(outcomes) {
+            if let (Outcome::Rejected(rejection), Some(head)) = (outcome, heads.get(&submit.room)) {
+                ticket.rejected = Some(Box::new(Rejected { rejection: rejection.clone(), head: *head }));
+            }
         }
     }
 }

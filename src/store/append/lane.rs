@@ -181,9 +181,10 @@ impl Lane {
         read: Read,
     ) -> Attempt {
         let at = UnixMillis::now();
-        let rooms = if self.shared.is_sync() { read.before.rooms.clone() } else { HashMap::new() };
-        let proof = read.proof;
-        let mut decision = decide(read.before, &batch.submits, at, self.shared.message_bytes);
+        let (proof, mut before) = (read.proof, read.before);
+        let rooms = if self.shared.is_sync() { before.rooms.clone() } else { HashMap::new() };
+        before.rejected = unknown::standing(&batch, &before);
+        let mut decision = decide(before, &batch.submits, at, self.shared.message_bytes);
         let found = unknown::resolve(&mut batch, &mut decision);
         let outcomes = std::mem::take(&mut decision.outcomes);
         if self.shared.is_sync() {
@@ -216,7 +217,7 @@ impl Lane {
                 // budget, for as long as the server keeps the transaction.
                 self.shared.tasks.spawn("append-stuck-commit", async move { drop(writing.await) });
                 self.metrics.transaction_done("unknown");
-                batch.mark_unresolved(at);
+                batch.mark_unresolved(at, &outcomes);
                 return Attempt::Failed(batch, cause);
             }
         };
@@ -237,7 +238,7 @@ impl Lane {
             }
             Written::Unresolved(error) => {
                 self.metrics.transaction_done("unknown");
-                batch.mark_unresolved(at);
+                batch.mark_unresolved(at, &outcomes);
                 Attempt::Failed(batch, error.into())
             }
         }

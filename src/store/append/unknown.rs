@@ -7,9 +7,30 @@
 //! effect, and is run in the same transaction. So nothing is executed twice. As
 //! long as the locks can't be had nothing is refused, because nobody knows; at
 //! its deadline such a submit is [`Unknown`](super::Unknown).
+//!
+//! What the lost attempt rejected is not simply decided again: others may have
+//! written meanwhile, and what would now be accepted would come behind submits
+//! of its session that came later and are in the log. It stays rejected as soon
+//! as the log has come as far as the lost attempt would have brought it.
+
+use std::collections::HashMap;
 
 use super::batch::{Batch, Certainty};
-use crate::log::{Ack, Decision, Event, Outcome, Submit};
+use crate::ids::{OpId, RoomId, UserId};
+use crate::log::{Ack, Before, Decision, Event, Outcome, Rejection, Submit};
+
+/// What lost attempts rejected and is not decided again.
+pub(super) fn standing(batch: &Batch, before: &Before) -> HashMap<(RoomId, UserId, OpId), Rejection> {
+    let mut standing = HashMap::new();
+    for (submit, ticket) in batch.submits.iter().zip(&batch.tickets) {
+        let Some(rejected) = &ticket.rejected else { continue };
+        if before.rooms.get(&submit.room).is_some_and(|room| room.head.seq >= rejected.head) {
+            let op = (submit.room, submit.user.clone(), submit.op.clone());
+            standing.insert(op, rejected.rejection.clone());
+        }
+    }
+    standing
+}
 
 /// Compares what was read under the locks with what earlier attempts may have
 /// done. Gives the events of lost attempts that turned out to be in the log,
@@ -65,7 +86,6 @@ mod tests {
     use super::super::batch::Ticket;
     use super::*;
     use crate::clock::UnixMillis;
-    use crate::ids::{OpId, RoomId, UserId};
     use crate::log::Authority;
     use crate::position::{Epoch, Position, Seq};
     use crate::protocol::{Exact, Operation};
@@ -79,7 +99,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut batch = Batch::default();
         batch.push(submit, Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)));
-        batch.mark_unresolved(UnixMillis(5));
+        batch.mark_unresolved(UnixMillis(5), &[]);
         let ack = Ack {
             position: Position::new(Epoch(1), Seq(7)),
             at: UnixMillis(written_at),

@@ -7,7 +7,7 @@ use roomgate::config::Writes;
 use roomgate::protocol::Code;
 
 use super::proxy::Proxy;
-use super::world::{Node, World, message, put};
+use super::world::{Node, World, delete, message, put};
 use crate::world::seed;
 
 #[tokio::test]
@@ -61,6 +61,43 @@ async fn commit_cut_has_exactly_one_effect() {
     );
     assert_eq!((seq_of.len(), lost, doubled), (sent, 0, 0), "one effect each");
     assert!(before.min(after).min(answer) > 200, "every kind of cut was met often");
+}
+
+/// What a lost COMMIT had rejected would be accepted now, since somebody made the
+/// shape meanwhile: but then it would come behind what its session sent later.
+#[tokio::test]
+async fn a_submit_that_a_lost_commit_rejected_does_not_come_behind_later_ones() {
+    let seed = seed();
+    println!("seed {seed}; to draw the same cuts: ROOMGATE_SEED={seed}");
+    let world = World::start().await;
+    let proxy = Proxy::start(world.server.port(), seed).await;
+    let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
+    let node = Node::start(&[endpoint], Writes { lanes: 1, ..Writes::default() }).await;
+    // As if somebody else had been quick, each time "later" is written.
+    world
+        .sql(
+            "CREATE FUNCTION makes() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN
+                  INSERT INTO shape (room_id, shape_id, version, type, data, last_seq)
+                    VALUES (NEW.room_id, 'made', 1, 'rect', '{\"id\":\"made\",\"type\":\"rect\"}', NEW.seq);
+                  RETURN NULL;
+                END $$;
+             CREATE TRIGGER makes AFTER INSERT ON room_event FOR EACH ROW
+               WHEN (NEW.op_id = 'later') EXECUTE FUNCTION makes();",
+        )
+        .await;
+    proxy.cut(60);
+    for room in world.rooms(60).await {
+        // The first one is alone in its transaction; the others share the next.
+        let first = node.submit(message(room, "first", "x"));
+        let rejected = node.submit(delete(room, "early", "made"));
+        let later = node.submit(message(room, "later", "x"));
+        assert_eq!(first.ack().await.position.seq.0, 1);
+        assert_eq!(rejected.rejection().await.refusal.code, Code::ShapeUnknown);
+        assert_eq!(later.ack().await.position.seq.0, 2);
+    }
+    let [before, after, answer] = proxy.cuts();
+    assert!(before.min(after).min(answer) > 10, "every kind of cut was met");
 }
 
 #[tokio::test]

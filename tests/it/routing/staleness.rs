@@ -72,9 +72,9 @@ async fn a_replica_whose_receiver_is_gone_is_not_called_fresh() {
     world.replicated().await;
     let node = world.node().await;
     is_back(&node, room).await;
-    world
-        .sql("ALTER ROLE replicator NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
-        .await;
+    // One after the other: the receiver comes back at once, and must find the door shut.
+    world.sql("ALTER ROLE replicator NOLOGIN").await;
+    world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await;
     let replica = world.replicas[0].admin().await.unwrap();
     eventually("the receiver is gone", async || {
         replica.query("SELECT FROM pg_stat_wal_receiver", &[]).await.unwrap().is_empty()
