@@ -94,6 +94,10 @@ fn check_times(config: &Config, problems: &mut Vec<String>) {
             problems.push(format!("{key} must be above 0"));
         }
     }
+    if sessions.room_linger < reads.max_stale {
+        // Else a room could be forgotten and read again older than it was shown.
+        problems.push("sessions.room_linger_ms must be reads.max_stale_ms or more".to_owned());
+    }
     if reads.replica_wait > pool.acquire_timeout {
         problems.push("reads.replica_wait_ms must not exceed pool.acquire_timeout_ms".to_owned());
     }

@@ -231,6 +231,7 @@ fn what_can_not_work_is_refused_at_boot() {
         ("ROOMGATE__POOL__MAX_CONNECTIONS", "0", "pool.max_connections"),
         ("ROOMGATE__WRITES__LANES", "0", "writes.lanes"),
         ("ROOMGATE__SESSIONS__HEARTBEAT_MS", "0", "sessions.heartbeat_ms"),
+        ("ROOMGATE__SESSIONS__ROOM_LINGER_MS", "500", "sessions.room_linger_ms"),
         ("ROOMGATE__LISTEN__ALLOWED_ORIGINS", "https://*.example", "is no origin"),
         ("ROOMGATE__LISTEN__ALLOWED_ORIGINS", "https://example/", "is no origin"),
         ("ROOMGATE__REDIS__URL", "redis://:secret@host", "no secret"),

@@ -89,6 +89,30 @@ impl Context {
         load().await
     }
 
+    /// A state that isn't older than what was shown already.
+    pub async fn snapshot_since(
+        &self,
+        room: RoomId,
+        shown: Freshness,
+    ) -> Result<Arc<SnapshotPages>, ReadError> {
+        if let Freshness::AtLeast(position) = shown
+            && let Some(kept) = self.snapshots.get(&room).await
+            && kept.position.epoch >= position.epoch
+            && kept.position.seq >= position.seq
+        {
+            return Ok(kept);
+        }
+        let loaded = match self.load_snapshot(room, shown).await {
+            // It was of a history that is gone, or its event was deleted.
+            Err(ReadError::Lost(_)) => self.load_snapshot(room, Freshness::Primary).await?,
+            loaded => loaded?,
+        };
+        if self.sessions.memory_serving {
+            self.snapshots.insert(room, loaded.clone()).await;
+        }
+        Ok(loaded)
+    }
+
     pub async fn load_snapshot(
         &self,
         room: RoomId,

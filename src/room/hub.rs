@@ -37,6 +37,8 @@ pub struct Join {
     pub access_rev: u64,
     /// The last event the client has.
     pub from: Option<Position>,
+    /// It may have been in the room before: it must not see it older than it was.
+    pub returns: bool,
     pub outbox: Outbox,
 }
 
@@ -218,7 +220,12 @@ impl Hub {
         admitted: &Admitted,
     ) -> Result<(Start, Position, Option<ResyncReason>), Refusal> {
         let Some(from) = from else {
-            let snapshot = self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?;
+            let snapshot = if join.returns {
+                let snapshot = self.context.snapshot_since(join.room, admitted.shown).await;
+                snapshot.map_err(|error| error.refusal())?
+            } else {
+                self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?
+            };
             return Ok((Start::Snapshot(snapshot.clone()), snapshot.position, None));
         };
         if let Some(events) = &admitted.recent {

@@ -17,12 +17,14 @@ pub struct Rooms {
     session: SessionId,
     outbox: Outbox,
     joined: BTreeSet<RoomId>,
+    /// It has left a room, and any that it joins may be that one.
+    has_left: bool,
 }
 
 impl Rooms {
     pub fn new(shared: &Arc<Shared>, session: &SessionId, outbox: &Outbox) -> Self {
         let (shared, session, outbox) = (shared.clone(), session.clone(), outbox.clone());
-        Self { shared, session, outbox, joined: BTreeSet::new() }
+        Self { shared, session, outbox, joined: BTreeSet::new(), has_left: false }
     }
 
     /// Into a room that lets the bearer of `claims` in. `id` is for the answer.
@@ -46,6 +48,7 @@ impl Rooms {
             },
             access_rev: admission.facts.access_rev,
             from,
+            returns: self.has_left || self.joined.contains(&room),
             outbox: self.outbox.clone(),
         };
         // Before the answer: if the session ends in between, it leaves.
@@ -75,6 +78,7 @@ impl Rooms {
 
     pub async fn leave(&mut self, room: RoomId) {
         if self.joined.remove(&room) {
+            self.has_left = true;
             self.shared.parts.hub.leave(room, &self.session).await;
         }
     }

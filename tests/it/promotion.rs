@@ -1,5 +1,6 @@
 //! A standby is promoted by hand: `roomgate shards promote`.
 
+use std::process::Output;
 use std::time::Duration;
 
 use roomgate::dev::{Api, Postgres};
@@ -38,6 +39,16 @@ async fn what_was_acked_in_sync_survives_a_promotion_by_hand_and_the_old_primary
     refused(&world, &["--to", "a-2"], "a-2 has the log up to 0/").await;
     let (status, told) = promote(&world, "a", &["--dry-run"]).await;
     assert_eq!((status, &told["decision"]["endpoint"]), (Some(0), &json!("a-3")), "{told}");
+    let output = verb(&world, &["a", "--dry-run"]).await;
+    let told = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(output.status.success() && lines.len() == 6, "{told}");
+    assert_eq!(lines[0], "claimed: a-1, timeline 1");
+    assert!(lines[1].starts_with("a-1 ") && lines[1].contains("no answer: "), "{told}");
+    assert!(lines[2].starts_with("a-2 ") && lines[2].contains("standby, timeline 1, log up to 0/"), "{told}");
+    assert!(lines[3].starts_with("a-3 ") && lines[3].contains("standby, timeline 1, log up to 0/"), "{told}");
+    assert!(lines[4].starts_with("a-3 is to be promoted, with its log up to 0/"), "{told}");
+    assert_eq!(lines[5], "nothing was done (--dry-run)");
     assert!(in_recovery(third).await, "nothing was done");
     let (status, told) = promote(&world, "a", &[]).await;
     assert_eq!(
@@ -100,12 +111,16 @@ async fn a_promotion_that_may_lose_what_was_acked_says_so_and_must_be_asked_for(
 /// Runs the program with the node's own configuration: its status, and what it
 /// printed.
 async fn promote(world: &World, shard: &str, more: &[&str]) -> (Option<i32>, Value) {
-    let file = world.cluster().report().jwt.key_file.with_file_name("nodes").join("node-1.toml");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roomgate"));
-    command.args(["shards", "promote", shard, "--json", "--wait", "20", "--config"]).arg(file).args(more);
-    let output = command.output().await.unwrap();
+    let output = verb(world, &[&[shard, "--json"], more].concat()).await;
     let told = serde_json::from_slice(&output.stdout);
     (output.status.code(), told.unwrap_or_else(|_| String::from_utf8_lossy(&output.stderr).into()))
+}
+
+async fn verb(world: &World, arguments: &[&str]) -> Output {
+    let file = world.cluster().report().jwt.key_file.with_file_name("nodes").join("node-1.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roomgate"));
+    command.args(["shards", "promote", "--wait", "20", "--config"]).arg(file).args(arguments);
+    command.output().await.unwrap()
 }
 
 async fn refused(world: &World, more: &[&str], why: &str) {

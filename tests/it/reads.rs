@@ -1,5 +1,6 @@
 //! Who answers reads.
 
+use roomgate::dev::Shard;
 use serde_json::json;
 
 use crate::client::rect;
@@ -43,4 +44,53 @@ async fn replicas_answer_the_reads_of_an_idle_cluster() {
     let all: f64 = after.values().sum::<f64>() - before.values().sum::<f64>();
     assert!(all >= 80.0, "reads went elsewhere: {before:?} {after:?}");
     assert!(made("replica") / all >= SHARE, "{} of {all}: {after:?}", made("replica"));
+}
+
+/// Read-your-writes and monotonic reads, without a word of the client.
+#[tokio::test]
+async fn a_session_that_comes_back_to_a_room_sees_it_no_older_than_it_was_shown() {
+    for memory in [true, false] {
+        let world = World::start(|options| {
+            options
+                .set("sessions.memory_serving", memory)
+                .set("reads.max_stale_ms", 20_000)
+                .set("sessions.room_linger_ms", 20_000)
+        })
+        .await;
+        let (alice, bob) = (world.person("alice"), world.person("bob"));
+        let room = world.room(&alice, "drawing").await;
+        world.replicas_have_caught_up().await;
+        let replicas: Vec<_> = world.cluster().shards().iter().flat_map(Shard::replicas).collect();
+        for replica in &replicas {
+            replica.set_replay_paused(true).await.unwrap();
+        }
+        let mut hers = world.client(0, &alice).await;
+        hers.join(room).await;
+        let mut his = world.client(1, &bob).await;
+        his.join(room).await;
+        for round in 0..5 {
+            let add = |id: &str| json!({"kind": "shape.add", "shape": rect(id, round)});
+            let (mine, his_op) = (format!("hers-{round}"), format!("his-{round}"));
+            let acked = hers.submit(room, &mine, &add(&mine)).await;
+            assert_eq!(acked["type"], "ack", "{acked}");
+            let acked = his.submit(room, &his_op, &add(&his_op)).await;
+            let seen = acked["seq"].as_u64().unwrap();
+            hers.catches_up(room, seen).await;
+            // What the replicas would show.
+            let path = format!("/v1/rooms/{room}/shapes?max_stale_ms=20000");
+            let old = world.api_of(0, &alice).get(&path).await.unwrap().json();
+            assert_eq!(old["items"].as_array().map(Vec::len), Some(0), "{old}");
+            // Every second time as whoever just asks for it once more.
+            if round % 2 == 0 {
+                hers.send(&json!({"type": "leave", "room": room})).await;
+            }
+            let joined = hers.join(room).await;
+            assert!(joined["head"].as_u64().unwrap() >= seen, "{seen} was seen, then {joined}");
+            assert!(hers.rooms[&room].seen.is_empty(), "an older state came first");
+            assert_eq!(hers.rooms[&room].shapes.len() as u64, seen);
+        }
+        for replica in &replicas {
+            replica.set_replay_paused(false).await.unwrap();
+        }
+    }
 }

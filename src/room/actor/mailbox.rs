@@ -14,7 +14,7 @@ use crate::ids::SessionId;
 use crate::position::Position;
 use crate::protocol::server::{Member, ResyncReason};
 use crate::protocol::{Json, Refusal};
-use crate::store::history::{Head, LogEvent, PageOutcome, ReadError};
+use crate::store::history::{Freshness, Head, LogEvent, PageOutcome, ReadError};
 use crate::store::rooms::{Rights, RoomsError};
 
 /// Messages that may wait for a room.
@@ -106,6 +106,9 @@ pub struct Admitted {
     pub members: Vec<Member>,
     pub count: usize,
     pub delivered: Position,
+    /// A state no older than this holds all that any session of this node was
+    /// shown or acked.
+    pub shown: Freshness,
     /// The events after the asked position, if memory has them all.
     pub recent: Option<Vec<LogEvent>>,
 }

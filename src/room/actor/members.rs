@@ -45,7 +45,11 @@ impl Room {
             .filter(|_| self.context.sessions.memory_serving)
             .and_then(|position| self.delivery.since(position))
             .map(|events| events.cloned().collect());
-        Admitted { feed, members, count, delivered: self.delivery.delivered(), recent }
+        let delivered = self.delivery.delivered();
+        // With a hole an event may have been acked that wasn't delivered yet.
+        let is_sure = !self.delivery.has_hole() && !self.repairing;
+        let shown = if is_sure { Freshness::AtLeast(delivered) } else { Freshness::Primary };
+        Admitted { feed, members, count, delivered, shown, recent }
     }
 
     pub(super) fn leave(&mut self, session: &SessionId) {
