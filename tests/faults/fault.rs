@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use roomgate::dev::{Gateway, Postgres, Service};
+use roomgate::dev::{Gateway, Postgres, Service, connect};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,6 +40,11 @@ pub enum Fault {
     },
     /// The server ends the gateways' connections, ten times a second.
     KillBackends {
+        shard: usize,
+    },
+    /// Outsiders hold every connection of the primary, also those that the
+    /// gateways had.
+    ExhaustSlots {
         shard: usize,
     },
     /// SIGKILL of the postmaster, and started again.
@@ -112,6 +117,7 @@ impl fmt::Display for Fault {
             Self::FreezeNode { client } => write!(f, "freeze the node of client {client}"),
             Self::DrainNode { client } => write!(f, "SIGTERM the node of client {client}"),
             Self::KillBackends { shard } => write!(f, "kill backends of shard {shard}"),
+            Self::ExhaustSlots { shard } => write!(f, "no connection left on primary {shard}"),
             Self::KillDatabase { shard } => write!(f, "SIGKILL primary {shard}"),
             Self::StopDatabase { shard } => write!(f, "fast shutdown of primary {shard}"),
             Self::FreezeDatabase { shard } => write!(f, "freeze primary {shard}"),
@@ -148,6 +154,7 @@ impl Fault {
                 Ok(node.restart().await?)
             }
             Self::KillBackends { shard } => kill_backends(primary_of(world, shard), lasts).await,
+            Self::ExhaustSlots { shard } => exhaust_slots(primary_of(world, shard), lasts).await,
             Self::KillDatabase { shard } => kill(primary_of(world, shard).service(), lasts).await,
             Self::StopDatabase { shard } => {
                 let primary = primary_of(world, shard).service();
@@ -212,7 +219,8 @@ impl Fault {
                 let node = Excuse::Node(load.node_of(load.in_corner(client)));
                 load.corner().map(Excuse::Client).chain([node]).collect()
             }
-            Self::KillDatabase { shard }
+            Self::ExhaustSlots { shard }
+            | Self::KillDatabase { shard }
             | Self::StopDatabase { shard }
             | Self::FreezeDatabase { shard }
             | Self::FailOver { shard }
@@ -249,7 +257,7 @@ impl Fault {
             Self::KillBackends { .. } | Self::KillDatabase { .. } | Self::StopDatabase { .. } => {
                 &["transactions retried", "commits unknown", "databases seen down"]
             }
-            Self::FreezeDatabase { .. } | Self::FailOver { .. } => {
+            Self::ExhaustSlots { .. } | Self::FreezeDatabase { .. } | Self::FailOver { .. } => {
                 &["transactions retried", "databases seen down"]
             }
             Self::LoseTail { .. } | Self::OldPrimaryStays { .. } => &["resyncs"],
@@ -352,6 +360,31 @@ async fn kill_backends(primary: &Postgres, lasts: Duration) -> Result<(), Failur
         sleep(Duration::from_millis(7)).await;
     }
     Ok(())
+}
+
+/// Until nobody else has one, and for `lasts` from then on.
+async fn exhaust_slots(primary: &Postgres, lasts: Duration) -> Result<(), Failure> {
+    const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                        WHERE usename = 'roomgate' AND application_name <> 'outsider'";
+    // A superuser, for whom the server keeps some.
+    let admin = primary.admin().await?;
+    let outsider = format!("{}?application_name=outsider", primary.dsn("roomgate"));
+    let mut outsiders = Vec::new();
+    let (begun, mut until) = (Instant::now(), None);
+    loop {
+        while let Ok(connection) = connect(&outsider).await {
+            outsiders.push(connection);
+        }
+        let others: i64 = admin.query_one(KILL, &[]).await?.get(0);
+        match until {
+            None if others == 0 => until = Some(Instant::now() + lasts),
+            None if begun.elapsed() > Duration::from_secs(30) => {
+                return Err("the gateways always get a connection".into());
+            }
+            Some(until) if Instant::now() >= until => return Ok(()),
+            _ => sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 async fn kill_redis_clients(port: u16, lasts: Duration) -> Result<(), Failure> {

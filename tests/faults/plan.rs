@@ -171,7 +171,7 @@ fn round(length: Length, sync: bool, rng: &mut StdRng) -> Vec<Step> {
     let mut client = || rng.random_range(0..4) * SITS_EVERY;
     let [kill, freeze, drain, burst, lagging] = std::array::from_fn(|_| client());
     let mut shard = || rng.random_range(0..SHARDS);
-    let [backends, crash, stop, frozen, switched, stays] = std::array::from_fn(|_| shard());
+    let [backends, full, crash, stop, frozen, switched, stays] = std::array::from_fn(|_| shard());
     let short = length == Length::Short;
     let time = |brief: u64, long: u64| if short { brief } else { long };
     let mut steps = vec![
@@ -179,6 +179,7 @@ fn round(length: Length, sync: bool, rng: &mut StdRng) -> Vec<Step> {
         Step::new(Fault::FreezeNode { client: freeze }, time(16_000, 60_000), 4_000),
         Step::new(Fault::DrainNode { client: drain }, 2_000, 3_000),
         Step::new(Fault::KillBackends { shard: backends }, time(3_000, 10_000), 2_000),
+        Step::new(Fault::ExhaustSlots { shard: full }, time(4_000, 15_000), 4_000),
         Step::new(Fault::KillDatabase { shard: crash }, time(1_500, 5_000), 4_000),
         Step::new(Fault::StopDatabase { shard: stop }, time(1_500, 5_000), 4_000),
         Step::new(Fault::FreezeDatabase { shard: frozen }, time(6_000, 30_000), 5_000),
