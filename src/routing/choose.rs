@@ -98,6 +98,8 @@ pub struct View<'a> {
 pub enum Choice {
     /// The index of a replica.
     Replica(usize),
+    /// This one would do, as soon as it has answered others.
+    Queue(usize),
     /// Nobody yet, but this one may do in a moment.
     Wait(usize),
     /// The reason is `None` in a shard that has no replicas: nothing was
@@ -115,21 +117,33 @@ pub fn choose(view: View<'_>, need: Need, random: [u32; 2]) -> Choice {
         Need::Any => None,
     };
     let verdicts: Vec<Result<(), Reason>> = view.replicas.iter().map(|c| verdict(c, bound)).collect();
-    let fit = |zone_only: bool| -> Vec<usize> {
-        (0..verdicts.len())
-            .filter(|&i| verdicts[i].is_ok() && (view.replicas[i].same_zone || !zone_only))
-            .collect()
+    let of_two = |is_one: &dyn Fn(usize) -> bool| {
+        let all: Vec<usize> = (0..verdicts.len()).filter(|&i| is_one(i)).collect();
+        let near: Vec<usize> = all.iter().copied().filter(|&i| view.replicas[i].same_zone).collect();
+        less_busy_of_two(view.replicas, if near.is_empty() { &all } else { &near }, random)
     };
-    let near = fit(true);
-    let fit = if near.is_empty() { fit(false) } else { near };
-    if let Some(chosen) = less_busy_of_two(view.replicas, &fit, random) {
+    if let Some(chosen) = of_two(&|i| verdicts[i].is_ok()) {
         return Choice::Replica(chosen);
+    }
+    let is_busy = |i: usize| verdicts[i] == Err(Reason::Saturated) && view.replicas[i].refused.is_none();
+    if let Some(chosen) = of_two(&is_busy) {
+        return Choice::Queue(chosen);
     }
     if let Some(closest) = worth_waiting_for(view, &verdicts, bound) {
         return Choice::Wait(closest);
     }
     // The reason that was closest to being none.
     primary_or_nobody(view, verdicts.iter().filter_map(|v| v.err()).max())
+}
+
+/// Whether a replica still does for a read that has got a place there.
+pub fn does(candidate: &Candidate, need: Need) -> bool {
+    let bound = match need {
+        Need::Primary => return false,
+        Need::AtMost(bound) => Some(bound),
+        Need::Any => None,
+    };
+    matches!(verdict(candidate, bound), Ok(()) | Err(Reason::Saturated))
 }
 
 fn primary_or_nobody(view: View<'_>, reason: Option<Reason>) -> Choice {
@@ -204,7 +218,6 @@ fn worth_waiting_for(
             Err(Reason::Stale | Reason::Behind) => {
                 bound.is_none_or(|bound| age(i) <= bound.saturating_add(view.reach))
             }
-            Err(Reason::Saturated) => true,
             _ => false,
         })
         .min_by_key(|&i| age(i))
@@ -250,7 +263,10 @@ mod tests {
         assert_eq!(decide(&[unknown], BOUND), because(Reason::Stale));
         assert_eq!(decide(&[down], BOUND), because(Reason::Down));
         assert_eq!(decide(&[other, down], BOUND), because(Reason::Epoch));
-        assert_eq!(decide(&[busy, stale], BOUND), because(Reason::Saturated));
+        let overloaded =
+            Candidate { refused: Some(Refused { reason: Reason::Saturated, for_good: true }), ..fresh() };
+        assert_eq!(decide(&[overloaded, stale], BOUND), because(Reason::Saturated));
+        assert_eq!(decide(&[busy, stale], BOUND), Choice::Queue(0));
         assert_eq!(decide(&[behind, down], BOUND), because(Reason::Behind));
         assert_eq!(decide(&[fresh()], Need::Primary), because(Reason::Asked));
         assert_eq!(decide(&[], BOUND), Choice::Primary(None), "nothing was missed");
@@ -359,6 +375,12 @@ mod tests {
                 Choice::Replica(i) => {
                     prop_assert!(fit(&replicas[i]));
                     prop_assert!(replicas[i].same_zone || !replicas.iter().any(|c| c.same_zone && fit(c)));
+                }
+                Choice::Queue(i) => {
+                    prop_assert!(!replicas.iter().any(fit));
+                    let idle = Candidate { in_flight: 0, capacity: 1, ..replicas[i] };
+                    prop_assert!(fit(&idle), "it would not do anyway");
+                    prop_assert!(does(&replicas[i], Need::AtMost(bound)));
                 }
                 Choice::Wait(i) => prop_assert!(reach_ms > 0 && !fit(&replicas[i])),
                 Choice::Primary(reason) => {

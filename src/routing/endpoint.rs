@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::breaker::Breaker;
 use crate::config;
@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub(super) metrics: EndpointMetrics,
     /// Wakes its monitor at once.
     pub(super) nudge: Notify,
+    /// One a connection; who waits for one is served in turn.
+    pub(super) places: Arc<Semaphore>,
     reads: AtomicUsize,
     /// Rises when somebody doubts what the monitor last saw.
     doubts: AtomicU64,
@@ -53,6 +55,7 @@ impl Endpoint {
             breaker: Breaker::default(),
             metrics,
             nudge: Notify::new(),
+            places: Arc::new(Semaphore::new(capacity)),
             reads: AtomicUsize::new(0),
             doubts: AtomicU64::new(0),
         }
@@ -75,7 +78,7 @@ impl Endpoint {
         &self.pool
     }
 
-    /// Reads this node has under way there.
+    /// Reads this node has under way there, and those that wait for a place.
     pub fn in_flight(&self) -> usize {
         self.reads.load(Ordering::Relaxed)
     }

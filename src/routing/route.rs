@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::choose::{Candidate, Choice, Need, Reason, Refused, View, choose};
+use super::choose::{Candidate, Choice, Need, Reason, Refused, View, choose, does};
 use super::endpoint::{Endpoint, InFlight};
 use super::roles::Standing;
 use super::shard::{Known, Shard};
@@ -111,6 +111,8 @@ pub struct Route {
     /// By endpoint: why its answer would not do.
     refused: Vec<Option<Refused>>,
     waits: usize,
+    /// Until when it waits for a place on a busy replica.
+    patience: Option<Instant>,
     primary_tries: u32,
     last_resort: bool,
 }
@@ -118,7 +120,16 @@ pub struct Route {
 impl Route {
     pub(super) fn new(shard: Shard, freshness: Freshness, deadline: Instant) -> Self {
         let refused = vec![None; shard.endpoints().len()];
-        Self { shard, freshness, deadline, refused, waits: 0, primary_tries: 0, last_resort: false }
+        Self {
+            shard,
+            freshness,
+            deadline,
+            refused,
+            waits: 0,
+            patience: None,
+            primary_tries: 0,
+            last_resort: false,
+        }
     }
 
     /// The best target that has not been refused yet. Waits a moment for a
@@ -127,8 +138,8 @@ impl Route {
         loop {
             let (choice, indices) = self.choose(self.need());
             match choice {
-                Choice::Replica(chosen) => {
-                    if let Some(target) = self.replica(indices[chosen]) {
+                Choice::Replica(chosen) | Choice::Queue(chosen) => {
+                    if let Some(target) = self.replica(indices[chosen], self.need()).await {
                         return Ok(target);
                     }
                 }
@@ -242,15 +253,30 @@ impl Route {
         }
     }
 
-    fn replica(&mut self, index: usize) -> Option<Target> {
-        let endpoint = &self.shard.endpoints()[index];
+    /// A place there, unless it takes too long or the replica falls behind.
+    async fn replica(&mut self, index: usize, need: Need) -> Option<Target> {
+        let endpoint = self.shard.endpoints()[index].clone();
+        let read = InFlight::start(endpoint.clone());
+        let place = if let Ok(place) = endpoint.places.clone().try_acquire_owned() {
+            place
+        } else {
+            let patience = Instant::now() + self.shard.shared.reads.replica_wait;
+            let end = *self.patience.get_or_insert(patience.min(self.deadline));
+            let Ok(place) = timeout_at(end.into(), endpoint.places.clone().acquire_owned()).await else {
+                self.refused[index] = Some(Refused { reason: Reason::Saturated, for_good: true });
+                return None;
+            };
+            if !does(&self.candidate(index, &self.shard.known(), Instant::now()), need) {
+                return None;
+            }
+            place.ok()?
+        };
         if !endpoint.breaker.enter(Instant::now()) {
             self.refused[index] = Some(Refused { reason: Reason::Down, for_good: true });
             return None;
         }
-        let read = InFlight::start(endpoint.clone());
         let as_of = self.shard.known().facts.get(index).and_then(|facts| facts.fresh_at);
-        Some(Target { read, fallback: None, as_of, role: Role::Replica, _place: None })
+        Some(Target { read, fallback: None, as_of, role: Role::Replica, _place: Some(place) })
     }
 
     /// A moment's wait; what may have changed is then looked at again.
@@ -303,9 +329,9 @@ impl Route {
             return Ok(None);
         }
         if let Freshness::AtLeast(_) = self.freshness
-            && let (Choice::Replica(chosen), indices) = self.choose(Need::Any)
+            && let (Choice::Replica(chosen) | Choice::Queue(chosen), indices) = self.choose(Need::Any)
         {
-            return Ok(self.replica(indices[chosen]));
+            return Ok(self.replica(indices[chosen], Need::Any).await);
         }
         Err(unavailable)
     }

@@ -1,7 +1,9 @@
 //! Reads that must contain a position, checked in the snapshot of their rows.
 
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
+use futures_util::poll;
 use roomgate::config;
 use roomgate::ids::RoomId;
 use roomgate::placement::ShardIndex;
@@ -10,7 +12,7 @@ use roomgate::protocol::server::ResyncReason;
 use roomgate::routing::{Freshness, Reason, ServedBy};
 use roomgate::store::history::{EventQuery, Head, PageOutcome, ReadError};
 
-use super::world::{EPOCH, Node, World, at, eventually, reads, seqs};
+use super::world::{EPOCH, Node, PATIENCE, World, at, eventually, reads, seqs};
 
 /// Replicas qualify however late they are: only the answer can tell.
 fn any_age() -> config::Reads {
@@ -201,7 +203,7 @@ async fn a_recovery_conflict_goes_to_the_primary_unseen() {
     replica.batch_execute("ALTER SYSTEM SET max_standby_streaming_delay = 0").await.unwrap();
     replica.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let node = world.node().await;
-    let deadline = std::time::Instant::now() + super::world::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     let mut route = node.shard().read(Freshness::MaxStale(reads().max_stale), deadline);
     let target = route.target().await.unwrap();
     assert!(!target.is_primary());
@@ -219,4 +221,46 @@ async fn a_recovery_conflict_goes_to_the_primary_unseen() {
     let next = route.target().await.unwrap();
     assert!(next.is_primary());
     assert_eq!(next.fallback, Some(Reason::Behind));
+}
+
+#[tokio::test]
+async fn who_finds_the_replica_busy_is_served_in_turn_and_at_last_by_the_primary_within_its_cap() {
+    let patient = config::Reads { replica_wait: Duration::from_secs(2), primary_cap: 2, ..any_age() };
+    let world = World::start(1).await;
+    world.replicated().await;
+    let node = world.node_with(patient).await;
+    let shard = node.shard();
+    let target = async |patience: Duration| {
+        let mut route = shard.read(Freshness::MaxStale(any_age().max_stale), Instant::now() + patience);
+        route.target().await
+    };
+    let replica = target(PATIENCE).await.unwrap().endpoint().clone();
+    let mut all = Vec::new();
+    for _ in 0..replica.capacity() {
+        all.push(target(PATIENCE).await.unwrap());
+    }
+    assert!(all.iter().all(|target| !target.is_primary()), "a connection each");
+
+    let (mut first, mut second) = (pin!(target(PATIENCE)), pin!(target(PATIENCE)));
+    assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+    all.pop();
+    let mut late = pin!(target(PATIENCE));
+    assert!(poll!(&mut late).is_pending(), "the free place is taken already");
+    let served = first.await.unwrap();
+    assert!(!served.is_primary() && poll!(&mut second).is_pending(), "one place, for who came first");
+    drop(served);
+    let served = second.await.unwrap();
+    assert!(!served.is_primary());
+    drop(served);
+    all.push(late.await.unwrap());
+
+    let (one, two) = futures_util::future::join(target(PATIENCE), target(PATIENCE)).await;
+    let (one, two) = (one.unwrap(), two.unwrap());
+    for target in [&one, &two] {
+        assert_eq!((target.is_primary(), target.fallback), (true, Some(Reason::Saturated)));
+    }
+    let refused = target(Duration::from_secs(3)).await.map(|target| target.is_primary());
+    assert_eq!(refused.unwrap_err().reason, Reason::Saturated, "two are as many as the primary takes");
+    drop(one);
+    assert!(target(PATIENCE).await.unwrap().is_primary());
 }
