@@ -49,7 +49,9 @@ fn plan(bug: Bug, seed: u64) -> Plan {
         Bug::ReadBeforeLock | Bug::AnswersReversed | Bug::BatchReversed | Bug::TombstonesForgotten => {
             vec![nothing(), nothing()]
         }
-        Bug::LostPositionAccepted => vec![step(Fault::LoseTail { shard: 0 }, 3_000), nothing()],
+        Bug::LostPositionAccepted => {
+            vec![step(Fault::LoseTail { shard: 0, asleep: Some(0) }, 1_000), nothing()]
+        }
         Bug::DuplicatesDelivered => vec![step(Fault::FreezeRedis, 1_800); 3],
         Bug::HolesDelivered => {
             vec![step(Fault::KillRedisClients, 4_000), nothing()]

@@ -40,7 +40,7 @@ pub async fn run(rounds: usize, sync: bool, seed: u64) -> Result<bool, Failure> 
     if !enough {
         println!("VOID: fewer than {IN_FLIGHT_AT_LEAST} submits in flight at a kill");
     }
-    let lost: usize = rounds.iter().map(|round| round.acked_lost).sum();
+    let lost = outcome.verdict.acks_lost.len();
     println!("{mode}: {lost} acked events lost in {} failovers", rounds.len());
     Ok(outcome.is_good() && enough && !rounds.is_empty() && !(sync && lost > 0))
 }
@@ -142,7 +142,8 @@ async fn notice(api: Api, shard: usize, old: String, clock: Clock) -> Result<(Mi
             if primary != Some(&old) {
                 let gone = *gone.get_or_insert_with(|| clock.now());
                 // The first shard's servers hold the directory too.
-                if primary.is_some() && detail["directory"]["primary"] != old.as_str() {
+                let directory = detail["directory"]["primary"].as_str();
+                if primary.is_some() && directory.is_some_and(|name| name != old) {
                     return Ok((gone, clock.now()));
                 }
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use roomgate::dev::{Gateway, Postgres, Service, connect};
+use roomgate::dev::{Gateway, Postgres, Service};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -42,8 +42,8 @@ pub enum Fault {
     KillBackends {
         shard: usize,
     },
-    /// Outsiders hold every connection of the primary, also those that the
-    /// gateways had.
+    /// The primary takes no connection of gateways and ends those that they have
+    /// (53300).
     ExhaustSlots {
         shard: usize,
     },
@@ -105,6 +105,9 @@ pub enum Fault {
     /// meanwhile is lost.
     LoseTail {
         shard: usize,
+        /// The node of this client is frozen before the primary dies, until the
+        /// new log has grown past what was lost.
+        asleep: Option<usize>,
     },
     /// Nothing: the load alone.
     Nothing,
@@ -135,7 +138,7 @@ impl fmt::Display for Fault {
             Self::KillReplicas { shard } => write!(f, "SIGKILL the replicas of shard {shard}"),
             Self::FailOver { shard } => write!(f, "failover of shard {shard}"),
             Self::OldPrimaryStays { shard } => write!(f, "old primary of shard {shard} stays"),
-            Self::LoseTail { shard } => write!(f, "lossy failover of shard {shard}"),
+            Self::LoseTail { shard, .. } => write!(f, "lossy failover of shard {shard}"),
             Self::Nothing => f.write_str("nothing"),
         }
     }
@@ -200,7 +203,10 @@ impl Fault {
             Self::KillReplicas { shard } => kill_replicas(world, shard, lasts).await,
             Self::FailOver { shard } => failover::kill_and_promote(world, load, shard).await,
             Self::OldPrimaryStays { shard } => failover::promote_beside(world, shard, lasts).await,
-            Self::LoseTail { shard } => lose_tail(world, shard, lasts).await,
+            Self::LoseTail { shard, asleep } => {
+                let asleep = asleep.map(|client| node_of(world, load, client)).transpose()?;
+                lose_tail(world, shard, asleep, lasts).await
+            }
             Self::Nothing => {
                 sleep(lasts).await;
                 Ok(())
@@ -225,7 +231,7 @@ impl Fault {
             | Self::FreezeDatabase { shard }
             | Self::FailOver { shard }
             | Self::OldPrimaryStays { shard }
-            | Self::LoseTail { shard } => vec![Excuse::Shard(shard)],
+            | Self::LoseTail { shard, .. } => vec![Excuse::Shard(shard)],
             Self::StopReading { .. } => load.corner().map(Excuse::Client).collect(),
             Self::KillBackends { .. }
             | Self::KillRedis
@@ -362,29 +368,13 @@ async fn kill_backends(primary: &Postgres, lasts: Duration) -> Result<(), Failur
     Ok(())
 }
 
-/// Until nobody else has one, and for `lasts` from then on.
 async fn exhaust_slots(primary: &Postgres, lasts: Duration) -> Result<(), Failure> {
-    const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                        WHERE usename = 'roomgate' AND application_name <> 'outsider'";
-    // A superuser, for whom the server keeps some.
     let admin = primary.admin().await?;
-    let outsider = format!("{}?application_name=outsider", primary.dsn("roomgate"));
-    let mut outsiders = Vec::new();
-    let (begun, mut until) = (Instant::now(), None);
-    loop {
-        while let Ok(connection) = connect(&outsider).await {
-            outsiders.push(connection);
-        }
-        let others: i64 = admin.query_one(KILL, &[]).await?.get(0);
-        match until {
-            None if others == 0 => until = Some(Instant::now() + lasts),
-            None if begun.elapsed() > Duration::from_secs(30) => {
-                return Err("the gateways always get a connection".into());
-            }
-            Some(until) if Instant::now() >= until => return Ok(()),
-            _ => sleep(Duration::from_millis(10)).await,
-        }
-    }
+    admin.batch_execute("ALTER ROLE roomgate CONNECTION LIMIT 0").await?;
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'roomgate'";
+    admin.query_one(kill, &[]).await?;
+    sleep(lasts).await;
+    Ok(admin.batch_execute("ALTER ROLE roomgate CONNECTION LIMIT -1").await?)
 }
 
 async fn kill_redis_clients(port: u16, lasts: Duration) -> Result<(), Failure> {
@@ -426,14 +416,27 @@ async fn on_replicas(world: &World, shard: usize, change: &str) -> Result<(), Fa
 
 /// The replica hears nothing more; what is committed for a while then exists on
 /// the primary alone, which dies.
-async fn lose_tail(world: &World, shard: usize, lasts: Duration) -> Result<(), Failure> {
+async fn lose_tail(
+    world: &World,
+    shard: usize,
+    asleep: Option<&Gateway>,
+    lasts: Duration,
+) -> Result<(), Failure> {
+    const GROWS: Duration = Duration::from_secs(8);
     set_on_replicas(world, shard, "primary_conninfo = ''").await?;
     sleep(lasts).await;
+    if let Some(node) = asleep {
+        node.service().pause();
+    }
     let primary = primary_of(world, shard);
     primary.service().kill_for_good().await;
     for replica in world.cluster.shards()[shard].replicas() {
         replica.admin().await?.batch_execute("ALTER SYSTEM RESET primary_conninfo").await?;
     }
     world.cluster.fail_over(shard).await?;
+    if let Some(node) = asleep {
+        sleep(GROWS).await;
+        node.service().resume();
+    }
     Ok(())
 }

@@ -58,9 +58,16 @@ impl Verdict {
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
     pub shard: usize,
-    /// What was told before this may be gone.
-    pub at: Micros,
+    /// What was told between these may be gone.
+    pub from: Micros,
+    pub to: Micros,
 }
+
+/// A standby that isn't cut off is never further behind than this.
+const TAIL: Micros = 5_000_000;
+/// So long a node may go on from what is gone before it finds out, and so late a
+/// client may read what it was sent. Then all resync.
+const UNNOTICED: Micros = 5_000_000;
 
 /// Everything that there is to check, and how late events were.
 pub async fn check(world: &World, history: &History) -> Result<(Verdict, Logs, Delays), Failure> {
@@ -79,10 +86,12 @@ fn loss(played: &Played) -> Option<Loss> {
         Excuse::Shard(shard) => Some(*shard),
         Excuse::Node(_) | Excuse::Client(_) => None,
     });
-    played.may_lose.then_some(Loss { shard: shard?, at: played.healed })
+    let shard = shard?;
+    let (from, to) = (played.began.saturating_sub(TAIL), played.healed + UNNOTICED);
+    played.may_lose.then_some(Loss { shard, from, to })
 }
 
 /// Whether a failover may have lost what was told at `at` about a room of `shard`.
 fn may_be_lost(losses: &[Loss], shard: usize, at: Micros) -> bool {
-    losses.iter().any(|loss| loss.shard == shard && at <= loss.at)
+    losses.iter().any(|loss| loss.shard == shard && (loss.from..=loss.to).contains(&at))
 }

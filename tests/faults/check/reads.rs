@@ -9,17 +9,27 @@ pub fn check(history: &History, logs: &Logs, losses: &[Loss], verdict: &mut Verd
     let acked = acked_by_time(history, logs);
     for read in &history.reads {
         let log = &logs[&read.room];
+        let asked = match read.freshness {
+            Freshness::AtLeast(asked) => Some(asked),
+            Freshness::MaxStale(_) | Freshness::Primary => None,
+        };
+        let is_logged = |at: Position| at.seq == 0 || log.has(at.epoch, at.seq);
         if read.status != 200 {
-            let excused =
-                read.status == 503 || (may_be_lost(losses, log.shard, read.began) && read.status == 409);
-            verdict.check("reads_are_answered_or_503", excused, || format!("{} {}", read.status, read.text));
+            let is_gone = read.status == 409 && !asked.is_none_or(is_logged);
+            verdict.check("reads_are_answered_or_503", read.status == 503 || is_gone, || {
+                format!("{} {}", read.status, read.text)
+            });
             continue;
         }
         let Some(at) = read.position else {
             verdict.fail("reads_tell_their_position", format!("room {}", read.room));
             continue;
         };
-        if may_be_lost(losses, log.shard, read.began) {
+        if !is_logged(at) || !asked.is_none_or(is_logged) {
+            let lost = may_be_lost(losses, log.shard, read.began);
+            verdict.check("reads_are_the_replayed_log", lost, || {
+                format!("{}: {at:?} of room {} is not in the log", read.served_by, read.room)
+            });
             continue;
         }
         if let Some(state) = read.state {
