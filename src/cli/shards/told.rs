@@ -48,7 +48,7 @@ impl Report {
 
 fn endpoint(asked: &Asked) -> Value {
     match &asked.answer {
-        Err(error) => json!({"name": asked.endpoint, "error": error}),
+        Err(silence) => json!({"name": asked.endpoint, "error": silence.why}),
         Ok(answer) => json!({
             "name": asked.endpoint,
             "role": if answer.in_recovery { "standby" } else { "primary" },

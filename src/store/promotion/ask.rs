@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::decide::{Answer, Asked};
+use super::decide::{Answer, Asked, Silence};
 use crate::config::Endpoint;
 use crate::db::{Class, Connection, Connector, DbError, Row, SessionSettings, Sql};
 use crate::routing::SystemId;
@@ -58,7 +58,8 @@ pub(super) async fn ask(endpoint: &Endpoint, tasks: &Tasks) -> Asked {
         addresses.extend(address(&row, "own_host", "own_port"));
         read(&row)
     };
-    let answer = asked.await.map_err(|error| error.to_string());
+    let silence = |error: DbError| Silence { why: error.to_string(), is_there: error.sqlstate().is_some() };
+    let answer = asked.await.map_err(silence);
     Asked { endpoint: endpoint.name.clone(), addresses, answer }
 }
 

@@ -4,7 +4,7 @@
 //! among them one that has it; so of so many that answer, the one with most of
 //! the log on its disk has every acked event. With fewer nobody can know.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use thiserror::Error;
 
@@ -17,8 +17,21 @@ pub struct Asked {
     pub endpoint: String,
     /// Its host and port, by any name that a standby may give of whom it streams from.
     pub addresses: Vec<(String, u16)>,
-    /// Or why there is none.
-    pub answer: Result<Answer, String>,
+    pub answer: Result<Answer, Silence>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    pub why: String,
+    /// A server said so itself: one that starts, stops, or is full.
+    pub is_there: bool,
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 /// What a server said of itself.
@@ -67,6 +80,11 @@ pub enum Refusal {
          and that nothing starts it again"
     )]
     Alive { endpoint: String, timeline: Timeline },
+    #[error(
+        "{endpoint}, which is claimed as the primary, is there but doesn't say what it is ({why}): it may be \
+         written to, or soon. Stop it first, or wait until it tells"
+    )]
+    Unclear { endpoint: String, why: String },
     #[error(
         "{endpoint} streams from {host}:{port}, so that server is alive though it doesn't answer here: it may \
          still be written to. Stop it first; if its machine is gone, the stream ends by itself after \
@@ -156,6 +174,13 @@ fn refuse_beside_another(asked: &[Asked], claim: &Claim) -> Result<(), Refusal> 
             return Err(Refusal::Alive { endpoint: asked.endpoint.clone(), timeline: answer.timeline });
         }
     }
+    let may_be_claimed =
+        |asked: &&Asked| claim.endpoint.as_ref().is_none_or(|claimed| *claimed == asked.endpoint);
+    for asked in asked.iter().filter(may_be_claimed) {
+        if let Err(Silence { why, is_there: true }) = &asked.answer {
+            return Err(Refusal::Unclear { endpoint: asked.endpoint.clone(), why: why.clone() });
+        }
+    }
     // A standby may stream from another one, which then answers.
     let is_standby = |address: &(String, u16)| {
         let known = |asked: &&Asked| asked.addresses.contains(address);
@@ -211,7 +236,7 @@ fn count(asked: &[Asked], claim: &Claim, confirmed_by: usize) -> Result<Quorum, 
 /// Why an endpoint doesn't count as one that tells how far it is.
 fn silence(asked: &Asked, claim: &Claim) -> Option<String> {
     match &asked.answer {
-        Err(error) => Some(error.clone()),
+        Err(silence) => Some(silence.to_string()),
         Ok(answer) if claim.system_id != answer.system_id => {
             Some("it is a server of another cluster".to_owned())
         }
@@ -244,13 +269,17 @@ mod tests {
         Claim { timeline: Timeline(5), system_id: SystemId(7), endpoint: Some("a-1".to_owned()) }
     }
 
-    fn asked(number: usize, answer: Result<Answer, String>) -> Asked {
+    fn asked(number: usize, answer: Result<Answer, Silence>) -> Asked {
         let addresses = vec![("db".to_owned(), number as u16)];
         Asked { endpoint: NAMES[number].to_owned(), addresses, answer }
     }
 
     fn away(number: usize) -> Asked {
-        asked(number, Err("connection refused".to_owned()))
+        asked(number, Err(Silence { why: "connection refused".to_owned(), is_there: false }))
+    }
+
+    fn starting(number: usize) -> Asked {
+        asked(number, Err(Silence { why: "the database system is starting up".to_owned(), is_there: true }))
     }
 
     fn standby(timeline: u32, flushed: u64) -> Answer {
@@ -323,6 +352,21 @@ mod tests {
     }
 
     #[test]
+    fn a_claimed_server_that_is_there_is_in_the_way_whatever_it_says() {
+        let mut all = after_a_crash(&[10, 20]);
+        all[0] = starting(0);
+        let refused = decide(&all, &claim(), &lossy(wish())).unwrap_err();
+        assert!(matches!(refused, Refusal::Unclear { .. }), "{refused}");
+        all[0] = away(0);
+        all[1] = starting(1);
+        let refused = decide(&all, &claim(), &wish()).unwrap_err();
+        assert!(
+            matches!(refused, Refusal::TooFew { .. }),
+            "a standby that starts is only missing: {refused}"
+        );
+    }
+
+    #[test]
     fn a_standby_that_never_followed_the_claimed_primary_is_never_promoted() {
         let all = [away(0), asked(1, Ok(standby(4, 90))), away(2)];
         let refused = decide(&all, &claim(), &lossy(wish())).unwrap_err();
@@ -380,7 +424,7 @@ mod tests {
             accept_loss in any::<bool>(),
         ) {
             let all: Vec<Asked> = answers.iter().enumerate()
-                .map(|(i, answer)| asked(i, answer.clone().ok_or_else(|| "away".to_owned()))).collect();
+                .map(|(i, answer)| answer.clone().map_or_else(|| away(i), |answer| asked(i, Ok(answer)))).collect();
             let alive = answers.iter().flatten().any(|a| !a.in_recovery && a.timeline >= Timeline(5));
             let wish = Wish { to: to.map(|to| NAMES[to].to_owned()), confirmed_by: k, accept_loss };
             if let Ok(decision) = decide(&all, &claim(), &wish) {

@@ -10,7 +10,7 @@
 mod ask;
 mod decide;
 
-pub use decide::{Answer, Asked, Decision, Refusal, Wish, decide};
+pub use decide::{Answer, Asked, Decision, Refusal, Silence, Wish, decide};
 
 use std::time::{Duration, Instant};
 
@@ -117,12 +117,12 @@ impl Promotion {
         loop {
             let survey = self.look().await?;
             let decision = decide(&survey.asked, &survey.claim, wish);
-            let streams = matches!(decision, Err(Refusal::Streaming { .. }));
-            let settled = before.as_ref() == Some(&survey) && !streams;
+            let passes = matches!(decision, Err(Refusal::Streaming { .. } | Refusal::Unclear { .. }));
+            let settled = before.as_ref() == Some(&survey) && !passes;
             if settled || Instant::now() >= deadline || matches!(decision, Err(Refusal::Alive { .. })) {
                 return Ok((survey, decision));
             }
-            if let Err(refusal @ Refusal::Streaming { .. }) = &decision {
+            if let Err(refusal @ (Refusal::Streaming { .. } | Refusal::Unclear { .. })) = &decision {
                 say(&format!("waiting: {refusal}"));
             } else if before.is_some() {
                 say("waiting: the standbys are still receiving or replaying");
@@ -190,23 +190,41 @@ impl Promotion {
         wait: Duration,
         say: impl Fn(&str),
     ) -> Result<Timeline, PromotionError> {
-        let promoter = self.promoter(endpoint).await?;
-        let began = Instant::now();
+        let mut promoter = self.promoter(endpoint).await?;
+        let until = Instant::now() + wait;
         ask::query(&promoter, &PROMOTE).await?;
+        // From here on it will be a primary, so an error is a reason to look again.
         loop {
-            let row = ask::query(&promoter, &IN_RECOVERY).await?;
-            if !row.get::<_, bool>(0) {
-                break;
+            match self.timeline(endpoint, &promoter).await {
+                Ok(Ok(timeline)) => return Ok(timeline),
+                Ok(Err(replayed)) => say(&format!("{endpoint} has replayed {replayed}")),
+                Err(error) => say(&format!("{endpoint}: {error}")),
             }
-            if began.elapsed() >= wait {
+            if Instant::now() >= until {
                 return Err(PromotionError::NotPromoted { endpoint: endpoint.to_owned(), waited: wait });
             }
-            say(&format!("{endpoint} has replayed {}", row.get::<_, String>(1)));
             sleep(LOOK_EVERY).await;
+            if promoter.is_broken()
+                && let Ok(again) = self.promoter(endpoint).await
+            {
+                promoter = again;
+            }
+        }
+    }
+
+    /// Of a primary; or how far one has replayed that isn't yet.
+    async fn timeline(
+        &self,
+        endpoint: &str,
+        promoter: &Connection,
+    ) -> Result<Result<Timeline, String>, PromotionError> {
+        let row = ask::query(promoter, &IN_RECOVERY).await?;
+        if row.get(0) {
+            return Ok(Err(row.get(1)));
         }
         let answer = ask::ask(self.endpoint(endpoint)?, &self.tasks).await.answer;
-        let gone = |error| DbError::new(Class::Connection, PROMOTE.name, error);
-        Ok(answer.map_err(gone)?.timeline)
+        let gone = |silence: Silence| DbError::new(Class::Connection, PROMOTE.name, silence.why);
+        Ok(Ok(answer.map_err(gone)?.timeline))
     }
 
     /// Writes the claim into the directory and onto the server, as a node does.
