@@ -134,7 +134,7 @@ impl Batch {
         let Some(room) = self.state.rooms.get(&submit.room) else {
             return Err(refused(Code::RoomUnknown, "there is no such room"));
         };
-        let op = (submit.room, submit.user.clone(), submit.op.clone());
+        let op = submit.op_key();
         if let Some(known) = self.state.ops.get(&op) {
             return repeated(known, submit);
         }

@@ -111,6 +111,9 @@ pub struct KnownOp {
     pub cleared: Option<u64>,
 }
 
+/// Whose op, in which room.
+pub type OpKey = (RoomId, UserId, OpId);
+
 /// Everything `decide` may look at. A room, shape, op or role that is not in
 /// its map does not exist. `roles` holds what applies to the person now: the
 /// member row, else the room's `default_role` where it is open to everyone.
@@ -118,11 +121,11 @@ pub struct KnownOp {
 pub struct Before {
     pub rooms: HashMap<RoomId, RoomState>,
     pub shapes: HashMap<(RoomId, ShapeId), ShapeState>,
-    pub ops: HashMap<(RoomId, UserId, OpId), KnownOp>,
+    pub ops: HashMap<OpKey, KnownOp>,
     pub roles: HashMap<(RoomId, UserId), Role>,
-    /// What was rejected together with events that may be in the log by now: it
-    /// stays so, for it must not come behind them.
-    pub rejected: HashMap<(RoomId, UserId, OpId), Rejection>,
+    /// What was rejected together with events that turned out to be in the log:
+    /// it stays so, for it must not come behind them.
+    pub rejected: HashMap<OpKey, Rejection>,
 }
 
 /// What the transaction must write, and what each submitter will be told once

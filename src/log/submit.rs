@@ -3,7 +3,7 @@
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Authority, Digest, Submit};
+use super::{Authority, Digest, OpKey, Submit};
 use crate::ids::{OpId, RoomId, UserId};
 use crate::protocol::{Kind, Object, ObjectWriter, Operation, Version};
 
@@ -12,6 +12,10 @@ impl Submit {
         let body = body(&operation).into();
         let digest = Digest::of(&operation);
         Self { room, op, user, authority, operation, body, digest }
+    }
+
+    pub fn op_key(&self) -> OpKey {
+        (self.room, self.user.clone(), self.op.clone())
     }
 }
 

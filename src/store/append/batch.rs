@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
 use crate::ids::RoomId;
-use crate::log::{Outcome, Rejection, Submit};
+use crate::log::{OpKey, Outcome, Rejection, Submit};
 use crate::metrics::gateway;
-use crate::position::Seq;
 use crate::protocol::Refusal;
 
 use super::Answer;
@@ -34,8 +33,10 @@ pub(super) enum Certainty {
 /// A rejection that nobody was told.
 pub(super) struct Rejected {
     pub rejection: Rejection,
-    /// How far the attempt would bring the room's log.
-    pub head: Seq,
+    /// What the attempt would write into the same room, and when: if that is in
+    /// the log, so is the attempt.
+    pub witness: OpKey,
+    pub at: UnixMillis,
 }
 
 /// Everything about a submit that isn't for the rules: who waits, and how long.
@@ -187,18 +188,25 @@ impl Batch {
         for ticket in self.tickets.iter_mut().filter(|ticket| ticket.is_refusable()) {
             ticket.certainty = Certainty::Unresolved { at };
         }
-        let mut heads: HashMap<RoomId, Seq> = HashMap::new();
+        let mut witnesses: HashMap<RoomId, OpKey> = HashMap::new();
         for (submit, outcome) in self.submits.iter().zip(outcomes) {
-            if let Outcome::Accepted(ack) = outcome {
-                let head = heads.entry(submit.room).or_insert(Seq::ZERO);
-                *head = ack.position.seq.max(*head);
+            if matches!(outcome, Outcome::Accepted(ack) if ack.at == at) {
+                witnesses.entry(submit.room).or_insert_with(|| submit.op_key());
             }
         }
         for ((submit, ticket), outcome) in self.submits.iter().zip(&mut self.tickets).zip(outcomes) {
-            if let (Outcome::Rejected(rejection), Some(head)) = (outcome, heads.get(&submit.room)) {
-                ticket.rejected = Some(Box::new(Rejected { rejection: rejection.clone(), head: *head }));
+            if let (Outcome::Rejected(rejection), Some(witness)) = (outcome, witnesses.get(&submit.room)) {
+                let (rejection, witness) = (rejection.clone(), witness.clone());
+                ticket.rejected = Some(Box::new(Rejected { rejection, witness, at }));
             }
         }
+    }
+
+    /// By what it can be told whether lost attempts are in the log.
+    pub fn witnesses(&self) -> Vec<OpKey> {
+        let all: HashSet<&OpKey> =
+            self.tickets.iter().filter_map(|ticket| Some(&ticket.rejected.as_ref()?.witness)).collect();
+        all.into_iter().cloned().collect()
     }
 }
 

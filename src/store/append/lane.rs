@@ -148,7 +148,8 @@ impl Lane {
     ) -> Attempt {
         metrics::gateway::batch_appended(batch.len());
         let limit = bounded(READ_LIMIT, &batch);
-        let reading = Box::pin(transaction::read(&connection, &batch.submits, locked, self.shared.is_sync()));
+        let (witnesses, is_sync) = (batch.witnesses(), self.shared.is_sync());
+        let reading = Box::pin(transaction::read(&connection, &batch.submits, &witnesses, locked, is_sync));
         let read = tokio::select! {
             biased;
             read = reading => read,

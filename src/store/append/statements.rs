@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use crate::clock::UnixMillis;
 use crate::db::{Connection, DbError, JsonText, Row, Sql, ToSql};
-use crate::ids::{OpId, RoomId, ShapeId, Slot, UserId};
-use crate::log::{Authority, Before, Digest, Event, KnownOp, RoomState, ShapeData, ShapeState, Submit};
+use crate::ids::{RoomId, ShapeId, Slot, UserId};
+use crate::log::{
+    Authority, Before, Digest, Event, KnownOp, OpKey, RoomState, ShapeData, ShapeState, Submit,
+};
 use crate::placement::slot_of;
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::{Role, Schema, Version};
@@ -147,7 +149,8 @@ pub(super) struct Pairs<'a, Id> {
 }
 
 impl<'a> Wanted<'a> {
-    pub fn of(submits: &'a [Submit]) -> Self {
+    /// `witnesses`: ops to be looked up besides those of the submits.
+    pub fn of(submits: &'a [Submit], witnesses: &'a [OpKey]) -> Self {
         let mut rooms: Vec<RoomId> = submits.iter().map(|submit| submit.room).collect();
         rooms.sort_unstable();
         rooms.dedup();
@@ -156,6 +159,10 @@ impl<'a> Wanted<'a> {
         slots.sort_unstable();
         slots.dedup();
         let shapes = submits.iter().filter_map(|submit| Some((submit.room, submit.operation.shape_id()?)));
+        let ops = || {
+            let submitted = submits.iter().map(|submit| (submit.room, &submit.user, &submit.op));
+            submitted.chain(witnesses.iter().map(|(room, user, op)| (*room, user, op)))
+        };
         let members = submits.iter().filter(|submit| submit.authority == Authority::Member);
         Self {
             slots,
@@ -163,9 +170,9 @@ impl<'a> Wanted<'a> {
             room_slots,
             shapes: Pairs::distinct(shapes, ShapeId::as_str),
             members: Pairs::distinct(members.map(|submit| (submit.room, &submit.user)), UserId::as_str),
-            op_rooms: submits.iter().map(|submit| submit.room.as_i64()).collect(),
-            op_users: submits.iter().map(|submit| submit.user.as_str()).collect(),
-            ops: submits.iter().map(|submit| submit.op.as_str()).collect(),
+            op_rooms: ops().map(|(room, ..)| room.as_i64()).collect(),
+            op_users: ops().map(|(_, user, _)| user.as_str()).collect(),
+            ops: ops().map(|(.., op)| op.as_str()).collect(),
         }
     }
 }
@@ -266,9 +273,12 @@ pub(super) fn shapes(rows: &[Row], wanted: &Wanted<'_>, before: &mut Before) {
     }
 }
 
-pub(super) fn ops(rows: &[Row], submits: &[Submit], before: &mut Before) {
+/// Rows of `room_event`, by their place among the submits, then the witnesses.
+pub(super) fn ops(rows: &[Row], submits: &[Submit], witnesses: &[OpKey], before: &mut Before) {
     for row in rows {
-        let Some(submit) = submits.get(ordinal(row)) else { continue };
+        let at = ordinal(row);
+        let witness = || witnesses.get(at.checked_sub(submits.len())?).cloned();
+        let Some(op) = submits.get(at).map(Submit::op_key).or_else(witness) else { continue };
         // A digest of another length was not written by us; it equals none.
         let Ok(digest) = <[u8; 16]>::try_from(row.get::<_, &[u8]>(3)) else { continue };
         let known = KnownOp {
@@ -278,12 +288,8 @@ pub(super) fn ops(rows: &[Row], submits: &[Submit], before: &mut Before) {
             version: row.get::<_, Option<i64>>(4).map(Version::from_i64),
             cleared: row.get::<_, Option<i64>>(5).map(i64::unsigned_abs),
         };
-        before.ops.insert(op_key(submit), known);
+        before.ops.insert(op, known);
     }
-}
-
-pub(super) fn op_key(submit: &Submit) -> (RoomId, UserId, OpId) {
-    (submit.room, submit.user.clone(), submit.op.clone())
 }
 
 /// Rows of `room_member`, by their place in `wanted.members`.

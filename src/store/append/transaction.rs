@@ -13,7 +13,7 @@ use futures_util::future;
 use super::statements::{self, Head, Member, Ownership, Pairs, RoomFacts, RoomRow, Wanted};
 use crate::db::{Class, Connection, DbError, Lease, Row, Sql};
 use crate::ids::{RoomId, ShapeId, UserId};
-use crate::log::{Before, Event, RoomState, ShapeState, Submit};
+use crate::log::{Before, Event, OpKey, RoomState, ShapeState, Submit};
 use crate::planted::{self, Bug};
 use crate::protocol::Role;
 use crate::store::slots::SLOT_LOCKS;
@@ -108,12 +108,13 @@ pub(super) enum Written {
 pub(super) async fn read(
     connection: &Connection,
     submits: &[Submit],
+    witnesses: &[OpKey],
     locked: Locked,
     is_sync: bool,
 ) -> Result<Read, Cause> {
     // What is not prepared yet would leave the pipeline's order.
     connection.prepare(statements::STATEMENTS).await?;
-    let wanted = Wanted::of(submits);
+    let wanted = Wanted::of(submits, witnesses);
     let (lock_slots, lock_heads) = match locked {
         Locked::Wait => (&statements::LOCK_SLOTS, &statements::LOCK_HEADS),
         Locked::Skip => (&statements::TRY_LOCK_SLOTS, &statements::SKIP_LOCKED_HEADS),
@@ -148,7 +149,7 @@ pub(super) async fn read(
     statements::shapes(&unprotected.unwrap_or(shapes)?, &wanted, &mut before);
     let ops = ops?;
     if !planted::has(Bug::OpsForgotten) {
-        statements::ops(&ops, submits, &mut before);
+        statements::ops(&ops, submits, witnesses, &mut before);
     }
     let members = statements::members(&members?);
     check_server(&rooms, is_sync)?;

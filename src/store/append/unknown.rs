@@ -10,23 +10,21 @@
 //!
 //! What the lost attempt rejected is not simply decided again: others may have
 //! written meanwhile, and what would now be accepted would come behind submits
-//! of its session that came later and are in the log. It stays rejected as soon
-//! as the log has come as far as the lost attempt would have brought it.
+//! of its session that came later and are in the log. It stays rejected if the
+//! lost attempt is in the log, which a submit tells that it accepted in the room.
 
 use std::collections::HashMap;
 
 use super::batch::{Batch, Certainty};
-use crate::ids::{OpId, RoomId, UserId};
-use crate::log::{Ack, Before, Decision, Event, Outcome, Rejection, Submit};
+use crate::log::{Ack, Before, Decision, Event, OpKey, Outcome, Rejection, Submit};
 
-/// What lost attempts rejected and is not decided again.
-pub(super) fn standing(batch: &Batch, before: &Before) -> HashMap<(RoomId, UserId, OpId), Rejection> {
+/// What was rejected by attempts that turned out to be in the log.
+pub(super) fn standing(batch: &Batch, before: &Before) -> HashMap<OpKey, Rejection> {
     let mut standing = HashMap::new();
     for (submit, ticket) in batch.submits.iter().zip(&batch.tickets) {
         let Some(rejected) = &ticket.rejected else { continue };
-        if before.rooms.get(&submit.room).is_some_and(|room| room.head.seq >= rejected.head) {
-            let op = (submit.room, submit.user.clone(), submit.op.clone());
-            standing.insert(op, rejected.rejection.clone());
+        if before.ops.get(&rejected.witness).is_some_and(|known| known.at == rejected.at) {
+            standing.insert(submit.op_key(), rejected.rejection.clone());
         }
     }
     standing
@@ -86,32 +84,74 @@ mod tests {
     use super::super::batch::Ticket;
     use super::*;
     use crate::clock::UnixMillis;
-    use crate::log::Authority;
+    use crate::ids::{OpId, RoomId, UserId};
+    use crate::log::{Authority, KnownOp};
     use crate::position::{Epoch, Position, Seq};
-    use crate::protocol::{Exact, Operation};
+    use crate::protocol::{Code, Exact, Operation, Refusal};
+
+    fn submit(op: &str) -> Submit {
+        let (room, op, user) = (RoomId::new(1), OpId::new(op), UserId::new("ann"));
+        let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
+        Submit::new(room.unwrap(), user.unwrap(), Authority::Member, op.unwrap(), operation)
+    }
+
+    fn batch(ops: &[&str]) -> Batch {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut batch = Batch::default();
+        for op in ops {
+            batch.push(submit(op), Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)));
+        }
+        batch
+    }
+
+    fn ack(seq: u64, at: i64, duplicate: bool) -> Outcome {
+        let position = Position::new(Epoch(1), Seq(seq));
+        Outcome::Accepted(Ack { position, at: UnixMillis(at), version: None, cleared: None, duplicate })
+    }
 
     /// An op whose COMMIT was sent at 5 without an answer, then found in the log
     /// with a time of its own.
     fn found(written_at: i64) -> (Vec<Event>, bool) {
-        let (room, op, user) = (RoomId::new(1), OpId::new("op"), UserId::new("ann"));
-        let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
-        let submit = Submit::new(room.unwrap(), user.unwrap(), Authority::Member, op.unwrap(), operation);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut batch = Batch::default();
-        batch.push(submit, Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)));
+        let mut batch = batch(&["op"]);
         batch.mark_unresolved(UnixMillis(5), &[]);
-        let ack = Ack {
-            position: Position::new(Epoch(1), Seq(7)),
-            at: UnixMillis(written_at),
-            version: None,
-            cleared: None,
-            duplicate: true,
-        };
-        let mut decision = Decision { outcomes: vec![Outcome::Accepted(ack)], ..Decision::default() };
+        let outcomes = vec![ack(7, written_at, true)];
+        let mut decision = Decision { outcomes, ..Decision::default() };
         let events = resolve(&mut batch, &mut decision);
         assert!(!batch.tickets[0].is_refusable(), "what is in the log can't be refused");
         let Outcome::Accepted(ack) = &decision.outcomes[0] else { panic!("accepted") };
         (events, ack.duplicate)
+    }
+
+    #[test]
+    fn a_rejection_stands_if_and_only_if_its_attempt_is_in_the_log() {
+        let refusal = Refusal::new(Code::ShapeUnknown, "there is no such shape");
+        let rejection = Rejection { refusal, current: None };
+        let logged = |op: &str, at: i64| {
+            let known = KnownOp {
+                position: Position::new(Epoch(1), Seq(9)),
+                at: UnixMillis(at),
+                digest: submit(op).digest,
+                version: None,
+                cleared: None,
+            };
+            let ops = HashMap::from([(submit(op).op_key(), known)]);
+            Before { ops, ..Before::default() }
+        };
+        let mut lost = batch(&["known", "early", "later"]);
+        let outcomes = [ack(3, 1, true), Outcome::Rejected(rejection.clone()), ack(9, 5, false)];
+        lost.mark_unresolved(UnixMillis(5), &outcomes);
+        assert_eq!(lost.witnesses(), [submit("later").op_key()], "one that the attempt itself would write");
+        let stands = HashMap::from([(submit("early").op_key(), rejection.clone())]);
+        assert_eq!(standing(&lost, &logged("later", 5)), stands);
+        assert_eq!(standing(&lost, &Before::default()), HashMap::new(), "it has no effect");
+        assert_eq!(standing(&lost, &logged("later", 6)), HashMap::new(), "another attempt wrote it");
+        assert_eq!(standing(&lost, &logged("known", 1)), HashMap::new(), "it was there before");
+        let half = lost.split_half();
+        assert_eq!((half.len(), lost.witnesses().len()), (1, 1), "also when it runs without its witness");
+
+        let mut alone = batch(&["known", "early"]);
+        alone.mark_unresolved(UnixMillis(5), &[ack(3, 1, true), Outcome::Rejected(rejection)]);
+        assert_eq!(alone.witnesses(), [], "it wrote nothing that could be after it");
     }
 
     #[test]
