@@ -328,6 +328,11 @@ impl Route {
         if tries_left && self.shard.primary_now().is_none() && self.shard.primary(end).await.is_ok() {
             return Ok(None);
         }
+        // Who was busy then needn't be now.
+        self.patience = None;
+        for refused in &mut self.refused {
+            refused.take_if(|refused| refused.reason == Reason::Saturated);
+        }
         if let Freshness::AtLeast(_) = self.freshness
             && let (Choice::Replica(chosen) | Choice::Queue(chosen), indices) = self.choose(Need::Any)
         {
