@@ -89,28 +89,36 @@ impl Context {
         load().await
     }
 
-    /// A state that isn't older than what was shown already.
+    /// The same for a session that was in the room before: not older than what
+    /// it was shown.
     pub async fn snapshot_since(
         &self,
         room: RoomId,
         shown: Freshness,
-    ) -> Result<Arc<SnapshotPages>, ReadError> {
-        if let Freshness::AtLeast(position) = shown
-            && let Some(kept) = self.snapshots.get(&room).await
-            && kept.position.epoch >= position.epoch
-            && kept.position.seq >= position.seq
+    ) -> Result<Arc<SnapshotPages>, Arc<ReadError>> {
+        if let Freshness::AtLeast(at) = shown
+            && self.sessions.memory_serving
         {
-            return Ok(kept);
+            let holds_all =
+                |kept: &SnapshotPages| kept.position.epoch >= at.epoch && kept.position.seq >= at.seq;
+            if self.snapshots.get(&room).await.is_some_and(|kept| !holds_all(&kept)) {
+                self.snapshots.invalidate(&room).await;
+            }
+            let loaded = self.snapshots.try_get_with(room, self.load_since(room, shown)).await?;
+            if holds_all(&loaded) {
+                return Ok(loaded);
+            }
+            // Whoever began to load it wanted less.
         }
-        let loaded = match self.load_snapshot(room, shown).await {
+        self.load_since(room, shown).await.map_err(Arc::new)
+    }
+
+    async fn load_since(&self, room: RoomId, shown: Freshness) -> Result<Arc<SnapshotPages>, ReadError> {
+        match self.load_snapshot(room, shown).await {
             // It was of a history that is gone, or its event was deleted.
-            Err(ReadError::Lost(_)) => self.load_snapshot(room, Freshness::Primary).await?,
-            loaded => loaded?,
-        };
-        if self.sessions.memory_serving {
-            self.snapshots.insert(room, loaded.clone()).await;
+            Err(ReadError::Lost(_)) => self.load_snapshot(room, Freshness::Primary).await,
+            loaded => loaded,
         }
-        Ok(loaded)
     }
 
     pub async fn load_snapshot(

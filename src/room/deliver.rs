@@ -55,6 +55,11 @@ impl Delivery {
         self.held.last_key_value().map_or(self.delivered.seq, |(seq, _)| *seq)
     }
 
+    /// The last event that is known of, delivered or held.
+    pub fn known(&self) -> Position {
+        self.held.last_key_value().map_or(self.delivered, |(_, event)| event.position)
+    }
+
     /// Takes events off the bus or of this node's commits; returns those that
     /// are to be delivered now, in order.
     pub fn offer(&mut self, events: impl IntoIterator<Item = LogEvent>) -> (Vec<LogEvent>, Need) {

@@ -37,8 +37,8 @@ pub struct Join {
     pub access_rev: u64,
     /// The last event the client has.
     pub from: Option<Position>,
-    /// It may have been in the room before: it must not see it older than it was.
-    pub returns: bool,
+    /// It was in the room before: what holds all that it was shown there.
+    pub shown: Option<Freshness>,
     pub outbox: Outbox,
 }
 
@@ -95,10 +95,23 @@ impl Hub {
     pub async fn leave(&self, room: RoomId, session: &SessionId) {
         let handle = self.rooms().get(&room).cloned();
         if let Some(handle) = handle
-            && handle.send(Command::Leave { session: session.clone() }).await.is_err()
+            && handle.send(Command::Leave { session: session.clone(), shown: None }).await.is_err()
         {
             // The room has ended, and everybody in it has left with it.
         }
+    }
+
+    /// The same of a session that may come back; what holds all that it was shown.
+    pub async fn leave_for_now(&self, room: RoomId, session: &SessionId) -> Freshness {
+        let handle = self.rooms().get(&room).cloned();
+        let (shown, answer) = oneshot::channel();
+        if let Some(handle) = handle
+            && handle.send(Command::Leave { session: session.clone(), shown: Some(shown) }).await.is_ok()
+            && let Ok(shown) = answer.await
+        {
+            return shown;
+        }
+        Freshness::Primary
     }
 
     /// An ephemeral value, for everybody else in the room on every node.
@@ -220,12 +233,11 @@ impl Hub {
         admitted: &Admitted,
     ) -> Result<(Start, Position, Option<ResyncReason>), Refusal> {
         let Some(from) = from else {
-            let snapshot = if join.returns {
-                let snapshot = self.context.snapshot_since(join.room, admitted.shown).await;
-                snapshot.map_err(|error| error.refusal())?
-            } else {
-                self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?
+            let snapshot = match admitted.shown.or(join.shown) {
+                Some(shown) => self.context.snapshot_since(join.room, shown).await,
+                None => self.context.snapshot(join.room, handle).await,
             };
+            let snapshot = snapshot.map_err(|error| error.refusal())?;
             return Ok((Start::Snapshot(snapshot.clone()), snapshot.position, None));
         };
         if let Some(events) = &admitted.recent {

@@ -1,6 +1,6 @@
 //! The rooms that a session is in. It leaves them even if its task panics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Shared;
@@ -11,20 +11,25 @@ use crate::protocol::server::Member;
 use crate::protocol::{Code, MessageId, Refusal};
 use crate::room::access::Admission;
 use crate::room::{self, Outbox};
+use crate::store::history::Freshness;
 
 pub struct Rooms {
     shared: Arc<Shared>,
     session: SessionId,
     outbox: Outbox,
     joined: BTreeSet<RoomId>,
-    /// It has left a room, and any that it joins may be that one.
-    has_left: bool,
+    /// What it was shown in rooms that it has left, the latest last.
+    left: VecDeque<(RoomId, Freshness)>,
 }
+
+/// How many rooms are remembered that a session was in: those of whom it comes
+/// back to any time soon.
+const LEFT_MAX: usize = 64;
 
 impl Rooms {
     pub fn new(shared: &Arc<Shared>, session: &SessionId, outbox: &Outbox) -> Self {
         let (shared, session, outbox) = (shared.clone(), session.clone(), outbox.clone());
-        Self { shared, session, outbox, joined: BTreeSet::new(), has_left: false }
+        Self { shared, session, outbox, joined: BTreeSet::new(), left: VecDeque::new() }
     }
 
     /// Into a room that lets the bearer of `claims` in. `id` is for the answer.
@@ -48,14 +53,17 @@ impl Rooms {
             },
             access_rev: admission.facts.access_rev,
             from,
-            returns: self.has_left || self.joined.contains(&room),
+            shown: self.left.iter().find(|(left, _)| *left == room).map(|(_, shown)| *shown),
             outbox: self.outbox.clone(),
         };
         // Before the answer: if the session ends in between, it leaves.
-        self.joined.insert(room);
+        let was_here = !self.joined.insert(room);
         let joined = self.shared.parts.hub.join(join).await;
         if joined.is_err() {
             self.joined.remove(&room);
+            if was_here {
+                self.remember(room, Freshness::Primary);
+            }
         }
         joined
     }
@@ -78,8 +86,16 @@ impl Rooms {
 
     pub async fn leave(&mut self, room: RoomId) {
         if self.joined.remove(&room) {
-            self.has_left = true;
-            self.shared.parts.hub.leave(room, &self.session).await;
+            let shown = self.shared.parts.hub.leave_for_now(room, &self.session).await;
+            self.remember(room, shown);
+        }
+    }
+
+    fn remember(&mut self, room: RoomId, shown: Freshness) {
+        self.left.retain(|(left, _)| *left != room);
+        self.left.push_back((room, shown));
+        if self.left.len() > LEFT_MAX {
+            self.left.pop_front();
         }
     }
 

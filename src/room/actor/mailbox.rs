@@ -34,6 +34,8 @@ pub enum Command {
     },
     Leave {
         session: SessionId,
+        /// It may come back, and then is to see what holds all that it was shown.
+        shown: Option<oneshot::Sender<Freshness>>,
     },
     Next {
         session: SessionId,
@@ -106,9 +108,8 @@ pub struct Admitted {
     pub members: Vec<Member>,
     pub count: usize,
     pub delivered: Position,
-    /// A state no older than this holds all that any session of this node was
-    /// shown or acked.
-    pub shown: Freshness,
+    /// Of a session that was here already: what holds all that it was shown.
+    pub shown: Option<Freshness>,
     /// The events after the asked position, if memory has them all.
     pub recent: Option<Vec<LogEvent>>,
 }
@@ -142,6 +143,10 @@ impl RoomHandle {
     /// Whether an announcement found the mailbox full; forgets it.
     pub(super) fn take_missed(&self) -> bool {
         self.missed.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn has_missed(&self) -> bool {
+        self.missed.load(Ordering::Acquire)
     }
 
     /// `Err` when the room has just ended: open it anew.

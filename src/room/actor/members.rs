@@ -31,8 +31,9 @@ impl Room {
         let feed = FeedId(self.feeds);
         let user = member.user.clone();
         let (state, behind) = (Feeding::CatchingUp, Behind::default());
-        let session = Session { user, access_rev, outbox, feed, state, behind };
-        self.sessions.insert(member.session.clone(), session);
+        let session = Session { user, access_rev, outbox, feed, state, reads_log: false, behind };
+        let was_here = self.sessions.insert(member.session.clone(), session);
+        let shown = was_here.map(|was| self.shown(&was));
         self.timers.linger = None;
         self.active.get_or_insert_with(gateway::active_room);
         if self.presence.enter(member.clone()) {
@@ -45,15 +46,21 @@ impl Room {
             .filter(|_| self.context.sessions.memory_serving)
             .and_then(|position| self.delivery.since(position))
             .map(|events| events.cloned().collect());
-        let delivered = self.delivery.delivered();
-        // With a hole an event may have been acked that wasn't delivered yet.
-        let is_sure = !self.delivery.has_hole() && !self.repairing;
-        let shown = if is_sure { Freshness::AtLeast(delivered) } else { Freshness::Primary };
-        Admitted { feed, members, count, delivered, shown, recent }
+        Admitted { feed, members, count, delivered: self.delivery.delivered(), shown, recent }
     }
 
-    pub(super) fn leave(&mut self, session: &SessionId) {
-        let Some(entry) = self.sessions.remove(session) else { return };
+    /// What holds all that the session was shown here, and what it was acked.
+    fn shown(&self, session: &Session) -> Freshness {
+        // Else what it was acked may not have been delivered yet.
+        let is_sure = !self.repairing && !self.repair_failed && !self.itself.has_missed();
+        let is_known = is_sure && !session.reads_log;
+        if is_known { Freshness::AtLeast(self.delivery.known()) } else { Freshness::Primary }
+    }
+
+    /// Gives what holds all that it was shown here.
+    pub(super) fn leave(&mut self, session: &SessionId) -> Freshness {
+        let Some(entry) = self.sessions.remove(session) else { return Freshness::Primary };
+        let shown = self.shown(&entry);
         entry.outbox.keep_signals(|room, _| room != self.id);
         self.signals.forget(session);
         self.presence.leave(session);
@@ -63,6 +70,7 @@ impl Room {
             self.active = None;
             self.timers.linger = Some(Instant::now() + self.context.sessions.room_linger);
         }
+        shown
     }
 
     pub(super) fn next(&mut self, session: &SessionId, feed: FeedId, after: Position) -> Next {
@@ -72,17 +80,22 @@ impl Room {
         match follows(&self.delivery, after, MEMORY_PAGE_BYTES) {
             Follows::Nothing => {
                 entry.state = Feeding::Live;
+                entry.reads_log = false;
                 if !entry.behind.is_empty() {
                     self.timers.presence.get_or_insert(Instant::now() + PRESENCE_TICK);
                 }
                 Next::Live
             }
             Follows::Ahead => {
+                entry.reads_log = true;
                 self.repair(Repair { cause: GapCause::Head, freshness: Freshness::AtLeast(after) });
                 Next::Log { head: after }
             }
             Follows::Memory(events) => Next::Events(events),
-            Follows::Log { head } => Next::Log { head },
+            Follows::Log { head } => {
+                entry.reads_log = true;
+                Next::Log { head }
+            }
         }
     }
 

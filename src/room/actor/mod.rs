@@ -66,6 +66,8 @@ struct Room {
     repairing: bool,
     /// Another one is due after it, because something newer is known.
     repair_again: Option<Repair>,
+    /// What it was to find out is not known yet.
+    repair_failed: bool,
     /// The primary is being asked who may be here.
     judging: bool,
     /// Told while it was being asked.
@@ -86,6 +88,8 @@ struct Session {
     outbox: Outbox,
     feed: FeedId,
     state: Feeding,
+    /// It may have read further in the log than the room.
+    reads_log: bool,
     /// Of presence changes.
     behind: Behind,
 }
@@ -161,6 +165,7 @@ impl Room {
             feeds: 0,
             repairing: false,
             repair_again: None,
+            repair_failed: false,
             judging: false,
             judge_next: None,
             recalling: false,
@@ -203,7 +208,13 @@ impl Room {
                 // A joiner that has gone meanwhile leaves by its own `Leave`.
                 drop(reply.send(Ok(admitted)));
             }
-            Command::Leave { session } => self.leave(&session),
+            Command::Leave { session, shown } => {
+                let held = self.leave(&session);
+                if let Some(shown) = shown {
+                    // Else it doesn't want to know any more.
+                    if shown.send(held).is_err() {}
+                }
+            }
             Command::Next { session, feed, after, reply } => {
                 let next = self.next(&session, feed, after);
                 drop(reply.send(next));

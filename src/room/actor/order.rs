@@ -128,6 +128,7 @@ impl Room {
 
     pub(super) fn repaired(&mut self, outcome: Result<PageOutcome, ReadError>, from_primary: bool) {
         self.repairing = false;
+        self.repair_failed = false;
         match outcome {
             Ok(PageOutcome::Events(page)) => {
                 let before = self.delivery.delivered();
@@ -164,7 +165,8 @@ impl Room {
         }
     }
 
-    pub(super) fn repair_later(&self) {
+    pub(super) fn repair_later(&mut self) {
+        self.repair_failed = true;
         let itself = self.itself.clone();
         self.context.tasks.spawn("room-repair", async move {
             tokio::time::sleep(REPAIR_RETRY).await;
