@@ -83,9 +83,7 @@ impl Endpoint {
         let is_here = is_this_machine(&self.host) && self.ca_file.is_none();
         self.tls.unwrap_or(if is_here { Tls::Off } else { Tls::Verify })
     }
-}
 
-impl Endpoint {
     /// As its pools reach it.
     pub fn pooled(&self) -> Self {
         let mut there = self.clone();
@@ -93,6 +91,17 @@ impl Endpoint {
             (there.host, there.port) = (host.to_owned(), port);
         }
         there
+    }
+
+    /// The same server, for the role that changes schemas and promotes.
+    pub fn as_migrator(&self, migrations: &Migrations) -> Self {
+        let mut endpoint = self.clone();
+        if let Some(user) = &migrations.user {
+            endpoint.user.clone_from(user);
+            endpoint.password.clone_from(&migrations.password);
+            endpoint.password_file = None;
+        }
+        endpoint
     }
 }
 
@@ -114,19 +123,6 @@ fn postgres_port() -> u16 {
 
 fn hundred() -> u32 {
     100
-}
-
-impl Endpoint {
-    /// The same server, for the role that changes schemas and promotes.
-    pub fn as_migrator(&self, migrations: &Migrations) -> Self {
-        let mut endpoint = self.clone();
-        if let Some(user) = &migrations.user {
-            endpoint.user.clone_from(user);
-            endpoint.password.clone_from(&migrations.password);
-            endpoint.password_file = None;
-        }
-        endpoint
-    }
 }
 
 /// The directory's endpoints; its tables live in the schema `directory`.

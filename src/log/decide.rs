@@ -2,9 +2,9 @@
 //! function from the locked rows to what is written and answered.
 //!
 //! Rules are tried in this order, and the first that fails is the answer: the
-//! room exists; the op is known, or rejected before; the room isn't archived; the role may write;
-//! then, for shapes, unknown id, deleted, existing id, `base`; last the shape
-//! itself. A reject has no effect, stops nothing and is not recorded.
+//! room exists; the op is known, or rejected before; the room isn't archived; the
+//! role may write; then, for shapes, unknown id, deleted, existing id, `base`;
+//! last the shape itself. A reject has no effect, stops nothing and is not recorded.
 
 use std::sync::Arc;
 

@@ -56,7 +56,7 @@ impl Hub {
         let (start, position, resync) = match started {
             Ok(started) => started,
             Err(refusal) => {
-                self.leave(join.room, &join.member.session).await;
+                drop(self.leave(join.room, &join.member.session).await);
                 return Err(refusal);
             }
         };
@@ -92,26 +92,16 @@ impl Hub {
         Ok(())
     }
 
-    pub async fn leave(&self, room: RoomId, session: &SessionId) {
-        let handle = self.rooms().get(&room).cloned();
-        if let Some(handle) = handle
-            && handle.send(Command::Leave { session: session.clone(), shown: None }).await.is_err()
-        {
-            // The room has ended, and everybody in it has left with it.
-        }
-    }
-
-    /// The same of a session that may come back; what holds all that it was shown.
-    pub async fn leave_for_now(&self, room: RoomId, session: &SessionId) -> Freshness {
+    /// Tells what holds all that the session was shown, for when it comes back.
+    pub async fn leave(&self, room: RoomId, session: &SessionId) -> oneshot::Receiver<Freshness> {
         let handle = self.rooms().get(&room).cloned();
         let (shown, answer) = oneshot::channel();
         if let Some(handle) = handle
-            && handle.send(Command::Leave { session: session.clone(), shown: Some(shown) }).await.is_ok()
-            && let Ok(shown) = answer.await
+            && handle.send(Command::Leave { session: session.clone(), shown }).await.is_err()
         {
-            return shown;
+            // The room has ended, and everybody in it has left with it.
         }
-        Freshness::Primary
+        answer
     }
 
     /// An ephemeral value, for everybody else in the room on every node.

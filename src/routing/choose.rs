@@ -16,6 +16,15 @@ pub enum Need {
     Any,
 }
 
+impl Need {
+    fn bound(self) -> Option<Duration> {
+        match self {
+            Self::AtMost(bound) => Some(bound),
+            Self::Primary | Self::Any => None,
+        }
+    }
+}
+
 /// Why the primary answers a read, or nobody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -76,6 +85,12 @@ pub struct Candidate {
     pub refused: Option<Refused>,
 }
 
+impl Candidate {
+    fn is_busy(&self) -> bool {
+        self.in_flight >= self.capacity
+    }
+}
+
 /// Why a read did not use what an endpoint said, or that it said nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
@@ -96,10 +111,9 @@ pub struct View<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// The index of a replica.
+    /// The index of a replica. If all that will do are busy, one of them: its
+    /// queue is joined.
     Replica(usize),
-    /// This one would do, as soon as it has answered others.
-    Queue(usize),
     /// Nobody yet, but this one may do in a moment.
     Wait(usize),
     /// The reason is `None` in a shard that has no replicas: nothing was
@@ -111,23 +125,19 @@ pub enum Choice {
 
 /// `random` is two independent random numbers.
 pub fn choose(view: View<'_>, need: Need, random: [u32; 2]) -> Choice {
-    let bound = match need {
-        Need::Primary => return primary_or_nobody(view, Some(Reason::Asked)),
-        Need::AtMost(bound) => Some(bound),
-        Need::Any => None,
-    };
+    if need == Need::Primary {
+        return primary_or_nobody(view, Some(Reason::Asked));
+    }
+    let bound = need.bound();
     let verdicts: Vec<Result<(), Reason>> = view.replicas.iter().map(|c| verdict(c, bound)).collect();
-    let of_two = |is_one: &dyn Fn(usize) -> bool| {
-        let all: Vec<usize> = (0..verdicts.len()).filter(|&i| is_one(i)).collect();
+    let less_busy = |is_busy: bool| {
+        let will_do = |&i: &usize| verdicts[i].is_ok() && view.replicas[i].is_busy() == is_busy;
+        let all: Vec<usize> = (0..verdicts.len()).filter(will_do).collect();
         let near: Vec<usize> = all.iter().copied().filter(|&i| view.replicas[i].same_zone).collect();
         less_busy_of_two(view.replicas, if near.is_empty() { &all } else { &near }, random)
     };
-    if let Some(chosen) = of_two(&|i| verdicts[i].is_ok()) {
+    if let Some(chosen) = less_busy(false).or_else(|| less_busy(true)) {
         return Choice::Replica(chosen);
-    }
-    let is_busy = |i: usize| verdicts[i] == Err(Reason::Saturated) && view.replicas[i].refused.is_none();
-    if let Some(chosen) = of_two(&is_busy) {
-        return Choice::Queue(chosen);
     }
     if let Some(closest) = worth_waiting_for(view, &verdicts, bound) {
         return Choice::Wait(closest);
@@ -136,21 +146,16 @@ pub fn choose(view: View<'_>, need: Need, random: [u32; 2]) -> Choice {
     primary_or_nobody(view, verdicts.iter().filter_map(|v| v.err()).max())
 }
 
-/// Whether a replica still does for a read that has got a place there.
-pub fn does(candidate: &Candidate, need: Need) -> bool {
-    let bound = match need {
-        Need::Primary => return false,
-        Need::AtMost(bound) => Some(bound),
-        Need::Any => None,
-    };
-    matches!(verdict(candidate, bound), Ok(()) | Err(Reason::Saturated))
+/// Whether a replica still does for a read that has waited for it.
+pub fn still_does(candidate: &Candidate, need: Need) -> bool {
+    verdict(candidate, need.bound()).is_ok()
 }
 
 fn primary_or_nobody(view: View<'_>, reason: Option<Reason>) -> Choice {
     if view.has_primary { Choice::Primary(reason) } else { Choice::Nobody(reason.unwrap_or(Reason::Down)) }
 }
 
-/// Whether a replica will do, or why not.
+/// Whether a replica will do, busy or not, or why not.
 fn verdict(candidate: &Candidate, bound: Option<Duration>) -> Result<(), Reason> {
     if let Some(refused) = candidate.refused {
         return Err(refused.reason);
@@ -166,9 +171,6 @@ fn verdict(candidate: &Candidate, bound: Option<Duration>) -> Result<(), Reason>
         if candidate.staleness.is_none_or(|staleness| staleness > limit) {
             return Err(Reason::Stale);
         }
-    }
-    if candidate.in_flight >= candidate.capacity {
-        return Err(Reason::Saturated);
     }
     Ok(())
 }
@@ -266,7 +268,7 @@ mod tests {
         let overloaded =
             Candidate { refused: Some(Refused { reason: Reason::Saturated, for_good: true }), ..fresh() };
         assert_eq!(decide(&[overloaded, stale], BOUND), because(Reason::Saturated));
-        assert_eq!(decide(&[busy, stale], BOUND), Choice::Queue(0));
+        assert_eq!(decide(&[busy, stale], BOUND), Choice::Replica(0), "it queues");
         assert_eq!(decide(&[behind, down], BOUND), because(Reason::Behind));
         assert_eq!(decide(&[fresh()], Need::Primary), because(Reason::Asked));
         assert_eq!(decide(&[], BOUND), Choice::Primary(None), "nothing was missed");
@@ -369,18 +371,14 @@ mod tests {
             let bound = Duration::from_millis(bound_ms);
             let view = View { replicas: &replicas, has_primary, reach: Duration::from_millis(reach_ms) };
             let fit = |c: &Candidate| c.usable && c.same_timeline && c.weight > 0 && c.refused.is_none()
-                && c.in_flight < c.capacity
                 && c.staleness.is_some_and(|s| s <= if c.settled { bound } else { bound / 4 * 3 });
+            let idle = |c: &Candidate| fit(c) && c.in_flight < c.capacity;
             match choose(view, Need::AtMost(bound), random) {
                 Choice::Replica(i) => {
-                    prop_assert!(fit(&replicas[i]));
-                    prop_assert!(replicas[i].same_zone || !replicas.iter().any(|c| c.same_zone && fit(c)));
-                }
-                Choice::Queue(i) => {
-                    prop_assert!(!replicas.iter().any(fit));
-                    let idle = Candidate { in_flight: 0, capacity: 1, ..replicas[i] };
-                    prop_assert!(fit(&idle), "it would not do anyway");
-                    prop_assert!(does(&replicas[i], Need::AtMost(bound)));
+                    prop_assert!(fit(&replicas[i]) && still_does(&replicas[i], Need::AtMost(bound)));
+                    prop_assert!(idle(&replicas[i]) || !replicas.iter().any(idle), "nobody waits for nothing");
+                    let as_near = |c: &Candidate| c.same_zone && idle(c) == idle(&replicas[i]) && fit(c);
+                    prop_assert!(replicas[i].same_zone || !replicas.iter().any(as_near));
                 }
                 Choice::Wait(i) => prop_assert!(reach_ms > 0 && !fit(&replicas[i])),
                 Choice::Primary(reason) => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::choose::{Candidate, Choice, Need, Reason, Refused, View, choose, does};
+use super::choose::{Candidate, Choice, Need, Reason, Refused, View, choose, still_does};
 use super::endpoint::{Endpoint, InFlight};
 use super::roles::Standing;
 use super::shard::{Known, Shard};
@@ -138,7 +138,7 @@ impl Route {
         loop {
             let (choice, indices) = self.choose(self.need());
             match choice {
-                Choice::Replica(chosen) | Choice::Queue(chosen) => {
+                Choice::Replica(chosen) => {
                     if let Some(target) = self.replica(indices[chosen], self.need()).await {
                         return Ok(target);
                     }
@@ -266,7 +266,7 @@ impl Route {
                 self.refused[index] = Some(Refused { reason: Reason::Saturated, for_good: true });
                 return None;
             };
-            if !does(&self.candidate(index, &self.shard.known(), Instant::now()), need) {
+            if !still_does(&self.candidate(index, &self.shard.known(), Instant::now()), need) {
                 return None;
             }
             place.ok()?
@@ -334,7 +334,7 @@ impl Route {
             refused.take_if(|refused| refused.reason == Reason::Saturated);
         }
         if let Freshness::AtLeast(_) = self.freshness
-            && let (Choice::Replica(chosen) | Choice::Queue(chosen), indices) = self.choose(Need::Any)
+            && let (Choice::Replica(chosen), indices) = self.choose(Need::Any)
         {
             return Ok(self.replica(indices[chosen], Need::Any).await);
         }

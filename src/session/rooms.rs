@@ -86,8 +86,8 @@ impl Rooms {
 
     pub async fn leave(&mut self, room: RoomId) {
         if self.joined.remove(&room) {
-            let shown = self.shared.parts.hub.leave_for_now(room, &self.session).await;
-            self.remember(room, shown);
+            let shown = self.shared.parts.hub.leave(room, &self.session).await.await;
+            self.remember(room, shown.unwrap_or(Freshness::Primary));
         }
     }
 
@@ -101,7 +101,7 @@ impl Rooms {
 
     pub async fn leave_all(&mut self) {
         while let Some(room) = self.joined.pop_first() {
-            self.shared.parts.hub.leave(room, &self.session).await;
+            drop(self.shared.parts.hub.leave(room, &self.session).await);
         }
     }
 }
@@ -116,7 +116,7 @@ impl Drop for Rooms {
         let hub = self.shared.parts.hub.clone();
         self.shared.parts.tasks.spawn("session-leaves", async move {
             for room in joined {
-                hub.leave(room, &session).await;
+                drop(hub.leave(room, &session).await);
             }
         });
     }

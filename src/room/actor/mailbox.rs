@@ -35,7 +35,7 @@ pub enum Command {
     Leave {
         session: SessionId,
         /// It may come back, and then is to see what holds all that it was shown.
-        shown: Option<oneshot::Sender<Freshness>>,
+        shown: oneshot::Sender<Freshness>,
     },
     Next {
         session: SessionId,

@@ -209,11 +209,8 @@ impl Room {
                 drop(reply.send(Ok(admitted)));
             }
             Command::Leave { session, shown } => {
-                let held = self.leave(&session);
-                if let Some(shown) = shown {
-                    // Else it doesn't want to know any more.
-                    if shown.send(held).is_err() {}
-                }
+                // An error: it won't come back.
+                if shown.send(self.leave(&session)).is_err() {}
             }
             Command::Next { session, feed, after, reply } => {
                 let next = self.next(&session, feed, after);
