@@ -162,6 +162,16 @@ pub struct Played {
     pub failover: Option<Failover>,
 }
 
+impl Played {
+    /// The one that suffers, if one does.
+    pub fn shard(&self) -> Option<usize> {
+        self.excuses.iter().find_map(|excuse| match excuse {
+            Excuse::Shard(shard) => Some(*shard),
+            Excuse::Node(_) | Excuse::Client(_) => None,
+        })
+    }
+}
+
 /// The moments of a failover in which the primary was killed.
 #[derive(Debug, Clone, Copy)]
 pub struct Failover {

@@ -27,7 +27,19 @@ impl Outcome {
 
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let head = ["fault", "deliveries", "p50 ms", "p99 ms", "max ms", "resumes", "p99 ms", "felt"];
+        let head = [
+            "fault",
+            "deliveries",
+            "p50 ms",
+            "p99 ms",
+            "max ms",
+            "resumes",
+            "p99 ms",
+            "pause p50",
+            "p99 ms",
+            "recovered",
+            "felt",
+        ];
         let mut rows = vec![head.map(str::to_owned)];
         for played in &self.history.played {
             rows.push(self.row(played));
@@ -87,9 +99,10 @@ impl Outcome {
         })
     }
 
-    fn row(&self, played: &Played) -> [String; 8] {
+    fn row(&self, played: &Played) -> [String; 11] {
         let deliveries = Delays::within(&self.delays.deliveries, played.began, played.until);
         let resumes = Delays::within(&self.delays.resumes, played.began, played.until);
+        let (pauses, recovered) = self.writing(played);
         let felt: Vec<String> = played
             .felt
             .iter()
@@ -104,8 +117,35 @@ impl Outcome {
             ms(quantile(&deliveries, 100)),
             resumes.len().to_string(),
             ms(quantile(&resumes, 99)),
+            ms(quantile(&pauses, 50)),
+            ms(quantile(&pauses, 99)),
+            ms(recovered),
             felt.join(", "),
         ]
+    }
+
+    /// The longest that each client waited for the answer to a submit, to the
+    /// shard that suffered if there is one; and how long after the healing the
+    /// last submit from before it had its answer.
+    fn writing(&self, played: &Played) -> (Vec<Micros>, Option<Micros>) {
+        let shard = played.shard();
+        let of_shard = |room: u64| {
+            let room = self.rooms.iter().find(|known| known.id == room);
+            room.is_some_and(|room| shard.is_none_or(|shard| room.shard == shard))
+        };
+        let (mut pauses, mut recovered) = (Vec::new(), None);
+        for diary in &self.history.diaries {
+            let answered = diary.attempts.iter().filter_map(|attempt| {
+                let (at, _) = attempt.answer.as_ref()?;
+                let is_in_time = (played.began..played.until).contains(at) && of_shard(attempt.room);
+                is_in_time.then_some((attempt.sent, *at))
+            });
+            pauses.extend(answered.clone().map(|(sent, at)| at - sent).max());
+            let sent_before = answered.filter(|(sent, _)| *sent < played.healed);
+            recovered = recovered.max(sent_before.map(|(_, at)| at.saturating_sub(played.healed)).max());
+        }
+        pauses.sort_unstable();
+        (pauses, recovered)
     }
 
     /// Ops in all, acked, rejected at last, and sendings without an answer.
@@ -123,9 +163,12 @@ impl Outcome {
 }
 
 /// Names to the left, figures to the right.
-fn line(row: &[String; 8]) -> String {
-    let [name, n, p50, p99, max, resumes, resume_p99, felt] = row;
-    format!("{name:<36} {n:>10} {p50:>8} {p99:>8} {max:>8} {resumes:>8} {resume_p99:>8}  {felt}\n")
+fn line(row: &[String; 11]) -> String {
+    let [name, n, p50, p99, max, resumes, resume_p99, pause_p50, pause_p99, recovered, felt] = row;
+    format!(
+        "{name:<36} {n:>10} {p50:>8} {p99:>8} {max:>8} {resumes:>8} {resume_p99:>8} {pause_p50:>9} {pause_p99:>8} \
+         {recovered:>9}  {felt}\n"
+    )
 }
 
 pub fn quantile(sorted: &[Micros], percent: usize) -> Option<Micros> {

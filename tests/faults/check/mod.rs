@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::Failure;
 use crate::cluster::World;
-use crate::history::{Excuse, History, Micros, Played};
+use crate::history::{History, Micros, Played};
 
 pub use late::Delays;
 pub use log::Logs;
@@ -82,11 +82,7 @@ pub async fn check(world: &World, history: &History) -> Result<(Verdict, Logs, D
 }
 
 fn loss(played: &Played) -> Option<Loss> {
-    let shard = played.excuses.iter().find_map(|excuse| match excuse {
-        Excuse::Shard(shard) => Some(*shard),
-        Excuse::Node(_) | Excuse::Client(_) => None,
-    });
-    let shard = shard?;
+    let shard = played.shard()?;
     let (from, to) = (played.began.saturating_sub(TAIL), played.healed + UNNOTICED);
     played.may_lose.then_some(Loss { shard, from, to })
 }
