@@ -20,7 +20,7 @@ dev: install ## a whole cluster on this machine, and a whiteboard to try it
 	target/release/roomgate dev $(ARGS)
 
 .PHONY: test
-test: install-test lint unit it faults browser-test api-test autobahn ## everything that must hold
+test: install-test lint unit it faults browser-test api-test smoke autobahn ## everything that must hold
 	@echo "==> all passed ($$(date +%T))"
 
 .PHONY: install
@@ -30,6 +30,10 @@ install: ## what `make dev` needs from Debian
 .PHONY: install-test
 install-test: ## what `make test` needs from Debian
 	@scripts/install.sh test
+
+.PHONY: install-load
+install-load: ## what `make load` needs from Debian
+	@scripts/install.sh load
 
 .PHONY: lint
 lint: ## formatting and clippy
@@ -117,6 +121,17 @@ api-test: install-test target/api/installed ## the gateway against its own OpenA
 	$(CARGO) build --locked
 	target/api/bin/python tests/api/run.py
 
+.PHONY: smoke
+smoke: install-test target/loadtest/installed ## people drawing together through the balancer, by k6
+	$(part)
+	$(CARGO) build --locked
+	target/loadtest/bin/python loadtest/run.py smoke --binary target/debug/roomgate
+
+.PHONY: load
+load: install-load target/loadtest/installed ## a load test: SCRIPT=draw [URL=…] [ARGS="--fault kill-node"]; loadtest/README.md
+	$(if $(URL),,$(CARGO) build --release --locked)
+	target/loadtest/bin/python loadtest/run.py $(SCRIPT) $(if $(URL),--url $(URL)) $(ARGS)
+
 .PHONY: autobahn
 autobahn: install-test target/api/installed ## the framing of WebSockets against Autobahn's cases
 	$(part)
@@ -125,6 +140,12 @@ autobahn: install-test target/api/installed ## the framing of WebSockets against
 	target/api/bin/python tests/autobahn/run.py "$$server"
 
 # The tools, as pinned there.
+target/loadtest/installed: loadtest/requirements.txt
+	mkdir -p target
+	python3 -m venv --clear target/loadtest
+	target/loadtest/bin/pip install --quiet -r $<
+	touch $@
+
 target/api/installed: tests/api/requirements.txt
 	mkdir -p target
 	python3 -m venv --clear target/api

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs with apt what this machine lacks to run (`dev`) or also to test
-# (`test`) roomgate. Does nothing if nothing is missing; as root or with sudo.
+# Installs with apt what this machine lacks to run (`dev`), also to load (`load`),
+# or also to test (`test`) roomgate. Does nothing if nothing is missing; as root
+# or with sudo.
 set -euo pipefail
 
 purpose=${1:-dev}
@@ -20,6 +21,9 @@ has redis-server || missing+=(redis-server)
 has haproxy || missing+=(haproxy)
 has setpriv || missing+=(util-linux)
 has cc || missing+=(build-essential)
+if [ "$purpose" != dev ]; then
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
 if [ "$purpose" = test ]; then
     has pgbouncer || missing+=(pgbouncer)
     has node || missing+=(nodejs)
@@ -29,7 +33,6 @@ if [ "$purpose" = test ]; then
     has wsdump || missing+=(python3-websocket)
     has patroni || missing+=(patroni python3-etcd)
     has etcd || missing+=(etcd-server)
-    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     has chromium || has chromium-browser || missing+=(chromium)
 fi
 if [ ${#missing[@]} -eq 0 ]; then

@@ -1,0 +1,123 @@
+"""A cluster of `roomgate dev` for one run, and what can happen to it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# All people come from one address.
+LIFTED = {"ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE": "0", "ROOMGATE__LIMITS__SIGNINS_PER_MINUTE": "0"}
+
+
+class Cluster:
+    """On free ports, in a folder of its own that goes with it."""
+
+    def __init__(self, binary):
+        self.binary = binary
+        parent = ROOT / "target/loadtest-run"
+        parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=parent))
+        self.log = open(self.folder / "log", "w+")
+        self.process = subprocess.Popen(
+            [binary, "dev", "--data", self.folder / "data", "--port", "0", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**LIFTED, **os.environ},
+            text=True,
+            # Ctrl-C is for k6 first; the cluster is stopped after it.
+            start_new_session=True,
+        )
+        told = ""
+        for line in self.process.stdout:
+            told += line
+            if line == "}\n":
+                break
+        if not told.endswith("}\n"):
+            self.log.seek(0)
+            sys.exit(f"roomgate dev did not come up:\n{self.log.read()}")
+        self.parts = json.loads(told)
+        self.url = self.parts["lb"]
+        self.nodes = [node["name"] for node in self.parts["nodes"]]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def endpoint(self, shard, role):
+        endpoints = self.parts["shards"][shard]["endpoints"]
+        return next(endpoint for endpoint in endpoints if endpoint["role"] == role)
+
+    def promote(self):
+        """Makes the first shard's replica its primary; what was said about it."""
+        config = self.folder / "data/nodes/node-1.toml"
+        name = self.parts["shards"][0]["name"]
+        command = [self.binary, "shards", "promote", name, "--config", config]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def kill_node(cluster, _seconds):
+    os.kill(cluster.parts["nodes"][0]["pid"], signal.SIGKILL)
+
+
+def drain_node(cluster, _seconds):
+    os.kill(cluster.parts["nodes"][0]["pid"], signal.SIGTERM)
+
+
+def kill_redis(cluster, _seconds):
+    os.kill(cluster.parts["redis"]["pid"], signal.SIGKILL)
+
+
+def freeze_replica(cluster, seconds):
+    _freeze(cluster.endpoint(0, "replica")["pid"], seconds)
+
+
+def freeze_primary(cluster, seconds):
+    _freeze(cluster.endpoint(0, "primary")["pid"], seconds)
+
+
+def fail_over(cluster, _seconds):
+    os.kill(cluster.endpoint(0, "primary")["pid"], signal.SIGKILL)
+    done = cluster.promote()
+    if done.returncode != 0:
+        sys.exit(f"the replica was not promoted:\n{done.stdout}{done.stderr}")
+
+
+# Each is called in the middle of a run with the cluster and `--for`.
+FAULTS = {
+    "kill-node": kill_node,
+    "drain-node": drain_node,
+    "kill-redis": kill_redis,
+    "freeze-replica": freeze_replica,
+    "freeze-primary": freeze_primary,
+    "fail-over": fail_over,
+}
+# In durability async, what the replica hadn't received yet is lost.
+LOSSY = {"fail-over"}
+
+
+def _freeze(server, seconds):
+    """A PostgreSQL server with all its processes, for so long."""
+    frozen = [server, *_children(server)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _children(parent):
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    # pid (name) state ppid; a name may contain anything.
+    fields = [(stat.split(" ", 1)[0], stat.rpartition(") ")[2].split()) for stat in stats]
+    return [int(pid) for pid, rest in fields if int(rest[1]) == parent]
