@@ -73,8 +73,10 @@ fn configuration(public: u16, stats: u16, nodes: &[Gateway]) -> String {
 defaults
     mode http
     option dontlognull
-    option redispatch
+    # a node that is gone: the next attempt is for another one, at once
+    option redispatch 1
     retries 2
+    retry-on conn-failure empty-response
     timeout connect 2s
     timeout http-request 10s
     timeout queue 5s
@@ -91,6 +93,9 @@ frontend public
 backend nodes
     balance leastconn
     option forwardfor
+    # what a node that stops took and did not answer may be asked again if it
+    # changes nothing
+    http-request disable-l7-retry if !METH_GET
     option httpchk
     http-check send meth GET uri /health/ready
     http-check expect status 200
