@@ -200,6 +200,8 @@ impl Databases {
         let budget = Budget::of(config);
         let directory = Directory::new(directory_cluster(config, &budget, tasks));
         let shards = Shards::start(&config.shards, setup(config, &budget, None, store::STATEMENTS), tasks);
+        let is_sync = config.writes.durability == Durability::Sync;
+        shards.iter().for_each(|(_, shard)| shard.metrics().synchronous_standbys_required(is_sync));
         check_databases(directory.database(), &shards).await?;
         let slots = Slots::new(SlotMap::default(), shards.clone());
         let weights: Vec<u32> = config.shards.iter().map(|shard| shard.weight).collect();

@@ -77,6 +77,7 @@ fn lines(detail: &Value, ready: bool) -> String {
     };
     let node = format!("node {}", detail["node"].as_str().unwrap_or("?"));
     line(node, detail, if ready { "ready" } else { "not ready" });
+    line("work".to_owned(), &detail["work"], "");
     line("bus".to_owned(), &detail["bus"], "");
     for shard in
         std::iter::once(&detail["directory"]).chain(detail["shards"].as_array().into_iter().flatten())
@@ -84,6 +85,9 @@ fn lines(detail: &Value, ready: bool) -> String {
         let name = shard["name"].as_str().unwrap_or("?");
         let name = if name == "directory" { name.to_owned() } else { format!("shard {name}") };
         line(name, shard, "");
+        if shard["traffic"]["status"] != "ok" {
+            line("  traffic".to_owned(), &shard["traffic"], "");
+        }
         for endpoint in shard["endpoints"].as_array().into_iter().flatten() {
             let name = format!("  {}", endpoint["name"].as_str().unwrap_or("?"));
             line(name, endpoint, endpoint["role"].as_str().unwrap_or("?"));

@@ -130,6 +130,9 @@ fn check_names(config: &Config, problems: &mut Vec<String>) {
             if endpoint.tls() == Tls::Off && endpoint.ca_file.is_some() {
                 problems.push(format!("{name}: {} has a ca_file, but its tls is off", endpoint.name));
             }
+            if endpoint.disk_bytes == Some(0) {
+                problems.push(format!("{name}: {}'s disk_bytes must be more than 0", endpoint.name));
+            }
             let texts = [&endpoint.name, &endpoint.host, &endpoint.database, &endpoint.user];
             if texts.iter().any(|text| text.is_empty()) || endpoint.port == 0 {
                 problems.push(format!("{name}: an endpoint needs a name, host, port, database and user"));

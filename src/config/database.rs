@@ -62,6 +62,8 @@ pub struct Endpoint {
     /// connections of pools; the others go to the server itself.
     pub pgbouncer: Option<String>,
     pub zone: Option<String>,
+    /// Size of the volume its data lies on; none: how full that is isn't told.
+    pub disk_bytes: Option<u64>,
     /// How much of the reads it takes, relative to its siblings.
     #[serde(default = "hundred")]
     pub weight: u32,

@@ -40,6 +40,23 @@ pub enum Class {
 }
 
 impl Class {
+    pub const ALL: [Self; 14] = [
+        Self::Serialization,
+        Self::Deadlock,
+        Self::LockTimeout,
+        Self::Cancelled,
+        Self::Connection,
+        Self::TooManyConnections,
+        Self::PoolTimeout,
+        Self::ReadOnly,
+        Self::NotReplicated,
+        Self::Storage,
+        Self::OutOfMemory,
+        Self::UniqueViolation,
+        Self::BadInput,
+        Self::Other,
+    ];
+
     /// For the `class` label of metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -165,8 +165,9 @@ fn database_sections(shards: &[Shard]) -> String {
 
 fn endpoint(table: &str, endpoint: &Endpoint) -> String {
     let Endpoint { name, host, port, database, user, .. } = endpoint;
+    let disk = endpoint.disk_bytes.map(|bytes| format!("disk_bytes = {bytes}\n")).unwrap_or_default();
     format!(
-        "\n[[{table}]]\nname = {name:?}\nhost = {host:?}\nport = {port}\ndatabase = {database:?}\nuser = {user:?}\n"
+        "\n[[{table}]]\nname = {name:?}\nhost = {host:?}\nport = {port}\ndatabase = {database:?}\nuser = {user:?}\n{disk}"
     )
 }
 

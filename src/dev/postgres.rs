@@ -162,6 +162,7 @@ impl Postgres {
             ca_file: None,
             pgbouncer: None,
             zone: None,
+            disk_bytes: free_bytes(&self.folder),
             weight: 100,
         }
     }
@@ -294,6 +295,12 @@ fn touch(path: &Path) -> Result<(), Error> {
 /// Slot names know no hyphen.
 fn slot_name(replica: &str) -> String {
     replica.replace('-', "_")
+}
+
+/// What is free where its data lies: all that it may take.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let volume = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(volume.blocks_available() * volume.fragment_size())
 }
 
 fn append_include(data: &Path) -> Result<(), Error> {

@@ -13,6 +13,11 @@ pub(super) const POOL_AVAILABLE: Family =
     Family::gauge("db_pool_available", &["shard", "endpoint", "role"], "Idle connections in the pool.");
 pub(super) const POOL_WAITING: Family =
     Family::gauge("db_pool_waiting", &["shard", "endpoint", "role"], "Requests waiting for a connection.");
+pub(super) const POOL_MAX: Family = Family::gauge(
+    "db_pool_max",
+    &["shard", "endpoint", "role"],
+    "Connections the pool may open (`pool.max_connections`).",
+);
 pub(super) const POOL_WAIT: Family = Family::histogram(
     "db_pool_wait_seconds",
     &["shard", "endpoint"],
@@ -40,7 +45,7 @@ pub(super) const CONNECT_ERRORS: Family =
 pub(super) const TRANSACTIONS: Family = Family::counter(
     "db_transactions_total",
     &["shard", "outcome"],
-    "Transactions: committed, rolled_back, unknown.",
+    "Append transactions: committed; empty, where nothing was left to write; rolled_back, after an error; unknown, the answer to COMMIT being lost.",
 );
 const RETRIES: Family = Family::counter(
     "db_transaction_retries_total",
@@ -50,7 +55,7 @@ const RETRIES: Family = Family::counter(
 pub(super) const READS: Family = Family::counter(
     "db_reads_total",
     &["shard", "served_by"],
-    "Reads by who served them: replica, primary, memory.",
+    "Reads by who served them: replica or primary.",
 );
 pub(super) const FALLBACKS: Family = Family::counter(
     "db_replica_fallbacks_total",
@@ -73,7 +78,17 @@ pub(super) const TIMELINE: Family =
 pub(super) const ACTIVE: Family = Family::gauge(
     "db_active_connections",
     &["shard", "endpoint"],
-    "Client connections of all kinds on the server.",
+    "Connections of all clients, of other programs too, that the server is at work for.",
+);
+pub(super) const ALLOWED: Family = Family::gauge(
+    "db_connections_allowed",
+    &["shard", "endpoint"],
+    "Connections the server allows ordinary roles: max_connections less the reserved ones.",
+);
+pub(super) const DISK_USED: Family = Family::gauge(
+    "db_disk_used_ratio",
+    &["shard", "endpoint"],
+    "Tables and WAL as a share of the endpoint's `disk_bytes`; absent where that is not configured.",
 );
 pub(super) const BREAKER: Family = Family::gauge(
     "db_breaker_state",
@@ -82,6 +97,26 @@ pub(super) const BREAKER: Family = Family::gauge(
 );
 pub(super) const SYNC_STANDBYS: Family =
     Family::gauge("db_synchronous_standbys", &["shard"], "Standbys that a commit may wait for.");
+pub(super) const SYNC_REQUIRED: Family = Family::gauge(
+    "db_synchronous_standbys_required",
+    &["shard"],
+    "Standbys that must confirm a commit: 1 where durability is sync, else 0.",
+);
+pub(super) const FENCED: Family = Family::gauge(
+    "db_endpoint_fenced",
+    &["shard", "endpoint"],
+    "1 while this node keeps away from the endpoint: an old primary, a second one, or another cluster.",
+);
+pub(super) const CONTESTED: Family = Family::gauge(
+    "db_shard_contested",
+    &["shard"],
+    "1 while several servers were promoted side by side and no claim decides between them.",
+);
+pub(super) const EPOCH_CHANGES: Family = Family::counter(
+    "roomgate_epoch_changes_total",
+    &["shard"],
+    "Times this node raised the epochs of a shard's slots because it claimed a new primary.",
+);
 pub(super) const DEADLOCKS: Family =
     Family::counter("db_deadlocks_total", &["shard"], "Deadlocks that ended a transaction of this node.");
 
@@ -89,6 +124,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &POOL_SIZE,
     &POOL_AVAILABLE,
     &POOL_WAITING,
+    &POOL_MAX,
     &POOL_WAIT,
     &HELD,
     &QUERY,
@@ -105,16 +141,28 @@ pub(super) const FAMILIES: &[&Family] = &[
     &IS_PRIMARY,
     &TIMELINE,
     &ACTIVE,
+    &ALLOWED,
+    &DISK_USED,
     &BREAKER,
     &SYNC_STANDBYS,
+    &SYNC_REQUIRED,
+    &FENCED,
+    &CONTESTED,
+    &EPOCH_CHANGES,
     &DEADLOCKS,
 ];
 
 static SLOW_QUERIES: LazyLock<ByLabel<Counter>> = LazyLock::new(|| ByLabel::new(&SLOW, &[]));
 static TRANSACTION_RETRIES: LazyLock<ByLabel<Counter>> = LazyLock::new(|| ByLabel::new(&RETRIES, &[]));
 
-pub(super) fn slow_query(statement: &'static str) {
-    SLOW_QUERIES.get(statement).increment(1);
+/// A statement ended. Its series begins with its first run, slow or not.
+pub(super) fn query_done(statement: &'static str, is_slow: bool) {
+    SLOW_QUERIES.get(statement).increment(u64::from(is_slow));
+}
+
+/// Before the first transaction is run again.
+pub fn prepare_retries(classes: impl IntoIterator<Item = &'static str>) {
+    TRANSACTION_RETRIES.prepare(classes);
 }
 
 /// A transaction is run again because of an error of `class`.

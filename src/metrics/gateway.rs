@@ -1,12 +1,13 @@
 //! Sessions, submits, delivery, and how gaps are closed.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
 use super::registry::{ByLabel, Family, SECONDS, series};
-use crate::ids::ShardName;
+use crate::protocol::server::ResyncReason;
 use crate::protocol::{CloseCode, Code};
 
 const SESSIONS: Family = Family::gauge("roomgate_sessions", &["transport"], "Live sessions on this node.");
@@ -70,11 +71,6 @@ const SNAPSHOTS: Family =
     Family::counter("roomgate_snapshots_total", &[], "Snapshots of rooms that this node has written.");
 const EXPIRED: Family =
     Family::counter("roomgate_events_expired_total", &[], "Old events that this node has deleted.");
-const EPOCH_CHANGES: Family = Family::counter(
-    "roomgate_epoch_changes_total",
-    &["shard"],
-    "Times this node raised the epochs of a shard's slots because it claimed a new primary.",
-);
 const BUILD_INFO: Family =
     Family::gauge("roomgate_build_info", &["version", "commit"], "Always 1; its labels tell what runs.");
 
@@ -97,7 +93,6 @@ pub(super) const FAMILIES: &[&Family] = &[
     &OUTBOX_BYTES,
     &SNAPSHOTS,
     &EXPIRED,
-    &EPOCH_CHANGES,
     &BUILD_INFO,
 ];
 
@@ -113,6 +108,7 @@ struct Gateway {
     gap_repairs: ByLabel<Counter>,
     resumes: ByLabel<Counter>,
     resyncs: ByLabel<Counter>,
+    disconnects: HashMap<CloseCode, Counter>,
     lagging: Gauge,
     rejects: ByLabel<Counter>,
     rate_limited: ByLabel<Counter>,
@@ -139,6 +135,10 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         gap_repairs: ByLabel::new(&GAP_REPAIRS, &[]),
         resumes: ByLabel::new(&RESUMES, &[]),
         resyncs: ByLabel::new(&RESYNCS, &[]),
+        disconnects: CloseCode::ALL
+            .into_iter()
+            .map(|code| (code, series(&DISCONNECTS, &[&code.number().to_string()])))
+            .collect(),
         lagging: series(&LAGGING, &[]),
         rejects: ByLabel::new(&REJECTS, &[]),
         rate_limited: ByLabel::new(&RATE_LIMITED, &[]),
@@ -156,6 +156,8 @@ pub(super) fn init() {
     let causes = [GapCause::Hole, GapCause::Head, GapCause::Bus, GapCause::Epoch];
     gateway.gap_repairs.prepare(causes.map(GapCause::label));
     gateway.resumes.prepare([Resume::Resumed, Resume::Snapshot].map(Resume::label));
+    gateway.resyncs.prepare(ResyncReason::ALL.map(ResyncReason::as_str));
+    gateway.rejects.prepare(Code::ALL.map(Code::as_str));
 }
 
 /// A gauge that is one higher for as long as this lives.
@@ -201,9 +203,9 @@ pub fn session(transport: Transport) -> Counted {
 
 /// Why a session ended.
 pub fn disconnected(code: CloseCode) {
-    // Not on a hot path, and the numbers are no static strings.
-    let counter: Counter = series(&DISCONNECTS, &[&code.number().to_string()]);
-    counter.increment(1);
+    if let Some(counter) = GATEWAY.disconnects.get(&code) {
+        counter.increment(1);
+    }
 }
 
 /// A room has someone here, until the answer is dropped.
@@ -319,9 +321,9 @@ pub fn resume_done(outcome: Resume) {
     GATEWAY.resumes.get(outcome.label()).increment(1);
 }
 
-/// A session was sent `resync`, with the wire's `reason`.
-pub fn resynced(reason: &'static str) {
-    GATEWAY.resyncs.get(reason).increment(1);
+/// A session was sent `resync`.
+pub fn resynced(reason: ResyncReason) {
+    GATEWAY.resyncs.get(reason.as_str()).increment(1);
 }
 
 /// A client was told no: `error`, `reject` or an HTTP error.
@@ -352,10 +354,4 @@ pub fn events_expired(count: u64) {
 
 pub fn snapshot_written() {
     GATEWAY.snapshots.increment(1);
-}
-
-/// This node claimed a new primary, and the epochs of the shard's slots rose.
-pub fn epoch_changed(shard: &ShardName) {
-    let counter: Counter = series(&EPOCH_CHANGES, &[shard.as_str()]);
-    counter.increment(1);
 }

@@ -11,13 +11,16 @@ pub mod bus;
 pub mod database;
 pub mod gateway;
 pub mod http;
+mod lately;
+mod process;
 mod registry;
 mod shards;
 
 use std::future::Future;
 use std::time::Duration;
 
-pub use shards::{EndpointMetrics, PoolUse, Role, ShardMetrics};
+pub use lately::{Lately, lately};
+pub use shards::{DiskMetrics, EndpointMetrics, PoolUse, Role, ShardMetrics, Transaction};
 
 /// How often recorded samples are folded into their buckets. Between two folds
 /// they take memory, whether anyone scrapes or not.
@@ -29,10 +32,12 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub fn init() {
     gateway::init();
     bus::init();
+    process::init();
 }
 
 /// What `/metrics` answers: the Prometheus text format.
 pub fn render() -> String {
+    process::measure();
     registry::render()
 }
 
@@ -44,7 +49,10 @@ pub async fn upkeep(stopped: impl Future<Output = ()>) {
     loop {
         tokio::select! {
             () = &mut stopped => return,
-            _ = tick.tick() => registry::fold(),
+            _ = tick.tick() => {
+                registry::fold();
+                lately::sample();
+            }
         }
     }
 }

@@ -73,6 +73,11 @@ pub(super) fn families() -> impl Iterator<Item = &'static Family> {
     areas.into_iter().flatten().copied()
 }
 
+/// What other crates record in `measure` goes to this registry.
+pub(super) fn recording(measure: impl FnOnce()) {
+    metrics::with_local_recorder(&*RECORDER, measure);
+}
+
 pub(super) fn render() -> String {
     RECORDER.handle().render()
 }

@@ -32,6 +32,30 @@ impl Role {
     }
 }
 
+/// How an append transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transaction {
+    Committed,
+    /// Everything in it was refused by the rules or known already.
+    Empty,
+    RolledBack,
+    /// The answer to COMMIT was lost.
+    Unknown,
+}
+
+impl Transaction {
+    const ALL: [Self; 4] = [Self::Committed, Self::Empty, Self::RolledBack, Self::Unknown];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Empty => "empty",
+            Self::RolledBack => "rolled_back",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What concerns a shard as a whole. Cheap to clone.
 #[derive(Clone)]
 pub struct ShardMetrics(Arc<Shard>);
@@ -44,6 +68,9 @@ struct Shard {
     reads: ByLabel<Counter>,
     fallbacks: ByLabel<Counter>,
     sync_standbys: Gauge,
+    sync_required: Gauge,
+    contested: Gauge,
+    epoch_changes: Counter,
     deadlocks: Counter,
 }
 
@@ -57,16 +84,31 @@ impl ShardMetrics {
             reads: ByLabel::new(&db::READS, &[shard]),
             fallbacks: ByLabel::new(&db::FALLBACKS, &[shard]),
             sync_standbys: series(&db::SYNC_STANDBYS, &[shard]),
+            sync_required: series(&db::SYNC_REQUIRED, &[shard]),
+            contested: series(&db::CONTESTED, &[shard]),
+            epoch_changes: series(&db::EPOCH_CHANGES, &[shard]),
             deadlocks: series(&db::DEADLOCKS, &[shard]),
         }))
+    }
+
+    /// Makes the series of these labels at zero.
+    pub fn prepare(
+        &self,
+        classes: impl IntoIterator<Item = &'static str>,
+        reasons: impl IntoIterator<Item = &'static str>,
+    ) {
+        self.0.errors.prepare(classes);
+        self.0.fallbacks.prepare(reasons);
+        self.0.reads.prepare(["replica", "primary"]);
+        self.0.transactions.prepare(Transaction::ALL.map(Transaction::label));
     }
 
     /// A statement ended, well or not.
     fn query_done(&self, role: Role, statement: &'static str, elapsed: Duration) {
         self.0.queries[role as usize].get(statement).record(elapsed);
-        if elapsed > SLOW_QUERY {
-            db::slow_query(statement);
-        }
+        // Those of a new connection are prepared together, each timed from the
+        // first: no query of anybody's, and not slow by itself.
+        db::query_done(statement, elapsed > SLOW_QUERY && statement != "prepare");
     }
 
     /// An error of `class`, see the table of error classes in `db`.
@@ -74,12 +116,11 @@ impl ShardMetrics {
         self.0.errors.get(class).increment(1);
     }
 
-    /// `outcome` is `committed`, `rolled_back` or `unknown`.
-    pub fn transaction_done(&self, outcome: &'static str) {
-        self.0.transactions.get(outcome).increment(1);
+    pub fn transaction_done(&self, outcome: Transaction) {
+        self.0.transactions.get(outcome.label()).increment(1);
     }
 
-    /// A read was served by `replica`, `primary` or `memory`.
+    /// A read was served by `replica` or `primary`.
     pub fn read_served(&self, served_by: &'static str) {
         self.0.reads.get(served_by).increment(1);
     }
@@ -91,6 +132,20 @@ impl ShardMetrics {
 
     pub fn synchronous_standbys(&self, count: u32) {
         self.0.sync_standbys.set(f64::from(count));
+    }
+
+    /// Whether a commit must be confirmed by a standby.
+    pub fn synchronous_standbys_required(&self, required: bool) {
+        self.0.sync_required.set(f64::from(u8::from(required)));
+    }
+
+    pub fn contested(&self, contested: bool) {
+        self.0.contested.set(f64::from(u8::from(contested)));
+    }
+
+    /// This node claimed a new primary, and the epochs of the shard's slots rose.
+    pub fn epoch_changed(&self) {
+        self.0.epoch_changes.increment(1);
     }
 
     fn deadlock(&self) {
@@ -106,8 +161,8 @@ struct Endpoint {
     shard: ShardMetrics,
     /// Index into [`Role::ALL`]: what the server was when last seen.
     role: AtomicU8,
-    /// In the order of [`Role::ALL`]: size, available, waiting.
-    pools: [[Gauge; 3]; 3],
+    /// In the order of [`Role::ALL`]: size, available, waiting, max.
+    pools: [[Gauge; 4]; 3],
     pool_wait: Histogram,
     held: Histogram,
     connect_errors: Counter,
@@ -115,9 +170,26 @@ struct Endpoint {
     lag_bytes: Gauge,
     up: Gauge,
     is_primary: Gauge,
+    fenced: Gauge,
     timeline: Gauge,
     active: Gauge,
+    allowed: Gauge,
     breaker: Gauge,
+}
+
+/// How full the disk of `endpoint` is. A series of its own, because most
+/// endpoints don't say how large their disk is.
+#[derive(Clone)]
+pub struct DiskMetrics(Gauge);
+
+impl DiskMetrics {
+    pub fn new(shard: &str, endpoint: &str) -> Self {
+        Self(series(&db::DISK_USED, &[shard, endpoint]))
+    }
+
+    pub fn used(&self, ratio: f64) {
+        self.0.set(ratio);
+    }
 }
 
 /// A pool at one moment.
@@ -126,6 +198,7 @@ pub struct PoolUse {
     pub size: u32,
     pub available: u32,
     pub waiting: u32,
+    pub max: u32,
 }
 
 impl EndpointMetrics {
@@ -133,7 +206,8 @@ impl EndpointMetrics {
         let names = [shard, endpoint];
         let pool = |role: Role| {
             let labels = [shard, endpoint, role.label()];
-            [&db::POOL_SIZE, &db::POOL_AVAILABLE, &db::POOL_WAITING].map(|family| series(family, &labels))
+            let families = [&db::POOL_SIZE, &db::POOL_AVAILABLE, &db::POOL_WAITING, &db::POOL_MAX];
+            families.map(|family| series(family, &labels))
         };
         Self(Arc::new(Endpoint {
             shard: ShardMetrics::new(shard),
@@ -146,8 +220,10 @@ impl EndpointMetrics {
             lag_bytes: series(&db::LAG_BYTES, &names),
             up: series(&db::ENDPOINT_UP, &names),
             is_primary: series(&db::IS_PRIMARY, &names),
+            fenced: series(&db::FENCED, &names),
             timeline: series(&db::TIMELINE, &names),
             active: series(&db::ACTIVE, &names),
+            allowed: series(&db::ALLOWED, &names),
             breaker: series(&db::BREAKER, &names),
         }))
     }
@@ -158,10 +234,11 @@ impl EndpointMetrics {
         self.0.role.store(role as u8, Ordering::Relaxed);
         for each in Role::ALL {
             let now = if each == role { now } else { PoolUse::default() };
-            let [size, available, waiting] = &self.0.pools[each as usize];
+            let [size, available, waiting, max] = &self.0.pools[each as usize];
             size.set(f64::from(now.size));
             available.set(f64::from(now.available));
             waiting.set(f64::from(now.waiting));
+            max.set(f64::from(now.max));
         }
     }
 
@@ -206,12 +283,20 @@ impl EndpointMetrics {
         self.0.is_primary.set(f64::from(u8::from(primary)));
     }
 
+    pub fn fenced(&self, fenced: bool) {
+        self.0.fenced.set(f64::from(u8::from(fenced)));
+    }
+
     pub fn timeline(&self, timeline: u32) {
         self.0.timeline.set(f64::from(timeline));
     }
 
     pub fn active_connections(&self, count: u32) {
         self.0.active.set(f64::from(count));
+    }
+
+    pub fn connections_allowed(&self, count: u32) {
+        self.0.allowed.set(f64::from(count));
     }
 
     /// 0 closed, 1 half-open, 2 open.
@@ -227,7 +312,7 @@ mod tests {
     #[test]
     fn a_pool_counts_once_when_its_server_is_promoted() {
         let endpoint = EndpointMetrics::new("test-promoted", "a-1");
-        let pool = PoolUse { size: 7, available: 3, waiting: 1 };
+        let pool = PoolUse { size: 7, available: 3, waiting: 1, max: 20 };
         endpoint.pool(Role::Replica, pool);
         endpoint.pool(Role::Primary, pool);
         let text = super::super::render();

@@ -45,6 +45,42 @@ pub enum Code {
 }
 
 impl Code {
+    pub const ALL: [Self; 33] = [
+        Self::BadJson,
+        Self::BadMessage,
+        Self::TooLarge,
+        Self::TooDeep,
+        Self::UnknownType,
+        Self::Unauthenticated,
+        Self::TokenExpired,
+        Self::Forbidden,
+        Self::PasswordRequired,
+        Self::BadPassword,
+        Self::NotJoined,
+        Self::RoomUnknown,
+        Self::RoomArchived,
+        Self::OpReused,
+        Self::ShapeExists,
+        Self::ShapeUnknown,
+        Self::ShapeDeleted,
+        Self::VersionConflict,
+        Self::InvalidShape,
+        Self::RateLimited,
+        Self::ReadOnly,
+        Self::ShardUnavailable,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::EmailTaken,
+        Self::SlugTaken,
+        Self::NotFound,
+        Self::PositionLost,
+        Self::AheadOfLog,
+        Self::BelowRetention,
+        Self::CursorExpired,
+        Self::IdempotencyMismatch,
+        Self::Internal,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadJson => "bad_json",
@@ -135,6 +171,26 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    pub const ALL: [Self; 17] = [
+        Self::Normal,
+        Self::GoingAway,
+        Self::ProtocolError,
+        Self::Unsupported,
+        Self::InvalidPayload,
+        Self::TooBig,
+        Self::InternalError,
+        Self::Restart,
+        Self::Overload,
+        Self::SlowConsumer,
+        Self::HeartbeatTimeout,
+        Self::ShardUnavailable,
+        Self::Unauthenticated,
+        Self::TokenExpired,
+        Self::Kicked,
+        Self::RateAbuse,
+        Self::ProtocolViolation,
+    ];
+
     pub fn number(self) -> u16 {
         match self {
             Self::Normal => 1000,

@@ -89,6 +89,8 @@ pub enum ResyncReason {
 }
 
 impl ResyncReason {
+    pub const ALL: [Self; 3] = [Self::PositionLost, Self::AheadOfLog, Self::BelowRetention];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PositionLost => "position_lost",

@@ -199,7 +199,7 @@ impl Feed {
 
     async fn start_over(&mut self, context: &Context, reason: ResyncReason) -> Result<(), Ended> {
         self.outbox.feed(server::resync(self.room, reason)).await?;
-        gateway::resynced(reason.as_str());
+        gateway::resynced(reason);
         // Whatever memory holds belongs to the history that was lost.
         context.snapshots.invalidate(&self.room).await;
         let snapshot = retried(|| context.load_snapshot(self.room, Freshness::Primary))

@@ -78,7 +78,7 @@ impl Hub {
         ));
         if let Some(reason) = resync {
             join.outbox.answer(server::resync(join.room, reason));
-            gateway::resynced(reason.as_str());
+            gateway::resynced(reason);
         }
         let feed = Feed {
             room: join.room,

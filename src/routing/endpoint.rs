@@ -28,6 +28,8 @@ pub struct Endpoint {
     /// One a connection; who waits for one is served in turn.
     pub(super) places: Arc<Semaphore>,
     reads: AtomicUsize,
+    /// Bytes of its tables and WAL; zero while nobody knows.
+    pub(super) disk_used_bytes: AtomicU64,
     /// Rises when somebody doubts what the monitor last saw.
     doubts: AtomicU64,
 }
@@ -57,6 +59,7 @@ impl Endpoint {
             nudge: Notify::new(),
             places: Arc::new(Semaphore::new(capacity)),
             reads: AtomicUsize::new(0),
+            disk_used_bytes: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
         }
     }
@@ -95,6 +98,13 @@ impl Endpoint {
             1 => "half_open",
             _ => "open",
         }
+    }
+
+    /// How full its disk is, if that is known.
+    pub fn disk_used_ratio(&self) -> Option<f64> {
+        let used = self.disk_used_bytes.load(Ordering::Relaxed);
+        let size = self.config.disk_bytes.filter(|_| used > 0)?;
+        Some(used as f64 / size.max(1) as f64)
     }
 
     pub(super) fn doubt(&self) {

@@ -11,6 +11,7 @@ pub mod roles;
 pub mod staleness;
 
 mod breaker;
+mod disk;
 mod endpoint;
 mod monitor;
 mod route;

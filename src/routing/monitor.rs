@@ -159,7 +159,9 @@ impl Monitor {
         let now = Instant::now();
         let facts: Vec<Facts> = (0..self.observed.len()).map(|index| self.facts(index, now)).collect();
         self.measure(&facts, now);
-        self.shard.publish(Known { facts, timeline: self.samples.timeline() });
+        let known = Known { facts, timeline: self.samples.timeline() };
+        self.shard.metrics.contested(known.contested(claim.as_ref()).is_some());
+        self.shard.publish(known);
     }
 
     fn sightings(&self) -> Vec<Option<Sighting>> {
@@ -231,11 +233,14 @@ impl Monitor {
                 Standing::Down | Standing::Unclaimed | Standing::Fenced(_) => Role::Unknown,
             };
             let waiting = u32::try_from(pool.waiting).unwrap_or(u32::MAX);
-            metrics.pool(role, PoolUse { size: pool.size, available: pool.idle, waiting });
+            let max = endpoint.capacity();
+            metrics.pool(role, PoolUse { size: pool.size, available: pool.idle, waiting, max });
             metrics.up(facts.standing != Standing::Down);
             metrics.is_primary(role == Role::Primary);
+            metrics.fenced(matches!(facts.standing, Standing::Fenced(_)));
             metrics.timeline(facts.timeline.unwrap_or_default().0);
             metrics.active_connections(u32::try_from(facts.active_connections).unwrap_or_default());
+            metrics.connections_allowed(facts.connections_allowed);
             metrics.breaker(endpoint.breaker.level());
             match (role, facts.staleness(now)) {
                 (Role::Primary, _) => metrics.replication_lag(Duration::ZERO, 0),
@@ -277,6 +282,7 @@ impl Monitor {
             receiver: answer.and_then(|answer| answer.receiver.clone()),
             synchronous_standbys: answer.map_or(0, |answer| answer.synchronous_standbys),
             active_connections: answer.map_or(0, |answer| answer.active_connections),
+            connections_allowed: answer.map_or(0, |answer| answer.limit.allowed()),
             over_budget: observed.over_budget.clone(),
             error: observed.error.clone(),
         }

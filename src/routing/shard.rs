@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 
+use super::choose::Reason;
+use super::disk;
 use super::endpoint::Endpoint;
 use super::monitor::Monitor;
 use super::roles::{Claim, Fence, Standing, SystemId};
 use super::route::{Freshness, Route};
 use super::staleness::{Lsn, Timeline};
 use crate::config;
-use crate::db::{Budget, OverBudget, Pool, SessionSettings, Sql};
+use crate::db::{Budget, Class, OverBudget, Pool, SessionSettings, Sql};
 use crate::ids::{NodeName, ShardName};
 use crate::metrics::{EndpointMetrics, ShardMetrics};
 use crate::placement::ShardIndex;
@@ -93,6 +95,17 @@ pub struct Known {
     pub timeline: Timeline,
 }
 
+impl Known {
+    /// See [`Shard::contested`].
+    pub(super) fn contested(&self, claim: Option<&Claim>) -> Option<Timeline> {
+        let claimed = claim.map(|claim| claim.timeline);
+        let rivals = self.facts.iter().filter(|facts| {
+            facts.standing == Standing::Fenced(Fence::SameTimeline) && facts.timeline > claimed
+        });
+        rivals.filter_map(|rival| rival.timeline).max()
+    }
+}
+
 /// What is known of one endpoint.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -109,6 +122,7 @@ pub struct Facts {
     pub receiver: Option<String>,
     pub synchronous_standbys: i64,
     pub active_connections: i64,
+    pub connections_allowed: u32,
     /// The server allows fewer connections than all nodes may open.
     pub over_budget: Option<OverBudget>,
     /// Why it is down.
@@ -128,6 +142,7 @@ impl Default for Facts {
             receiver: None,
             synchronous_standbys: 0,
             active_connections: 0,
+            connections_allowed: 0,
             over_budget: None,
             error: None,
         }
@@ -164,13 +179,15 @@ impl Shard {
             let demand = setup.budget.demand(config);
             Arc::new(Endpoint::new(name.clone(), config.clone(), pool, demand, index, capacity, zone))
         };
+        let metrics = ShardMetrics::new(name.as_str());
+        metrics.prepare(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
         let shared = Arc::new(Shared {
             name: name.clone(),
             node: setup.node.name.clone(),
             endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
             reads: setup.reads.clone(),
             settings,
-            metrics: ShardMetrics::new(name.as_str()),
+            metrics,
             known: watch::Sender::new(Arc::new(Known {
                 facts: vec![Facts::default(); endpoints.len()],
                 timeline: Timeline::default(),
@@ -182,6 +199,9 @@ impl Shard {
         });
         let monitor = Monitor::new(shared.clone());
         tasks.spawn("monitor", monitor.run(tasks.clone(), tasks.stop_signal()));
+        for endpoint in &shared.endpoints {
+            disk::watch(endpoint, tasks);
+        }
         Self { shared }
     }
 
@@ -269,12 +289,7 @@ impl Shard {
     /// The timeline to which several servers were promoted side by side, while
     /// no claim decides between them that is known here.
     pub fn contested(&self) -> Option<Timeline> {
-        let claimed = self.claim().map(|claim| claim.timeline);
-        let known = self.known();
-        let rivals = known.facts.iter().filter(|facts| {
-            facts.standing == Standing::Fenced(Fence::SameTimeline) && facts.timeline > claimed
-        });
-        rivals.filter_map(|rival| rival.timeline).max()
+        self.known().contested(self.claim().as_ref())
     }
 
     /// Waits until every endpoint has answered once, or failed to.

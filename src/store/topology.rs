@@ -15,7 +15,6 @@ use tokio::time::sleep;
 use crate::clock::UnixMillis;
 use crate::db::{Class, Connection, DbError, Lease, Row, Sql};
 use crate::ids::ShardName;
-use crate::metrics;
 use crate::placement::{ShardIndex, Weighted, propose};
 use crate::routing::{Claim, Endpoint, NoPrimary, Shard, Shards, SystemId, Timeline};
 use crate::store::slots::Slots;
@@ -280,7 +279,7 @@ impl Topology {
         let raised =
             server.execute(&CLAIM, &[&name, &(timeline.0 as i32), &system_id, &UnixMillis::now().0]).await?;
         if raised > 0 {
-            metrics::gateway::epoch_changed(shard.name());
+            shard.metrics().epoch_changed();
             tracing::warn!(shard = name, endpoint, %timeline, slots = raised, "claimed a new primary: epochs raised");
         }
         Ok(())

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::levels::{self, Level, Load, Verdict};
+use super::levels::{self, Level, Load, Traffic, Verdict};
+use super::thresholds::{self, Threshold};
 use crate::bus::Bus;
 use crate::config::Durability;
 use crate::db::migrate::Schema;
 use crate::ids::NodeName;
+use crate::metrics::{Lately, lately};
 use crate::routing::{Endpoint, Facts, Shard, Shards, Standing};
 
 /// Where the details come from.
@@ -30,9 +32,12 @@ pub struct Detail {
     /// The migrations this program needs, by database; a node doesn't start on
     /// older ones.
     schema: Versions,
+    /// Of the last five minutes, like the traffic of the shards.
+    work: Verdict,
     bus: Verdict,
     directory: ShardDetail,
     shards: Vec<ShardDetail>,
+    thresholds: [Threshold; thresholds::ALL.len()],
 }
 
 #[derive(Serialize)]
@@ -50,6 +55,7 @@ struct ShardDetail {
     /// Under which it may be written to.
     claimed_timeline: Option<u32>,
     synchronous_standbys: i64,
+    traffic: Verdict,
     endpoints: Vec<EndpointDetail>,
 }
 
@@ -67,6 +73,8 @@ struct EndpointDetail {
     pool: PoolDetail,
     breaker: &'static str,
     active_connections: i64,
+    connections_allowed: u32,
+    disk_used_ratio: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -84,23 +92,29 @@ impl Watched {
             bus.note(Level::Warn, "Redis doesn't answer: events of other nodes arrive through the log");
         }
         let is_sync = self.durability == Durability::Sync;
-        let shards: Vec<_> = self.shards.iter().map(|(_, shard)| shard_detail(shard, is_sync)).collect();
+        let lately = lately();
+        let shards: Vec<_> =
+            self.shards.iter().map(|(_, shard)| shard_detail(shard, is_sync, &lately)).collect();
         // Its durability is its own server's affair.
-        let directory = shard_detail(&self.directory, false);
+        let directory = shard_detail(&self.directory, false, &lately);
+        let submit_p99 = lately.quantile("roomgate_submit_seconds_bucket", "", 0.99);
+        let work = levels::work(submit_p99, lately.per_minute("db_slow_queries_total"));
         let levels = shards.iter().chain([&directory]).map(|shard| shard.verdict.status);
         Detail {
-            status: levels.fold(bus.status, Level::max),
+            status: levels.fold(bus.status.max(work.status), Level::max),
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION"),
             schema: Versions { directory: Schema::Directory.latest(), shard: Schema::Shard.latest() },
+            work,
             bus,
             directory,
             shards,
+            thresholds: thresholds::ALL,
         }
     }
 }
 
-fn shard_detail(shard: &Shard, is_sync: bool) -> ShardDetail {
+fn shard_detail(shard: &Shard, is_sync: bool, lately: &Lately) -> ShardDetail {
     let known = shard.known();
     let now = Instant::now();
     let endpoints: Vec<EndpointDetail> = shard
@@ -115,14 +129,29 @@ fn shard_detail(shard: &Shard, is_sync: bool) -> ShardDetail {
     let contested = shard.contested().is_some();
     let mut verdict = levels::shard(&standings, is_sync, synchronous_standbys, contested);
     let worst = endpoints.iter().map(|endpoint| endpoint.verdict.status).fold(Level::Ok, Level::max);
-    verdict.status = verdict.status.max(worst);
+    let traffic = levels::traffic(traffic(shard.name().as_str(), lately));
+    verdict.status = verdict.status.max(worst).max(traffic.status);
     ShardDetail {
         name: shard.name().to_string(),
         verdict,
         primary: shard.primary_now().map(|primary| primary.name().to_owned()),
         claimed_timeline: shard.claim().map(|claim| claim.timeline.0),
         synchronous_standbys,
+        traffic,
         endpoints,
+    }
+}
+
+/// As the recording rules define it.
+fn traffic(shard: &str, lately: &Lately) -> Traffic {
+    let share = |part: f64, all: f64| Some(part / all).filter(|_| all > 0.0);
+    let transactions = lately.increase("db_transactions_total", shard, |_| true);
+    let good = |outcome: &str| matches!(outcome, "committed" | "empty");
+    let fallbacks = lately.increase("db_replica_fallbacks_total", shard, |reason| reason != "asked");
+    Traffic {
+        query_p95_seconds: lately.quantile("db_query_duration_seconds_bucket", shard, 0.95),
+        transactions_good: share(lately.increase("db_transactions_total", shard, good), transactions),
+        fallbacks: share(fallbacks, lately.increase("db_reads_total", shard, |_| true)),
     }
 }
 
@@ -131,7 +160,9 @@ fn endpoint_detail(endpoint: &Endpoint, facts: &Facts, now: Instant) -> Endpoint
     let breaker = endpoint.breaker_state();
     let staleness = facts.staleness(now);
     let (in_use, max) = (pool.size.saturating_sub(pool.idle), endpoint.capacity());
-    let load = Load { in_use, max, waiting: pool.waiting, breaker_closed: breaker == "closed" };
+    let disk_used_ratio = endpoint.disk_used_ratio();
+    let load =
+        Load { in_use, max, waiting: pool.waiting, breaker_closed: breaker == "closed", disk_used_ratio };
     let lag = staleness.filter(|_| facts.standing == Standing::Replica);
     EndpointDetail {
         name: endpoint.name().to_owned(),
@@ -145,6 +176,8 @@ fn endpoint_detail(endpoint: &Endpoint, facts: &Facts, now: Instant) -> Endpoint
         pool: PoolDetail { in_use, idle: pool.idle, waiting: pool.waiting, max },
         breaker,
         active_connections: facts.active_connections,
+        connections_allowed: facts.connections_allowed,
+        disk_used_ratio,
     }
 }
 

@@ -1,11 +1,13 @@
-//! How bad it is: thresholds, the same as the alerts', and the rules that apply
-//! them. Pure.
+//! How bad it is: the rules that apply the thresholds. Pure.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::thresholds::{
+    CONNECTIONS, DISK, FALLBACKS, LAG, POOL_USE, QUERY_P95, SLOW_QUERIES, SUBMIT_P99, TRANSACTIONS,
+};
 use crate::routing::{Facts, Standing};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -17,26 +19,6 @@ pub enum Level {
     /// Users feel it, or are about to.
     Critical,
 }
-
-/// From here on it is a warning, from there on critical.
-struct Threshold {
-    warn: f64,
-    critical: f64,
-}
-
-impl Threshold {
-    fn level(&self, value: f64) -> Level {
-        match value {
-            _ if value >= self.critical => Level::Critical,
-            _ if value >= self.warn => Level::Warn,
-            _ => Level::Ok,
-        }
-    }
-}
-
-/// Share of a pool's connections that are in use.
-const POOL_USE: Threshold = Threshold { warn: 0.70, critical: 0.85 };
-const LAG_SECONDS: Threshold = Threshold { warn: 1.0, critical: 10.0 };
 
 /// The worst of several findings, and each in words.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +49,15 @@ pub struct Load {
     pub max: u32,
     pub waiting: u64,
     pub breaker_closed: bool,
+    pub disk_used_ratio: Option<f64>,
+}
+
+/// What a shard's statements were like lately; none where there were none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub query_p95_seconds: Option<f64>,
+    pub transactions_good: Option<f64>,
+    pub fallbacks: Option<f64>,
 }
 
 /// One server. `staleness` is a replica's.
@@ -85,7 +76,7 @@ pub fn endpoint(facts: &Facts, staleness: Option<Duration>, load: Load) -> Verdi
         Standing::Replica => match staleness {
             Some(late) => {
                 let late = late.as_secs_f64();
-                verdict.note(LAG_SECONDS.level(late), format!("{late:.1} s behind the primary"));
+                verdict.note(LAG.level(late), format!("{late:.1} s behind the primary"));
             }
             None => verdict.note(Level::Critical, "further behind than anyone can tell"),
         },
@@ -100,6 +91,14 @@ pub fn endpoint(facts: &Facts, staleness: Option<Duration>, load: Load) -> Verdi
     if let Some(over) = &facts.over_budget {
         // A node that is started again now refuses to.
         verdict.note(Level::Critical, over.to_string());
+    }
+    if facts.connections_allowed > 0 {
+        let (active, allowed) = (facts.active_connections, facts.connections_allowed);
+        let share = active as f64 / f64::from(allowed);
+        verdict.note(CONNECTIONS.level(share), format!("{active} of {allowed} allowed connections at work"));
+    }
+    if let Some(used) = load.disk_used_ratio {
+        verdict.note(DISK.level(used), format!("{:.0} % of its disk used", used * 100.0));
     }
     if !load.breaker_closed {
         verdict.note(Level::Warn, "reads stay away: it failed them");
@@ -130,24 +129,74 @@ pub fn shard(standings: &[Standing], is_sync: bool, synchronous_standbys: i64, c
     verdict
 }
 
+/// How the statements of a shard went.
+pub fn traffic(lately: Traffic) -> Verdict {
+    let mut verdict = Verdict::default();
+    if let Some(seconds) = lately.query_p95_seconds {
+        verdict
+            .note(QUERY_P95.level(seconds), format!("5 % of statements take over {:.0} ms", seconds * 1e3));
+    }
+    if let Some(good) = lately.transactions_good {
+        verdict.note(TRANSACTIONS.level(good), format!("{:.1} % of transactions fail", (1.0 - good) * 100.0));
+    }
+    if let Some(share) = lately.fallbacks {
+        let why = format!("{:.0} % of reads go to the primary because no replica will do", share * 100.0);
+        verdict.note(FALLBACKS.level(share), why);
+    }
+    verdict
+}
+
+/// How the work of this node went.
+pub fn work(submit_p99_seconds: Option<f64>, slow_queries_per_minute: f64) -> Verdict {
+    let mut verdict = Verdict::default();
+    if let Some(seconds) = submit_p99_seconds {
+        verdict.note(SUBMIT_P99.level(seconds), format!("1 % of submits take over {:.0} ms", seconds * 1e3));
+    }
+    let why = format!("{slow_queries_per_minute:.1} statements a minute take over 100 ms");
+    verdict.note(SLOW_QUERIES.level(slow_queries_per_minute), why);
+    verdict
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::routing::Fence;
 
-    const IDLE: Load = Load { in_use: 0, max: 20, waiting: 0, breaker_closed: true };
+    const IDLE: Load = Load { in_use: 0, max: 20, waiting: 0, breaker_closed: true, disk_used_ratio: None };
 
     fn replica() -> Facts {
         Facts { standing: Standing::Replica, ..Facts::default() }
     }
 
     #[test]
-    fn lag_and_pools_have_the_thresholds_of_the_alerts() {
+    fn what_is_near_its_end_is_told_before() {
         let late = |ms| endpoint(&replica(), Some(Duration::from_millis(ms)), IDLE).status;
         assert_eq!([late(999), late(1_000), late(10_000)], [Level::Ok, Level::Warn, Level::Critical]);
         assert_eq!(endpoint(&replica(), None, IDLE).status, Level::Critical, "nobody knows how late");
         let busy = |in_use| endpoint(&replica(), Some(Duration::ZERO), Load { in_use, ..IDLE }).status;
-        assert_eq!([busy(13), busy(14), busy(17)], [Level::Ok, Level::Warn, Level::Critical]);
+        let all = [Level::Ok, Level::Warn, Level::Critical];
+        assert_eq!([busy(13), busy(14), busy(17)], all);
+        let full = |ratio| {
+            endpoint(&replica(), Some(Duration::ZERO), Load { disk_used_ratio: Some(ratio), ..IDLE }).status
+        };
+        assert_eq!([full(0.69), full(0.7), full(0.85)], all);
+        let at_work = |active_connections| {
+            let facts = Facts { active_connections, connections_allowed: 100, ..replica() };
+            endpoint(&facts, Some(Duration::ZERO), IDLE).status
+        };
+        assert_eq!([at_work(79), at_work(80), at_work(100)], all);
+    }
+
+    #[test]
+    fn slow_and_failing_work_is_told_and_no_work_is_no_fault() {
+        assert_eq!(traffic(Traffic::default()), Verdict::default());
+        assert_eq!(work(None, 0.0), Verdict::default());
+        let bad =
+            Traffic { query_p95_seconds: Some(0.6), transactions_good: Some(0.98), fallbacks: Some(0.5) };
+        let verdict = traffic(bad);
+        assert_eq!((verdict.status, verdict.why.len()), (Level::Critical, 3), "{verdict:?}");
+        assert_eq!(work(Some(0.3), 20.0).status, Level::Critical);
+        assert_eq!(work(Some(0.3), 0.0).why, ["1 % of submits take over 300 ms"]);
     }
 
     #[test]

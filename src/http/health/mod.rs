@@ -2,6 +2,7 @@
 
 mod detail;
 mod levels;
+mod thresholds;
 
 use std::sync::Arc;
 

@@ -26,7 +26,7 @@ use crate::clock::UnixMillis;
 use crate::db::Lease;
 use crate::ids::RoomId;
 use crate::log::{Decision, Event, Outcome, RoomState, decide};
-use crate::metrics::{self, ShardMetrics};
+use crate::metrics::{self, ShardMetrics, Transaction};
 use crate::planted::{self, Bug};
 use crate::protocol::Refusal;
 use crate::routing::{Endpoint, Shard};
@@ -158,7 +158,7 @@ impl Lane {
         let read = match read {
             Ok(read) => read,
             Err(cause) => {
-                self.metrics.transaction_done("rolled_back");
+                self.metrics.transaction_done(Transaction::RolledBack);
                 if cause.leaves_connection_usable() {
                     end(&connection).await;
                 }
@@ -194,7 +194,7 @@ impl Lane {
         if decision.rooms.is_empty() {
             self.answer(batch, outcomes, found, Vec::new(), &proof);
             end(&connection).await;
-            self.metrics.transaction_done("rolled_back");
+            self.metrics.transaction_done(Transaction::Empty);
             return Attempt::Done;
         }
         let Decision { events, shapes, rooms, .. } = decision;
@@ -217,7 +217,7 @@ impl Lane {
                 // It keeps its connection, and so its place in the pool's
                 // budget, for as long as the server keeps the transaction.
                 self.shared.tasks.spawn("append-stuck-commit", async move { drop(writing.await) });
-                self.metrics.transaction_done("unknown");
+                self.metrics.transaction_done(Transaction::Unknown);
                 batch.mark_unresolved(at, &outcomes);
                 return Attempt::Failed(batch, cause);
             }
@@ -225,12 +225,12 @@ impl Lane {
         match written {
             Written::Committed(events, proof) => {
                 planted::crash_before_announcing();
-                self.metrics.transaction_done("committed");
+                self.metrics.transaction_done(Transaction::Committed);
                 self.answer(batch, outcomes, found, events, &proof);
                 Attempt::Done
             }
             Written::Failed(error) => {
-                self.metrics.transaction_done("rolled_back");
+                self.metrics.transaction_done(Transaction::RolledBack);
                 Attempt::Failed(batch, error.into())
             }
             Written::Unresolved(_) if planted::has(Bug::UnknownIsFailure) => {
@@ -238,7 +238,7 @@ impl Lane {
                 Attempt::Done
             }
             Written::Unresolved(error) => {
-                self.metrics.transaction_done("unknown");
+                self.metrics.transaction_done(Transaction::Unknown);
                 batch.mark_unresolved(at, &outcomes);
                 Attempt::Failed(batch, error.into())
             }

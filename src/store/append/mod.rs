@@ -37,9 +37,10 @@ use self::batch::Ticket;
 use self::desk::{Desk, NotTaken, Seat};
 use self::lane::Lane;
 use crate::config::{Durability, Writes};
+use crate::db::Class;
 use crate::ids::RoomId;
 use crate::log::{Outcome, Submit};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{self, ShardMetrics};
 use crate::protocol::{Code, Refusal};
 use crate::routing::Shards;
 use crate::store::slots::Slots;
@@ -83,6 +84,7 @@ impl Appender {
         message_bytes: usize,
         tasks: &Tasks,
     ) -> Self {
+        metrics::database::prepare_retries(Class::ALL.map(Class::as_str));
         let shared = Arc::new(Shared {
             config: config.clone(),
             slots: slots.clone(),
