@@ -9,6 +9,12 @@ use super::layout::{Layout, replace};
 use super::service::{Probe, Service};
 use super::{Error, Haproxy, Port, Spec, binary};
 
+/// The same rules as in production: their names are its files.
+const RULES: [(&str, &str); 2] = [
+    ("recording.yml", include_str!("../../grafana/prometheus/rules/recording.yml")),
+    ("alerts.yml", include_str!("../../grafana/prometheus/rules/alerts.yml")),
+];
+
 #[derive(Debug)]
 pub struct Prometheus {
     service: Arc<Service>,
@@ -21,6 +27,9 @@ impl Prometheus {
         let port = layout.port("prometheus")?;
         let file = folder.join("prometheus.yml");
         replace(&file, configuration(nodes, haproxy).as_bytes())?;
+        for (name, text) in RULES {
+            replace(&folder.join(name), text.as_bytes())?;
+        }
         let spec = Spec {
             name: "prometheus".to_owned(),
             program: binary::find("prometheus", "prometheus")?,
@@ -61,6 +70,7 @@ fn configuration(nodes: &[Gateway], haproxy: &Haproxy) -> String {
         "global:
   scrape_interval: 2s
   evaluation_interval: 2s
+rule_files: [recording.yml, alerts.yml]
 scrape_configs:
   - job_name: roomgate
     static_configs:

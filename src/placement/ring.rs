@@ -94,13 +94,26 @@ mod tests {
         assert!((0.70..0.80).contains(&share), "share {share}");
     }
 
+    /// What docs/capacity.md says of the ring; `--nocapture` prints its table.
     #[test]
-    fn adding_a_shard_moves_slots_only_to_it() {
-        let before = propose(&shards(5)).unwrap();
-        let after = propose(&shards(6)).unwrap();
-        let moved: Vec<_> = before.iter().zip(&after).filter(|(old, new)| old != new).collect();
-        assert!(moved.iter().all(|(_, new)| **new == 5));
-        assert!(moved.len() < usize::from(SLOTS) / 6 * 12 / 10, "{} moved", moved.len());
+    fn from_1_to_1000_shards_a_new_one_takes_its_share_and_nobody_elses_slots_move() {
+        println!("shards | slots each | fewest | most | moved to one more | its share");
+        for count in [1, 2, 3, 5, 10, 30, 100, 300, 1_000] {
+            let before = propose(&shards(count)).unwrap();
+            let after = propose(&shards(count + 1)).unwrap();
+            let moved: Vec<_> = before.iter().zip(&after).filter(|(old, new)| old != new).collect();
+            assert!(moved.iter().all(|(_, new)| **new == count), "{count} shards: others moved");
+            let each = counts(&before, count);
+            let (fewest, most) = (*each.iter().min().unwrap(), *each.iter().max().unwrap());
+            let mean = f64::from(SLOTS) / count as f64;
+            let share = f64::from(SLOTS) / (count + 1) as f64;
+            println!("{count} | {mean:.1} | {fewest} | {most} | {} | {share:.1}", moved.len());
+            // Slots fall like rain: five deviations of a Poisson variable, and 15 %
+            // for the lengths of the arcs.
+            let spread = 5.0 * share.sqrt() + 0.15 * share;
+            assert!((moved.len() as f64 - share).abs() < spread, "{count} shards: {} moved", moved.len());
+            assert!(fewest > 0 && (most as f64) < mean + 5.0 * mean.sqrt() + 0.15 * mean, "{most} of {mean}");
+        }
     }
 
     #[test]
