@@ -25,7 +25,7 @@ test: install-test lint unit it faults browser-test api-test smoke autobahn ## e
 
 .PHONY: install
 install: ## what `make dev` needs from Debian
-	@scripts/install.sh dev
+	@scripts/install.sh dev $(filter --prometheus,$(ARGS))
 
 .PHONY: install-test
 install-test: ## what `make test` needs from Debian

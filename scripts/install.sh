@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs with apt what this machine lacks to run (`dev`), also to load (`load`),
-# or also to test (`test`) roomgate. Does nothing if nothing is missing; as root
+# Installs with apt what this machine lacks to run (`dev`, or `dev --prometheus`),
+# also to load (`load`), or also to test (`test`) roomgate. Does nothing if nothing is missing; as root
 # or with sudo.
 set -euo pipefail
 
@@ -23,6 +23,9 @@ has setpriv || missing+=(util-linux)
 has cc || missing+=(build-essential)
 if [ "$purpose" != dev ]; then
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
+if [ "$purpose" = test ] || [ "${2:-}" = --prometheus ]; then
+    has prometheus || missing+=(prometheus)
 fi
 if [ "$purpose" = test ]; then
     has pgbouncer || missing+=(pgbouncer)

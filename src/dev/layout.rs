@@ -147,7 +147,7 @@ pub(super) fn write_secret(path: &Path, content: &[u8]) -> Result<(), Error> {
         .map_err(Error::io(path.display().to_string()))
 }
 
-fn make_folder(path: &Path) -> Result<(), Error> {
+pub(super) fn make_folder(path: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(path).map_err(Error::io(path.display().to_string()))
 }
 

@@ -5,14 +5,30 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::gateway::Gateway;
-use super::layout::{Layout, replace};
+use super::layout::{Layout, make_folder, replace};
 use super::service::{Probe, Service};
 use super::{Error, Haproxy, Port, Spec, binary};
 
-/// The same rules as in production: their names are its files.
-const RULES: [(&str, &str); 2] = [
-    ("recording.yml", include_str!("../../grafana/prometheus/rules/recording.yml")),
-    ("alerts.yml", include_str!("../../grafana/prometheus/rules/alerts.yml")),
+/// The files of the folder `grafana` by which it judges and draws, as in
+/// production.
+macro_rules! grafana {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../grafana/", $name)))),*]
+    };
+}
+
+const RULES: [(&str, &str); 2] = grafana!["prometheus/rules/recording.yml", "prometheus/rules/alerts.yml"];
+/// Served below `/user/`.
+const PAGES: [(&str, &str); 9] = grafana![
+    "live/index.html",
+    "live/live.js",
+    "live/panels.js",
+    "live/units.js",
+    "dashboards/overview.json",
+    "dashboards/node.json",
+    "dashboards/shards.json",
+    "dashboards/bus.json",
+    "dashboards/rooms.json",
 ];
 
 #[derive(Debug)]
@@ -27,8 +43,15 @@ impl Prometheus {
         let port = layout.port("prometheus")?;
         let file = folder.join("prometheus.yml");
         replace(&file, configuration(nodes, haproxy).as_bytes())?;
+        let pages = folder.join("pages");
+        for path in ["prometheus/rules", "pages/live", "pages/dashboards"] {
+            make_folder(&folder.join(path))?;
+        }
         for (name, text) in RULES {
             replace(&folder.join(name), text.as_bytes())?;
+        }
+        for (name, text) in PAGES {
+            replace(&pages.join(name), text.as_bytes())?;
         }
         let spec = Spec {
             name: "prometheus".to_owned(),
@@ -37,6 +60,7 @@ impl Prometheus {
                 format!("--config.file={}", file.display()),
                 format!("--storage.tsdb.path={}", folder.join("data").display()),
                 format!("--web.listen-address=127.0.0.1:{}", port.number()),
+                format!("--web.user-assets={}", pages.display()),
             ],
             env: Vec::new(),
             log: folder.join("prometheus.log"),
@@ -70,7 +94,7 @@ fn configuration(nodes: &[Gateway], haproxy: &Haproxy) -> String {
         "global:
   scrape_interval: 2s
   evaluation_interval: 2s
-rule_files: [recording.yml, alerts.yml]
+rule_files: [prometheus/rules/*.yml]
 scrape_configs:
   - job_name: roomgate
     static_configs:

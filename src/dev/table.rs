@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::report::{Report, Role};
+use super::report::{Prometheus, Report, Role};
 
 /// For people. `folder` is where the data lies.
 pub fn table(report: &Report, folder: &Path) -> String {
@@ -20,7 +20,8 @@ pub fn table(report: &Report, folder: &Path) -> String {
         let role = if endpoint.role == Role::Primary { "primary" } else { "replica" };
         row(&endpoint.name, &endpoint.admin_dsn, endpoint.pid, role);
     }
-    let prometheus = report.prometheus.as_ref().map(|it| format!("  prometheus  {}\n", it.url));
+    let graphs = |it: &Prometheus| format!("  prometheus  {0}\n  graphs      {0}/user/live/\n", it.url);
+    let prometheus = report.prometheus.as_ref().map(graphs);
     let demo = &report.demo;
     format!(
         "\n{}{}\n  data        {}, addresses also in dev.json there\n  whiteboard  {}/?room={}\n              \
