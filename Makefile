@@ -132,6 +132,11 @@ load: install-load target/loadtest/installed ## a load test: SCRIPT=draw [URL=â€
 	$(if $(URL),,$(CARGO) build --release --locked)
 	target/loadtest/bin/python loadtest/run.py $(SCRIPT) $(if $(URL),--url $(URL)) $(ARGS)
 
+.PHONY: load-proof
+load-proof: install-load target/loadtest/installed ## every load test passes, and fails when the gateway is 300 ms late
+	$(CARGO) build --release --locked
+	target/loadtest/bin/python loadtest/proof.py $(ARGS)
+
 .PHONY: autobahn
 autobahn: install-test target/api/installed ## the framing of WebSockets against Autobahn's cases
 	$(part)

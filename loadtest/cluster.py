@@ -90,7 +90,7 @@ def fail_over(cluster, _seconds):
     os.kill(cluster.endpoint(0, "primary")["pid"], signal.SIGKILL)
     done = cluster.promote()
     if done.returncode != 0:
-        sys.exit(f"the replica was not promoted:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"the replica was not promoted:\n{done.stdout}{done.stderr}")
 
 
 # Each is called in the middle of a run with the cluster and `--for`.

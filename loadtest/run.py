@@ -21,32 +21,53 @@ SCRIPTS = sorted(path.stem for path in HERE.glob("*.js"))
 K6 = Path(sys.executable).with_name("k6")
 
 
-def k6(script, url, out, settings):
+def k6(script, url, options, settings):
     """One run; k6's exit status."""
-    out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     command = [
         K6, "run", "--no-usage-report", "--address", "",
         *([] if sys.stdout.isatty() else ["--quiet", "--no-color"]),
         HERE / f"{script}.js",
     ]  # fmt: skip
-    environment = {**os.environ, "URL": url, "OUT": str(out), **settings}
+    environment = {**os.environ, "URL": url, "OUT": str(options.out.resolve()), **settings}
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def run(script, options, out=HERE / "out", settings=None):
+def run(options):
     """Against `options.url` or a cluster for this run; k6's exit status."""
     if options.url:
-        return k6(script, delayed(options.url, options.delay), out, settings or {})
+        return k6(options.script, delayed(options.url, options.delay), options, {})
     with Cluster(options.binary) as cluster:
-        told = {"NODES": ",".join(cluster.nodes), **(settings or {})}
+        settings = {"NODES": ",".join(cluster.nodes)}
         if options.fault in LOSSY:
-            told["LOSSY"] = "1"
-        if options.fault:
-            fault = lambda: FAULTS[options.fault](cluster, options.seconds)  # noqa: E731
-            timer = threading.Timer(options.after, fault)
-            timer.daemon = True
-            timer.start()
-        return k6(script, delayed(cluster.url, options.delay), out, told)
+            settings["LOSSY"] = "1"
+        fault = Fault(options, cluster) if options.fault else None
+        status = k6(options.script, delayed(cluster.url, options.delay), options, settings)
+        if fault and not fault.happened():
+            print(f"{options.fault} didn't happen: it was to be after {options.after} s", file=sys.stderr)
+            return 1
+        return status
+
+
+class Fault(threading.Thread):
+    """Happens to the cluster `--after` so many seconds."""
+
+    def __init__(self, options, cluster):
+        super().__init__(daemon=True)
+        self.options, self.cluster = options, cluster
+        self.over, self.done = threading.Event(), False
+        self.start()
+
+    def run(self):
+        if not self.over.wait(self.options.after):
+            FAULTS[self.options.fault](self.cluster, self.options.seconds)
+            self.done = True
+
+    def happened(self):
+        """Whether it did; after this it doesn't any more."""
+        self.over.set()
+        self.join()
+        return self.done
 
 
 def delayed(url, delay_ms):
@@ -64,6 +85,7 @@ def main():
     parser.add_argument("script", choices=SCRIPTS)
     parser.add_argument("--url", help="of a gateway or balancer that runs; default: a cluster for this run")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/roomgate")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for the summaries, default loadtest/out")
     parser.add_argument("--delay", type=float, metavar="MS", help="every answer of the gateway is so late")
     parser.add_argument("--fault", choices=FAULTS, help="what happens to the cluster of this run")
     parser.add_argument("--after", type=float, default=20, metavar="S", help="when, default 20")
@@ -71,7 +93,7 @@ def main():
     options = parser.parse_args()
     if options.fault and options.url:
         parser.error("--fault is for a cluster of this run: without --url")
-    sys.exit(run(options.script, options))
+    sys.exit(run(options))
 
 
 if __name__ == "__main__":

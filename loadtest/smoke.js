@@ -7,12 +7,11 @@
  * the SLO grants to all but one in a thousand.
  */
 import { everywhere, options as optionsOf, undisturbed } from './lib/measured.js';
-import { Session } from './lib/session.js';
 import { settings } from './lib/settings.js';
 import { sleep } from './lib/sleep.js';
 import { draws } from './lib/strokes.js';
 import { summary } from './lib/summary.js';
-import { endOf, leave, me, prepare, reckon, roomsOf } from './lib/world.js';
+import { endOf, enter, leave, me, prepare, reckon, roomsOf } from './lib/world.js';
 
 const run = settings({ people: 4, sessions: 3, rooms: 3, duration: '10s', thinkMs: 500 });
 
@@ -32,8 +31,7 @@ export const handleSummary = summary('smoke', run);
 
 export default async function (world) {
   const account = me(run, world);
-  const sessions = roomsOf(world, run.sessions).map(({ room }) => new Session(run, account, { room, folds: true }));
-  await Promise.all(sessions.map((session) => session.live()));
+  const sessions = await enter(run, account, roomsOf(world, run.sessions), { folds: true });
   const until = endOf(run, world);
   const drawing = sessions.map((session) => draws(run, session, until));
   await sleep(run.durationMs / 2);

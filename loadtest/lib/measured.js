@@ -33,7 +33,7 @@ export const wrongReads = new Counter('wrong_reads');
 export const submits = new Counter('submits');
 export const acks = new Counter('acks');
 export const rejects = new Counter('rejects');
-export const put_off = new Counter('put_off');
+export const putOff = new Counter('put_off');
 export const delivered = new Counter('events_delivered');
 export const caughtUp = new Counter('events_caught_up');
 export const signals = new Counter('signals_delivered');
@@ -44,6 +44,7 @@ export const resumes = new Counter('resumes');
 export const resyncs = new Counter('resyncs');
 export const refusals = new Counter('refusals');
 export const foldsCompared = new Counter('folds_compared');
+export const reads = new Counter('reads');
 export const finished = new Counter('people_finished');
 
 // ---------------------------------------------------- the measuring instrument
@@ -70,14 +71,10 @@ export const correct = (run) => ({
   ...Object.fromEntries(run.nodes.map((node) => [`sessions{node:${node}}`, ['count>0']])),
 });
 
-/** Where nothing was broken on purpose, nobody is told to start again. */
-export const undisturbed = { resyncs: ['count==0'], refusals: ['count==0'] };
+/** Where nothing was broken on purpose, nobody is told to start again, or to wait. */
+export const undisturbed = { resyncs: ['count==0'], refusals: ['count==0'], put_off: ['count==0'] };
 
-/**
- * The same bound for a metric and for it on each node.
- * @param {string} metric
- * @param {string[]} bounds
- */
+/** The same bounds for a metric as a whole and on each node. */
 export const everywhere = (run, metric, bounds) => ({
   [metric]: bounds,
   ...Object.fromEntries(run.nodes.map((node) => [`${metric}{node:${node}}`, bounds])),
@@ -106,7 +103,5 @@ export function options(script, run, thresholds) {
     // Accounts are made slowly where their number a minute is limited.
     setupTimeout: '15m',
     teardownTimeout: '5m',
-    insecureSkipTLSVerify: false,
-    discardResponseBodies: false,
   };
 }

@@ -51,6 +51,7 @@ export class Session {
   #heardAt = 0;
   #openedAt = 0;
   #joinedAt = 0;
+  #liveAt = 0;
   #lostAt = null;
   #failures = 0;
   #hintMs = null;
@@ -116,9 +117,14 @@ export class Session {
     if (this.state === 'live') this.#send({ type: 'signal', room: this.#room, data });
   }
 
-  /** Loses the connection, and comes back after `pauseMs` (default: the usual back-off) where it was. */
-  cut(pauseMs) {
-    if (this.#socket) this.#lost('cut', pauseMs);
+  /**
+   * Loses the connection, and comes back after `pauseMs` (default: the usual
+   * back-off) where it was, or where it was at an earlier `position`.
+   */
+  cut(pauseMs, position = this.position) {
+    if (!this.#socket) return;
+    this.#lost('cut', pauseMs);
+    this.position = position;
   }
 
   /**
@@ -312,6 +318,7 @@ export class Session {
 
   #isLive(at) {
     this.state = 'live';
+    this.#liveAt = at;
     measured.join.add(at - this.#joinedAt, { ...this.#tags, mode: this.#told.mode });
     if (this.#told.from && !this.#told.resync) measured.resumes.add(1, this.#tags);
     if (this.#lostAt !== null) measured.resume.add(at - this.#lostAt, this.#tags);
@@ -323,8 +330,10 @@ export class Session {
   #event(event, at) {
     if (this.state !== 'live') return measured.misplaced.add(1, this.#tags);
     if (!this.#follows(event)) return undefined;
-    const tookMs = at - event.at;
     measured.delivered.add(1, this.#tags);
+    // What was missed may come as `event` too, right after the last page.
+    if (event.at < this.#liveAt) return this.#wake();
+    const tookMs = at - event.at;
     measured.commitDelivery.add(tookMs, this.#tags);
     measured.deliveryInTime.add(tookMs < measured.SLO_MS, this.#tags);
     const madeAt = parseInt(event.op, 36);
@@ -397,7 +406,7 @@ export class Session {
       this.#waiting.delete(op);
       return this.#wake();
     }
-    measured.put_off.add(1, { ...this.#tags, code });
+    measured.putOff.add(1, { ...this.#tags, code });
     entry.sent = false;
     this.#pausedUntil = Date.now() + (afterMs ?? 250);
     return this.#pump();

@@ -20,6 +20,12 @@ export function settings(defaults) {
     thinkMs: number('THINK_MS', defaults.thinkMs ?? 1500),
     /** Events in a room before anybody comes. */
     events: number('EVENTS', defaults.events ?? 0),
+    /** In `crowd`: who draws while the others watch. */
+    writers: number('WRITERS', defaults.writers ?? 0),
+    /** In `storm`: how often all leave and come back. */
+    rounds: number('ROUNDS', defaults.rounds ?? 0),
+    /** In `soak`: how long a watcher stays, on average. */
+    stayMs: number('STAY_MS', defaults.stayMs ?? 0),
     /** How long all may take at the end to have their answers and see everything. */
     settleMs: number('SETTLE_MS', 20_000),
     /** Names of nodes that must have served somebody; figures of each are shown. */

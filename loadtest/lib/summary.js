@@ -53,13 +53,21 @@ function tables({ thresholds, figures }) {
 
 const verdict = ({ script, passed, duration_ms: ms }) => `${script}: ${passed ? 'passed' : 'FAILED'} in ${(ms / 1000).toFixed(1)} s`;
 
+/** Above this k6 is what was measured. */
+const LATE_MS = 50;
+
+function caveat({ figures }) {
+  const lateMs = figures.k6_late_ms?.['p(95)'] ?? 0;
+  return lateMs > LATE_MS ? `k6 itself handled messages late (p95 ${short(lateMs)} ms): fewer people, or another machine for k6\n` : '';
+}
+
 function text(report) {
   const blocks = tables(report).map(({ title, head, rows }) => {
     const all = [[title, ...head.slice(1)], ...rows];
     const widths = head.map((_, i) => Math.max(...all.map((row) => row[i].length)));
     return all.map((row) => row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i] + 2))).join('')).join('\n');
   });
-  return `\n${blocks.join('\n\n')}\n\n${verdict(report)}\n`;
+  return `\n${blocks.join('\n\n')}\n\n${verdict(report)}\n${caveat(report)}`;
 }
 
 function html(report) {
@@ -74,7 +82,7 @@ table { border-collapse: collapse; width: 100% } td, th { padding: .15rem .5rem;
 td:first-child { text-align: left; font-family: ui-monospace, monospace } .crossed td { color: #b3261e; font-weight: 600 }
 small { color: #667 }
 </style>
-<h1>${escaped(verdict(report))}</h1><small>${escaped(report.at)} · ${escaped(settings)}</small>${blocks.join('')}</html>\n`;
+<h1>${escaped(verdict(report))}</h1><small>${escaped(report.at)} · ${escaped(settings)}</small><p>${escaped(caveat(report))}</p>${blocks.join('')}</html>\n`;
 }
 
 function short(value) {

@@ -2,27 +2,29 @@
  * What stands before a run begins (people, rooms, what is in them), what a run
  * ends with, and that nothing stays behind.
  */
-import { Account, patiently } from './api.js';
+import { Account, signIn, signUp } from './api.js';
 import * as measured from './measured.js';
+import { Session } from './session.js';
 import { shapesOf } from './strokes.js';
 
-/** Of one POST. */
-const BATCH = 500;
+/** Events of one POST: within the node's limit of 1 MiB, with these drawings. */
+const BATCH = 250;
 
-const people = __ENV.USERS ? JSON.parse(open(__ENV.USERS)) : null;
+const known = __ENV.USERS ? JSON.parse(open(__ENV.USERS)) : null;
 
 /**
  * For `setup()`: signs people up, or those of the file USERS in, and makes rooms.
- * @returns {Promise<{startedAt: number, people: object[], rooms: {room: number, slug: string, head: object}[]}>}
+ * @returns {Promise<{startedAt: number, people: object[], rooms: {room: number, marks: object[]}[]}>} `marks`:
+ * positions of the room's log, the last of them its head then
  */
 export async function prepare(run) {
-  const sessions = people ? await signIn(run) : await signUp(run);
-  const world = { startedAt: 0, people: sessions, rooms: [] };
-  const owner = new Account(run.url, sessions[0]);
+  const people = known ? await regulars(run) : await newcomers(run);
+  const world = { startedAt: 0, people, rooms: [] };
+  const owner = new Account(run.url, people[0]);
   for (let i = 0; i < run.rooms; i++) {
     const body = { slug: `load-${unique()}-${i}`, schema: 'open' };
     const { json } = await owner.patiently('POST', '/v1/rooms', { body });
-    world.rooms.push({ room: json.room, slug: json.slug, head: await fill(run, owner, json.room, i) });
+    world.rooms.push({ room: json.room, marks: await fill(run, owner, json.room, i) });
   }
   world.startedAt = Date.now();
   return world;
@@ -33,7 +35,7 @@ export async function leave(run, world) {
   if (run.keep) return;
   const owner = new Account(run.url, world.people[0]);
   for (const { room } of world.rooms) await owner.patiently('DELETE', `/v1/rooms/${room}`, { name: '/v1/rooms/{room}' });
-  if (people) return;
+  if (known) return;
   for (const person of world.people) {
     await new Account(run.url, person).patiently('DELETE', '/v1/me');
   }
@@ -42,10 +44,21 @@ export async function leave(run, world) {
 /** This VU's account. */
 export const me = (run, world) => new Account(run.url, world.people[(__VU - 1) % world.people.length]);
 
-/** The rooms of this VU's `count` sessions, so that each room has about as many. */
+/** The rooms of this VU's `count` sessions: the first ones all over the rooms, each room with several people. */
 export function roomsOf(world, count) {
-  const first = (__VU - 1) * count;
+  const first = (__VU - 1) * Math.ceil(world.rooms.length / world.people.length);
   return Array.from({ length: count }, (_, i) => world.rooms[(first + i) % world.rooms.length]);
+}
+
+/** Sessions in these rooms, once all are live. One after the other: k6 takes long to read many rooms at once. */
+export async function enter(run, account, rooms, options) {
+  const sessions = [];
+  for (const { room } of rooms) {
+    const session = new Session(run, account, { room, ...options });
+    await session.live();
+    sessions.push(session);
+  }
+  return sessions;
 }
 
 /** When the story of everybody ends. */
@@ -91,38 +104,38 @@ export function canonical(value) {
   return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`).join()}}`;
 }
 
-async function signUp(run) {
+async function newcomers(run) {
   const made = [];
   for (let i = 0; i < run.people; i++) {
-    const body = { email: `load-${unique()}-${i}@load.invalid`, password: `${unique()}${unique()}`, name: `Load ${i}` };
-    made.push((await patiently(run.url, 'POST', '/v1/signup', { body, patienceMs: 600_000 })).json);
+    const person = { email: `load-${unique()}-${i}@load.invalid`, password: `${unique()}${unique()}` };
+    const { json } = await signUp(run.url, { ...person, name: `Load ${i}` });
+    made.push({ ...person, ...json });
   }
   return made;
 }
 
 /** Items of the file are `{"email", "password"}`, or `{"token"}` for a run that ends before the token does. */
-async function signIn(run) {
-  if (people.length < run.people) throw new Error(`USERS has ${people.length} people, VUS is ${run.people}`);
-  const sessions = [];
-  for (const person of people.slice(0, run.people)) {
-    const body = { email: person.email, password: person.password };
-    const signedIn = () => patiently(run.url, 'POST', '/v1/signin', { body, patienceMs: 600_000 });
-    sessions.push(person.token ? person : (await signedIn()).json);
+async function regulars(run) {
+  if (known.length < run.people) throw new Error(`USERS has ${known.length} people, VUS is ${run.people}`);
+  const signedIn = [];
+  for (const person of known.slice(0, run.people)) {
+    const { email, password } = person;
+    signedIn.push(person.token ? person : { ...person, ...(await signIn(run.url, { email, password })).json });
   }
-  return sessions;
+  return signedIn;
 }
 
-/** Puts `run.events` events of real drawings into a room; its position then. */
+/** Puts `run.events` events of real drawings into a room; positions on the way. */
 async function fill(run, owner, room, which) {
-  let head = { epoch: 0, seq: 0 };
+  const marks = [];
   for (let done = 0; done < run.events; done += BATCH) {
     const items = shapesOf(which, done, Math.min(BATCH, run.events - done))
       .map((shape, i) => ({ op: `fill-${done + i}`, kind: 'shape.put', shape }));
     const { json } = await owner.patiently('POST', `/v1/rooms/${room}/events`, { body: { items }, name: '/v1/rooms/{room}/events' });
     const { epoch, seq } = json.items[json.items.length - 1];
-    head = { epoch, seq };
+    marks.push({ epoch, seq });
   }
-  return head;
+  return marks;
 }
 
 const unique = () => `${Date.now().toString(36)}${Math.floor(Math.random() * 2 ** 40).toString(36)}`;
