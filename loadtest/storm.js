@@ -1,6 +1,6 @@
 /**
  * storm: all who watch lose their connection in the same second and come back,
- * a third of them with nothing but what they had at the very beginning, while
+ * one in nine with nothing but what they had at the very beginning, while
  * others go on drawing.
  *
  * Two bounds: who comes back is live again within 5 s, the second in which all
@@ -42,7 +42,7 @@ export default async function (world) {
   const drawing = draws(run, stays, endOf(run, world));
   for (let round = 1; round <= run.rounds; round++) {
     await sleep(world.startedAt + (run.durationMs * round) / (run.rounds + 1) - Date.now());
-    leaving.forEach((session, i) => session.cut(Math.random() * SPREAD_MS, i % 3 === 0 ? rooms[i].marks[0] : undefined));
+    leaving.forEach((session, i) => session.cut(Math.random() * SPREAD_MS, i % 9 === 0 ? rooms[i].marks[0] : undefined));
     await Promise.all(leaving.map((session) => session.live()));
   }
   await drawing;
