@@ -22,7 +22,7 @@ SHORT = {
     "smoke": ({}, []),
     "draw": ({"DURATION": "20s"}, []),
     "crowd": ({"DURATION": "20s", "SESSIONS": "5"}, []),
-    "storm": ({"DURATION": "20s"}, []),
+    "storm": ({"DURATION": "40s", "ROUNDS": "2"}, []),
     "history": ({"DURATION": "20s"}, []),
     "soak": ({"DURATION": "30s", "THINK_MS": "1500", "STAY_MS": "10000"}, []),
     "failover": ({"DURATION": "30s"}, ["--fault", "kill-node", "--after", "12"]),
