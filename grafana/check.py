@@ -174,6 +174,10 @@ def everything_has_data(prometheus, minutes):
                 asked = expressions.filled_in(expression, window)
                 found = answer(f"{board.name}: {panel.title}", lambda: prometheus.over(asked, start, end, step))
                 if not found and panel.empty_by_design:
+                    # Empty because of a comparison: what is compared is there.
+                    all_of_it = expressions.uncompared(asked)[0]
+                    if all_of_it != asked and not prometheus.over(all_of_it, start, end, step):
+                        wrong(f"{board.name}: {panel.title}", f"no data: {all_of_it}")
                     empty += 1
                     print(f"empty by design: {board.name}: {panel.title}: {panel.empty_by_design}\n  {asked}")
                 elif not found:

@@ -8,6 +8,7 @@ The pictures are drawn by Chromium. They resemble Grafana and are not it.
 
 import argparse
 import html
+import itertools
 import re
 import shutil
 import subprocess
@@ -15,11 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 import expressions
 from boards import dashboards
 
 HERE = Path(__file__).resolve().parent
-WIDTH, CELL, GAP = 1400, 30, 8
+# POINTS: how many samples of each series are asked for.
+WIDTH, CELL, GAP, POINTS = 1200, 29, 8, 180
 COLOURS = "#73bf69 #f2cc0c #8ab8ff #ff780a #f2495c #5794f2 #b877d9 #fade2a #56a64b #ffb357".split()
 NAMED = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "purple": "#b877d9"}
 
@@ -79,7 +83,7 @@ class Drawing:
     def ask(self):
         """All series of all targets: [(legend, [(time, value)])]"""
         found = []
-        step = max(2, (self.end - self.start) / 240)
+        step = max(2, (self.end - self.start) / POINTS)
         rate, window = f"{max(16, int(4 * step))}s", f"{int(self.end - self.start)}s"
         for target in self.panel.json["targets"]:
             asked = expressions.filled_in(target["expr"], window, rate)
@@ -131,7 +135,7 @@ class Drawing:
             parts.append(f'<line x1="{x}" x2="{x}" y1="{top}" y2="{bottom}" stroke="{NAMED[colour]}" stroke-dasharray="2 3"/>')
         for i, (_, points, below) in reversed(list(enumerate(drawn))):
             colour = COLOURS[i % len(COLOURS)]
-            for part in unbroken(points, (self.end - self.start) / 240):
+            for part in unbroken(points, (self.end - self.start) / POINTS):
                 line = " ".join(at(t, v) for t, v in part)
                 if below:
                     base = " ".join(at(t, below.get(t, low)) for t, _ in reversed(part))
@@ -171,15 +175,19 @@ class Drawing:
         left, room = 150 if self.width > 300 else 80, self.height - 26 - 34
         high = min(26, room / len(series))
         parts, seen = [], {}
-        step = (self.end - self.start) / 240
+        step = (self.end - self.start) / POINTS
         for i, (name, points) in enumerate(series):
             y = 4 + i * high
             parts.append(f'<text x="{left - 6}" y="{y + high / 2 + 3}" text-anchor="end">{html.escape(name)}</text>')
-            for t, value in points:
-                x = left + (t - self.start) / (self.end - self.start) * (self.width - left - 10)
-                wide = step / (self.end - self.start) * (self.width - left - 10) + 0.6
-                parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high - 3:.1f}" fill="{self.colour(value)}"/>')
-                seen[value] = self.colour(value)
+            scale = (self.width - left - 10) / (self.end - self.start)
+            for part in unbroken(points, step):
+                for value, run in itertools.groupby(part, key=lambda point: point[1]):
+                    times = [t for t, _ in run]
+                    x, wide = left + (times[0] - self.start) * scale, (times[-1] - times[0] + step) * scale
+                    parts.append(
+                        f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high - 3:.1f}" fill="{self.colour(value)}"/>'
+                    )
+                    seen[value] = self.colour(value)
         for i in range(3):
             clock = time.strftime("%H:%M", time.gmtime(self.start + (self.end - self.start) * i / 2))
             x = left + (self.width - left - 10) * i / 2
@@ -235,7 +243,7 @@ def legend(names, colours=COLOURS, height=28):
 
 def marks(board, prometheus, start, end):
     """When what the dashboard's annotations tell of began."""
-    found, step = [], max(2, (end - start) / 240)
+    found, step = [], max(2, (end - start) / POINTS)
     for each in board.json["annotations"]["list"]:
         if "expr" not in each:
             continue
@@ -262,6 +270,7 @@ def draw(board, prometheus, start, end, out):
              f"--window-size={WIDTH},{height}", f"--screenshot={out}", page.as_uri()],
             check=True, capture_output=True, timeout=120,
         )
+    Image.open(out).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def main():
