@@ -1,5 +1,5 @@
 /**
- * crowd: one room, a few who draw and hundreds who watch.
+ * crowd: one room, a few who draw and many who watch.
  *
  * What viewers wait for is delivery, so that is bounded: p99 within 250 ms of the
  * commit, on every node. Those who draw must not pay for the crowd: p99 of submit
@@ -12,7 +12,7 @@ import { draws } from './lib/strokes.js';
 import { summary } from './lib/summary.js';
 import { endOf, enter, leave, me, prepare, reckon, roomsOf } from './lib/world.js';
 
-const run = settings({ people: 10, sessions: 20, rooms: 1, writers: 2, duration: '60s', thinkMs: 1000 });
+const run = settings({ people: 10, sessions: 10, rooms: 1, writers: 2, duration: '60s', thinkMs: 1000 });
 
 export const options = optionsOf('crowd', run, {
   ...undisturbed,
