@@ -20,7 +20,7 @@ dev: install ## a whole cluster on this machine, and a whiteboard to try it
 	target/release/roomgate dev $(ARGS)
 
 .PHONY: test
-test: install-test lint unit it faults browser-test api-test smoke autobahn ## everything that must hold
+test: install-test lint unit it faults browser-test api-test smoke operators-test autobahn ## everything that must hold
 	@echo "==> all passed ($$(date +%T))"
 
 .PHONY: install
@@ -127,6 +127,13 @@ smoke: install-test target/loadtest/installed ## people drawing together through
 	$(CARGO) build --locked
 	target/loadtest/bin/python loadtest/run.py smoke --binary target/debug/roomgate
 
+# Every query of every dashboard is asked of a Prometheus that watches a cluster.
+.PHONY: operators-test
+operators-test: install-test target/grafana/installed target/loadtest/installed ## alerts, runbook and dashboards against a real Prometheus
+	$(part)
+	$(CARGO) build --locked
+	target/grafana/bin/python grafana/live_test.py --binary target/debug/roomgate --k6 target/loadtest/bin/k6
+
 .PHONY: load
 load: install-load target/loadtest/installed ## a load test: SCRIPT=draw [URL=…] [ARGS="--fault kill-node"]; loadtest/README.md
 	$(if $(URL),,$(CARGO) build --release --locked)
@@ -149,6 +156,12 @@ target/loadtest/installed: loadtest/requirements.txt
 	mkdir -p target
 	python3 -m venv --clear target/loadtest
 	target/loadtest/bin/pip install --quiet -r $<
+	touch $@
+
+target/grafana/installed: grafana/requirements.txt
+	mkdir -p target
+	python3 -m venv --clear target/grafana
+	target/grafana/bin/pip install --quiet -r $<
 	touch $@
 
 target/api/installed: tests/api/requirements.txt

@@ -18,14 +18,15 @@ LIFTED = {"ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE": "0", "ROOMGATE__LIMITS__SIGNIN
 class Cluster:
     """On free ports, in a folder of its own that goes with it."""
 
-    def __init__(self, binary):
+    def __init__(self, binary, *options):
+        """With more options of `roomgate dev`."""
         self.binary = binary
         parent = ROOT / "target/loadtest-run"
         parent.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=parent))
         self.log = open(self.folder / "log", "w+")
         self.process = subprocess.Popen(
-            [binary, "dev", "--data", self.folder / "data", "--port", "0", "--json"],
+            [binary, "dev", "--data", self.folder / "data", "--port", "0", "--json", *options],
             stdout=subprocess.PIPE,
             stderr=self.log,
             env={**LIFTED, **os.environ},

@@ -28,6 +28,7 @@ if [ "$purpose" = test ] || [ "${2:-}" = --prometheus ]; then
     has prometheus || missing+=(prometheus)
 fi
 if [ "$purpose" = test ]; then
+    has amtool || missing+=(prometheus-alertmanager)
     has pgbouncer || missing+=(pgbouncer)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)

@@ -36,6 +36,10 @@ async fn run(endpoint: Arc<Endpoint>, mut stop: Stop) {
             () = stop.wait() => return,
             _ = tick.tick() => {}
         }
+        // Nobody's turn is taken, and nobody waits for a server that is away.
+        if endpoint.pool().state().idle == 0 {
+            continue;
+        }
         match used_bytes(&endpoint).await {
             Ok(used) => {
                 endpoint.disk_used_bytes.store(used, Ordering::Relaxed);
