@@ -32,8 +32,7 @@ impl Room {
         let before = self.delivery.delivered();
         let (ready, need) = self.delivery.offer(events);
         if !ready.is_empty() {
-            let elapsed_ms = UnixMillis::now().0.saturating_sub(committed_at.0).max(0);
-            gateway::commit_to_delivery(Duration::from_millis(elapsed_ms.unsigned_abs()));
+            took(committed_at);
         }
         self.fan_out(before, &ready);
         match need {
@@ -133,6 +132,9 @@ impl Room {
             Ok(PageOutcome::Events(page)) => {
                 let before = self.delivery.delivered();
                 let ready = self.delivery.offer_from_log(page.events.iter().cloned());
+                if let Some(at) = ready.first().and_then(written_at).filter(|_| !self.sessions.is_empty()) {
+                    took(at);
+                }
                 self.fan_out(before, &ready);
                 if self.delivery.delivered().seq < page.head.seq {
                     self.repair_again.get_or_insert(Repair {
@@ -212,4 +214,19 @@ impl Room {
             }
         }
     }
+}
+
+/// Events that were committed then are delivered now.
+fn took(committed_at: UnixMillis) {
+    let elapsed_ms = UnixMillis::now().0.saturating_sub(committed_at.0).max(0);
+    gateway::commit_to_delivery(Duration::from_millis(elapsed_ms.unsigned_abs()));
+}
+
+/// Just before its COMMIT: when that was, the log doesn't tell.
+fn written_at(event: &LogEvent) -> Option<UnixMillis> {
+    #[derive(serde::Deserialize)]
+    struct Written {
+        at: i64,
+    }
+    serde_json::from_str(event.json.as_str()).ok().map(|Written { at }| UnixMillis(at))
 }
