@@ -129,7 +129,9 @@ impl Connection {
         self.in_transaction.store(false, Ordering::SeqCst);
         if self.replication_cancelled() {
             let message = "committed on the primary, but a synchronous standby may not have it";
-            return Err(DbError::new(Class::NotReplicated, "commit", message));
+            let error = DbError::new(Class::NotReplicated, "commit", message);
+            self.count(&error);
+            return Err(error);
         }
         Ok(())
     }
@@ -210,13 +212,17 @@ impl Connection {
                 self.abandoned.store(true, Ordering::SeqCst);
             }
             // Those behind a failed statement of a transaction say nothing new.
-            if let Some(metrics) = &self.metrics
-                && !error.is_in_failed_transaction()
-            {
-                metrics.error(error.class().as_str());
+            if !error.is_in_failed_transaction() {
+                self.count(&error);
             }
             error
         })
+    }
+
+    fn count(&self, error: &DbError) {
+        if let Some(metrics) = &self.metrics {
+            metrics.error(error.class().as_str());
+        }
     }
 }
 

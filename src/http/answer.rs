@@ -51,6 +51,7 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     let mut response = run(next.run(request), limit).await;
 
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+        metrics::gateway::rejected(refusal.code);
         if refusal.code == Code::RateLimited {
             metrics::gateway::rate_limited("http");
         }

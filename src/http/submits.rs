@@ -20,6 +20,7 @@ use super::{App, answer, body};
 use crate::auth::Claims;
 use crate::ids::{OpId, RoomId, UserId};
 use crate::log::{Authority, Outcome, Submit};
+use crate::metrics::gateway;
 use crate::protocol::{
     ClientMessage, Code, FrameLimits, Json, ObjectWriter, Refusal, push_string, read_message, server, strict,
 };
@@ -114,26 +115,34 @@ fn send(
     limits: FrameLimits,
     deadline: Instant,
 ) -> Item {
+    let refused = |refusal: &Refusal, answer| {
+        gateway::rejected(refusal.code);
+        Item::Answered(answer)
+    };
     let (text, user) = match completed(item, room, claims) {
         Ok(completed) => completed,
         Err(refusal) => {
-            return Item::Answered(server::error(None, Some(index), Some("submit"), Some(room), &refusal));
+            let answer = server::error(None, Some(index), Some("submit"), Some(room), &refusal);
+            return refused(&refusal, answer);
         }
     };
     let inbound = read_message(&text, Some(index), limits);
     let (op, operation) = match &inbound.message {
         Ok(ClientMessage::Submit { op, operation, .. }) => (op.clone(), operation.clone()),
         Ok(_) => unreachable!("the type was written here"),
-        Err(refused) => return Item::Answered(server::refusal(&inbound, refused)),
+        Err(unread) => return refused(&unread.refusal, server::refusal(&inbound, unread)),
     };
     let user = user.unwrap_or_else(|| behalf.clone());
     let submit = Submit::new(room, user, claims.authority, op.clone(), operation);
-    let (tell, outcome) = oneshot::channel();
+    let (received, (tell, outcome)) = (Instant::now(), oneshot::channel());
     // Nobody listens any more if the client left; the event stands.
     let answer = Box::new(move |outcome| drop(tell.send(outcome)));
     match app.appender.append(submit, deadline, answer) {
         Ok(()) => Item::Waiting(op, outcome),
-        Err(refusal) => Item::Answered(server::reject(None, room, &op, &refusal, None)),
+        Err(refusal) => {
+            gateway::submit_done(gateway::Submit::Refused, received.elapsed());
+            refused(&refusal, server::reject(None, room, &op, &refusal, None))
+        }
     }
 }
 

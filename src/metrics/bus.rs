@@ -6,9 +6,13 @@ use metrics::{Counter, Gauge};
 
 use super::registry::{Family, series};
 
-const UP: Family = Family::gauge("roomgate_bus_up", &[], "1 while this node listens on Redis.");
+const UP: Family = Family::gauge(
+    "roomgate_bus_up",
+    &[],
+    "1 while Redis answers this node, to what it says and where it listens.",
+);
 const RECONNECTS: Family =
-    Family::counter("roomgate_bus_reconnects_total", &[], "Connections to Redis after the first.");
+    Family::counter("roomgate_bus_reconnects_total", &[], "Connections to listen on Redis after the first.");
 const PUBLISHED: Family = Family::counter("roomgate_bus_published_total", &[], "Announcements Redis took.");
 const DROPPED: Family = Family::counter(
     "roomgate_bus_dropped_total",

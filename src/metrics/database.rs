@@ -50,7 +50,7 @@ pub(super) const TRANSACTIONS: Family = Family::counter(
 const RETRIES: Family = Family::counter(
     "db_transaction_retries_total",
     &["class"],
-    "Transactions run again, by the error's class.",
+    "Append transactions run again, by why: a class of errors, timed_out, superseded, not_claimed, no_standby.",
 );
 pub(super) const READS: Family = Family::counter(
     "db_reads_total",

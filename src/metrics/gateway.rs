@@ -37,12 +37,12 @@ const BATCH_SIZE: Family = Family::histogram(
     "roomgate_append_batch_size",
     &[],
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 150.0, 200.0],
-    "Submits in one append transaction.",
+    "Submits in one append transaction, each time that it is tried.",
 );
 const GAP_REPAIRS: Family = Family::counter(
     "roomgate_gap_repairs_total",
     &["cause"],
-    "Holes in a room's order that were filled from the log, by how they were noticed.",
+    "Readings of the log to fill a hole in a room's order or to find out whether there is one, by what gave cause.",
 );
 const RESUMES: Family = Family::counter(
     "roomgate_resumes_total",
@@ -54,16 +54,22 @@ const RESYNCS: Family = Family::counter(
     &["reason"],
     "Times a session had to be given a snapshot in place of events.",
 );
-const LAGGING: Family =
-    Family::gauge("roomgate_sessions_lagging", &[], "Sessions that are being fed from the log, not live.");
+const LAGGING: Family = Family::gauge(
+    "roomgate_sessions_lagging",
+    &[],
+    "Sessions, once for each room, that are catching up and not fed live: new in the room, or too slow for it.",
+);
 const DISCONNECTS: Family =
     Family::counter("roomgate_disconnects_total", &["code"], "Ended sessions by close code.");
-const REJECTS: Family =
-    Family::counter("roomgate_rejects_total", &["code"], "Errors and rejects sent to clients, by code.");
+const REJECTS: Family = Family::counter(
+    "roomgate_rejects_total",
+    &["code"],
+    "Errors and rejects that clients were told, over HTTP too, by code.",
+);
 const RATE_LIMITED: Family = Family::counter(
     "roomgate_rate_limited_total",
     &["action"],
-    "Requests over a rate limit, by what they asked for.",
+    "Messages and HTTP requests over a limit of their number, by what they asked for.",
 );
 const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
@@ -95,6 +101,10 @@ pub(super) const FAMILIES: &[&Family] = &[
     &EXPIRED,
     &BUILD_INFO,
 ];
+
+/// As they are called in the protocol; what is none of them is `invalid`.
+const MESSAGE_TYPES: [&str; 8] = ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
+const LIMITED: [&str; 5] = ["hello", "join", "submit", "signal", "http"];
 
 struct Gateway {
     sessions: ByLabel<Gauge>,
@@ -158,6 +168,8 @@ pub(super) fn init() {
     gateway.resumes.prepare([Resume::Resumed, Resume::Snapshot].map(Resume::label));
     gateway.resyncs.prepare(ResyncReason::ALL.map(ResyncReason::as_str));
     gateway.rejects.prepare(Code::ALL.map(Code::as_str));
+    gateway.received.prepare(MESSAGE_TYPES);
+    gateway.rate_limited.prepare(LIMITED);
 }
 
 /// A gauge that is one higher for as long as this lives.
@@ -278,7 +290,7 @@ pub enum GapCause {
     Hole,
     /// The periodic comparison with the log.
     Head,
-    /// The bus lost its connection or fell behind.
+    /// Announcements found the room's mailbox full, or the last reading failed.
     Bus,
     /// An event of an unfamiliar epoch.
     Epoch,

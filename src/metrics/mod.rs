@@ -57,6 +57,11 @@ pub async fn upkeep(stopped: impl Future<Output = ()>) {
     }
 }
 
+/// The name of every metric that is defined here; the process's own are not.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    registry::families().map(|family| family.name)
+}
+
 #[cfg(test)]
 mod tests {
     /// Dashboards and alerts of outsiders are written against these.

@@ -158,6 +158,7 @@ impl Feed {
         let texts: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
         let page = EventsPage { room: self.room, from, to: to.seq, head, events: &texts, last };
         self.outbox.feed(server::events(&page)).await?;
+        gateway::events_delivered(events.len() as u64);
         self.position = to;
         Ok(())
     }

@@ -109,6 +109,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(answer) = self.answer.take() {
+            gateway::submit_done(gateway::Submit::Unknown, self.received.elapsed());
             answer(Err(Unknown));
         }
     }

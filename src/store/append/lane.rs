@@ -348,12 +348,14 @@ impl Lane {
                 if next == Next::HalveOrRetry {
                     self.limit = (self.limit / 2).max(1);
                 }
+                retried(&cause);
                 let later = unit.batch.split_half();
                 units.push_front(Unit::new(later, unit.locked));
                 units.push_front(Unit::new(unit.batch, unit.locked));
                 return;
             }
             Next::SkipLocked if self.seat.aside => {
+                retried(&cause);
                 unit.cause = Some(cause);
                 return self.to_the_end(unit, units);
             }
@@ -363,10 +365,11 @@ impl Lane {
             Next::Wait => {}
             Next::Retry | Next::Halve | Next::HalveOrRetry => unit.retries += 1,
         }
-        unit.cause = Some(cause);
         if unit.retries > MAX_RETRIES && unit.batch.tickets.iter().all(Ticket::is_refusable) {
-            return self.refuse(unit.batch, &retry::refusal(unit.cause.as_ref()));
+            return self.refuse(unit.batch, &retry::refusal(Some(&cause)));
         }
+        retried(&cause);
+        unit.cause = Some(cause);
         if next != Next::SkipLocked {
             sleep(retry::pause(unit.failures)).await;
             unit.failures += 1;
@@ -374,10 +377,8 @@ impl Lane {
         units.push_front(unit);
     }
 
-    /// One line a failure, and its metrics.
+    /// One line a failure.
     fn note(&self, unit: &Unit, cause: &Cause, next: Next) {
-        let class = cause.class();
-        metrics::database::transaction_retried(class);
         tracing::warn!(
             shard = %self.shard.name(), aside = self.seat.aside, submits = unit.batch.len(),
             retries = unit.retries, ?next, %cause, "an append failed"
@@ -388,6 +389,10 @@ impl Lane {
     fn grow(&mut self) {
         self.limit = (self.limit * 2).min(self.shared.config.batch_max);
     }
+}
+
+fn retried(cause: &Cause) {
+    metrics::database::transaction_retried(cause.class());
 }
 
 /// In `sync`, an op that is in the log here may not be on any standby yet. A

@@ -37,7 +37,6 @@ use self::batch::Ticket;
 use self::desk::{Desk, NotTaken, Seat};
 use self::lane::Lane;
 use crate::config::{Durability, Writes};
-use crate::db::Class;
 use crate::ids::RoomId;
 use crate::log::{Outcome, Submit};
 use crate::metrics::{self, ShardMetrics};
@@ -84,7 +83,7 @@ impl Appender {
         message_bytes: usize,
         tasks: &Tasks,
     ) -> Self {
-        metrics::database::prepare_retries(Class::ALL.map(Class::as_str));
+        metrics::database::prepare_retries(transaction::Cause::classes());
         let shared = Arc::new(Shared {
             config: config.clone(),
             slots: slots.clone(),

@@ -60,6 +60,14 @@ impl Cause {
         }
     }
 
+    /// What a transaction is run again for. Who gets no connection or knows no
+    /// primary has run none.
+    pub fn classes() -> impl Iterator<Item = &'static str> {
+        let errors = Class::ALL.into_iter().filter(|class| *class != Class::PoolTimeout);
+        let others = [Self::NotClaimed, Self::NoStandby, Self::TimedOut, Self::Superseded];
+        errors.map(Class::as_str).chain(others.map(|cause| cause.class()))
+    }
+
     /// For the `class` label of metrics.
     pub fn class(&self) -> &'static str {
         match self {
