@@ -24,6 +24,7 @@ mod history;
 mod idempotency;
 mod legacy;
 mod live;
+mod metrics;
 mod patroni;
 mod people;
 mod pgbouncer;
