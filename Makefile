@@ -103,6 +103,10 @@ fuzz: ## every fuzz target for a minute
 storm: install ## 5 000 clients in 50 rooms lose their node and come back
 	$(CARGO) test --locked --release --test faults -- storm
 
+.PHONY: crowd
+crowd: install ## 10 000 sessions on one node: what scrapes cost beside them, and what each costs
+	$(CARGO) test --locked --release --test faults -- crowd --out target/crowd.json
+
 .PHONY: hunt
 hunt: install ## 100 000 reads of late, cut off and promoted replicas; then the same without the check
 	$(CARGO) test --locked --release --test faults -- hunt

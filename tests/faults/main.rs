@@ -10,6 +10,7 @@ mod burst;
 mod check;
 mod client;
 mod cluster;
+mod crowd;
 mod draw;
 mod failover;
 mod fault;
@@ -90,6 +91,18 @@ enum What {
         #[arg(long, default_value_t = 50)]
         rooms: usize,
     },
+    /// Many sessions that do next to nothing on one node: what scrapes cost beside
+    /// them, and what each costs in memory and CPU.
+    Crowd {
+        #[arg(long, default_value_t = 10_000)]
+        sessions: usize,
+        /// That they are in, in turn; 0 = none.
+        #[arg(long, default_value_t = 100)]
+        rooms: usize,
+        /// Where the figures are written, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Every planted bug in real nodes: is each caught? Needs `--features planted`.
     Bugs {
         #[arg(long)]
@@ -142,6 +155,14 @@ async fn serve(cli: Cli) -> Result<bool, Failure> {
             let storm = storm::run(clients, rooms).await?;
             println!("{}", storm.text());
             Ok(storm.is_good())
+        }
+        What::Crowd { sessions, rooms, out } => {
+            let crowd = crowd::run(sessions, rooms).await?;
+            println!("{}", crowd.text());
+            if let Some(out) = out {
+                std::fs::write(out, serde_json::to_vec_pretty(&crowd.json())?)?;
+            }
+            Ok(true)
         }
         What::Bugs { .. } if cfg!(not(feature = "planted")) => Err(NO_BUGS.into()),
         What::Bugs { seed, only } => bugs::run_all(seed.unwrap_or_else(rand::random), only.as_deref()).await,
