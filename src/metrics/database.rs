@@ -88,7 +88,7 @@ pub(super) const ALLOWED: Family = Family::gauge(
 pub(super) const DISK_USED: Family = Family::gauge(
     "db_disk_used_ratio",
     &["shard", "endpoint"],
-    "Tables and WAL as a share of the endpoint's `disk_bytes`; absent where that is not configured.",
+    "Tables and WAL as a share of the endpoint's `disk_bytes`; absent where that is not configured, and until it was asked for.",
 );
 pub(super) const BREAKER: Family = Family::gauge(
     "db_breaker_state",

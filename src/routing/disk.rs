@@ -14,6 +14,8 @@ use crate::metrics::DiskMetrics;
 use crate::tasks::{Stop, Tasks};
 
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Until it was told once: a node that starts has no connections yet.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
 static DISK: Sql = Sql {
     name: "disk",
@@ -28,13 +30,13 @@ pub(super) fn watch(endpoint: &Arc<Endpoint>, tasks: &Tasks) {
 }
 
 async fn run(endpoint: Arc<Endpoint>, mut stop: Stop) {
-    let metrics = DiskMetrics::new(endpoint.shard().as_str(), endpoint.name());
-    let mut tick = tokio::time::interval(INTERVAL);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Made when there is something to tell: zero would say that it is empty.
+    let mut metrics: Option<DiskMetrics> = None;
     loop {
+        let pause = if metrics.is_some() { INTERVAL } else { FIRST_INTERVAL };
         tokio::select! {
             () = stop.wait() => return,
-            _ = tick.tick() => {}
+            () = tokio::time::sleep(pause) => {}
         }
         // Nobody's turn is taken, and nobody waits for a server that is away.
         if endpoint.pool().state().idle == 0 {
@@ -43,6 +45,8 @@ async fn run(endpoint: Arc<Endpoint>, mut stop: Stop) {
         match used_bytes(&endpoint).await {
             Ok(used) => {
                 endpoint.disk_used_bytes.store(used, Ordering::Relaxed);
+                let (shard, name) = (endpoint.shard().as_str(), endpoint.name());
+                let metrics = metrics.get_or_insert_with(|| DiskMetrics::new(shard, name));
                 metrics.used(endpoint.disk_used_ratio().unwrap_or_default());
             }
             // The last figure stands; whether the server is up is told elsewhere.
