@@ -63,17 +63,14 @@ pub async fn run(sessions: usize, rooms: usize) -> Result<Crowd, Failure> {
     let mut plan = Plan { nodes: 1, shards: 1, replicas: 0, rooms, ..Plan::of(0, Vec::new()) };
     plan.settings = vec![("sessions.heartbeat_ms".to_owned(), IDLE.as_millis().to_string())];
     let world = World::start(&plan).await?;
+    warm_up(&world).await?;
     let (tell, told) = watch::channel(0);
     let (connected, ponged) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     let (mut crowd, mut steps) = (JoinSet::new(), Vec::new());
     for count in [0, sessions / 10, sessions / 2, sessions] {
         for number in crowd.len()..count {
-            let client = Client {
-                token: world.token(&format!("crowd-{}", number / 50))?,
-                room: world.rooms.get(number % rooms.max(1)).map(|room| room.id),
-                url: world.cluster.nodes()[0].url(),
-            };
+            let client = Client::new(&world, number)?;
             crowd.spawn(client.run(connecting.clone(), connected.clone(), told.clone(), ponged.clone()));
         }
         let all = timeout(PATIENCE, connected.acquire_many(u32::try_from(count)?));
@@ -87,6 +84,18 @@ pub async fn run(sessions: usize, rooms: usize) -> Result<Crowd, Failure> {
     crowd.shutdown().await;
     world.cluster.stop().await;
     Ok(Crowd { rooms, steps })
+}
+
+/// Everybody's rooms are opened once: what a node allocates for the first ones, or
+/// for rooms, is no cost of a session.
+async fn warm_up(world: &World) -> Result<(), Failure> {
+    let mut clients = Vec::new();
+    for number in 0..world.rooms.len().max(CONNECTING) {
+        clients.push(Client::new(world, number)?.come().await?);
+    }
+    drop(clients);
+    sleep(SETTLE).await;
+    Ok(())
 }
 
 /// In this process and in those that it starts.
@@ -168,6 +177,12 @@ struct Client {
 type Socket = WebSocketStream<TcpStream>;
 
 impl Client {
+    fn new(world: &World, number: usize) -> Result<Self, Failure> {
+        let room = world.rooms.get(number % world.rooms.len().max(1)).map(|room| room.id);
+        let token = world.token(&format!("crowd-{}", number / 50))?;
+        Ok(Self { token, room, url: world.cluster.nodes()[0].url() })
+    }
+
     /// Stays for good.
     async fn run(
         self,
