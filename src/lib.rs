@@ -43,6 +43,7 @@ pub mod http;
 pub mod jobs;
 
 pub mod dev;
+pub mod reload;
 
 pub mod node;
 

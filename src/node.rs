@@ -26,6 +26,7 @@ use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Sn
 use crate::limits::Limits;
 use crate::metrics;
 use crate::placement::SlotMap;
+use crate::reload::{Followers, Reload, Sources};
 use crate::room::access::{self, Access};
 use crate::room::{Context, Hub, tell_presence, watch};
 use crate::routing::{NoPrimary, Setup, Shard, Shards};
@@ -73,13 +74,18 @@ pub enum NodeError {
     Signals(std::io::Error),
 }
 
-/// Runs a node until it is told to stop, and then until it has drained.
-pub async fn serve(config: &Config) -> Result<(), NodeError> {
+/// Runs a node until it is told to stop, and then until it has drained. At every
+/// SIGHUP it takes over what is live of the configuration that `again` reads.
+pub async fn serve(config: &Config, again: Sources) -> Result<(), NodeError> {
     let tasks = Tasks::new();
+    // From the beginning: what nobody waits for ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(NodeError::Signals)?;
     metrics::init();
     let mut stop = tasks.stop_signal();
     tasks.spawn("metrics-upkeep", metrics::upkeep(async move { stop.wait().await }));
     let node = Node::build(config, &tasks).await?;
+    let live = Reload::new(config, again, node.followers.clone());
+    tasks.spawn("reload", live.run(hangup, tasks.stop_signal()));
     stopped_by_signal().await?;
     node.drain(config).await;
     Ok(())
@@ -92,6 +98,7 @@ struct Node {
     accepting: Tasks,
     tasks: Tasks,
     draining: Arc<AtomicBool>,
+    followers: Followers,
 }
 
 impl Node {
@@ -109,8 +116,7 @@ impl Node {
 
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()));
         let origins = Origins::new(&config.listen.allowed_origins);
-        let visits = Visits::new(rooms.clone());
-        tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
+        let visits = visits(&rooms, tasks);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
@@ -163,8 +169,9 @@ impl Node {
             trusted_proxies: http::trusted_proxies(&config.listen),
             legacy_protocol: config.listen.legacy_protocol,
         };
+        let followers = followers(&public);
         let accepting = listen(config, public, http::AdminParts { probe, watched, directory }, tasks)?;
-        Ok(Self { sessions, accepting, tasks: tasks.clone(), draining })
+        Ok(Self { sessions, accepting, tasks: tasks.clone(), draining, followers })
     }
 
     /// Not ready; then a pause in which the balancer notices; then everybody is
@@ -293,6 +300,17 @@ fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result
     let hub = Hub::new(Arc::new(context));
     watch::start(&hub, incoming);
     Ok((hub, bus))
+}
+
+fn visits(rooms: &Rooms, tasks: &Tasks) -> Visits {
+    let visits = Visits::new(rooms.clone());
+    tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
+    visits
+}
+
+fn followers(public: &http::Parts) -> Followers {
+    let (limits, verifier) = (public.limits.clone(), public.verifier.clone());
+    Followers { limits, verifier, appender: public.appender.clone() }
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {

@@ -28,7 +28,7 @@ const ORDER: [&str; 22] = [
     "http",
     "jobs",
     "moves",
-    "dev",
+    "dev reload",
     "node",
     "cli fuzz",
     "lib main",

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey as EdKey;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
 use jsonwebtoken::{DecodingKey, EncodingKey};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::config;
@@ -35,6 +36,8 @@ pub enum KeyError {
 
 /// All keys, ready for use.
 pub struct Keys {
+    /// Of all that they were made of, to see whether they are others. Never told.
+    pub(super) made_of: [u8; 32],
     /// Signs new tokens; none where the first key can only verify.
     pub(super) signing: Option<Signing>,
     pub(super) verifying: HashMap<String, Verifying>,
@@ -54,9 +57,13 @@ pub(super) struct Verifying {
 impl Keys {
     /// Reads every key file. Any unusable key refuses the whole set.
     pub fn load(keys: &[config::SigningKey]) -> Result<Self, KeyError> {
-        let mut set = Self { signing: None, verifying: HashMap::new() };
+        let mut made_of = Sha256::new();
+        let mut set = Self { made_of: [0; 32], signing: None, verifying: HashMap::new() };
         for (index, configured) in keys.iter().enumerate() {
             let bytes = read(&configured.file)?;
+            made_of.update(Sha256::digest(configured.kid.as_bytes()));
+            made_of.update([u8::from(configured.alg == config::Algorithm::EdDSA)]);
+            made_of.update(Sha256::digest(&bytes));
             let (signing, verifying) = parse(configured, &bytes)?;
             if set.verifying.insert(configured.kid.clone(), verifying).is_some() {
                 return Err(KeyError::DuplicateKid { kid: configured.kid.clone() });
@@ -67,6 +74,7 @@ impl Keys {
                 set.signing = signing.map(|key| Signing { kid, algorithm, key });
             }
         }
+        set.made_of = made_of.finalize().into();
         if set.verifying.is_empty() { Err(KeyError::None) } else { Ok(set) }
     }
 }

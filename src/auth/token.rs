@@ -89,10 +89,11 @@ pub struct Verifier {
     revocations: Revocations,
 }
 
-pub(super) struct Rules {
-    pub issuer: String,
-    pub audience: String,
-    pub keys: Keys,
+/// What tokens are checked against, and made with.
+pub struct Rules {
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    pub(super) keys: Keys,
 }
 
 impl Verifier {
@@ -102,10 +103,11 @@ impl Verifier {
         Ok(Self { rules, revocations: Revocations::default() })
     }
 
-    /// Replaces the key set, for this verifier, its clones and its signers.
-    pub fn reload(&self, auth: &config::Auth) -> Result<(), KeyError> {
-        self.rules.store(Arc::new(Rules::load(auth)?));
-        Ok(())
+    /// From now on these, for this verifier, its clones and its signers. Answers
+    /// whether the keys are others than before.
+    pub fn replace(&self, rules: Rules) -> bool {
+        let made_of = rules.keys.made_of;
+        self.rules.swap(Arc::new(rules)).keys.made_of != made_of
     }
 
     /// Refused as `token_expired` if nothing else is wrong with it, else as
@@ -142,28 +144,33 @@ impl Verifier {
 
     /// Signs with the first key of the set. Refused if that one is public.
     pub fn signer(&self, lifetime: Duration) -> Result<Signer, KeyError> {
-        let rules = self.rules.load();
-        if rules.keys.signing.is_none() {
-            let kid = rules.keys.verifying.keys().next().cloned().unwrap_or_default();
-            return Err(KeyError::CannotSign { kid });
-        }
+        self.rules.load().check_can_sign()?;
         Ok(Signer { rules: self.rules.clone(), lifetime, login: None })
     }
 }
 
 impl Rules {
-    fn load(auth: &config::Auth) -> Result<Self, KeyError> {
+    /// Reads the configured keys.
+    pub fn load(auth: &config::Auth) -> Result<Self, KeyError> {
         let keys = Keys::load(&auth.keys)?;
         Ok(Self { issuer: auth.issuer.clone(), audience: auth.audience.clone(), keys })
     }
 
-    pub fn signing(&self) -> Result<&Signing, Refusal> {
+    pub fn check_can_sign(&self) -> Result<(), KeyError> {
+        if self.keys.signing.is_some() {
+            return Ok(());
+        }
+        let kid = self.keys.verifying.keys().next().cloned().unwrap_or_default();
+        Err(KeyError::CannotSign { kid })
+    }
+
+    pub(super) fn signing(&self) -> Result<&Signing, Refusal> {
         let missing = || Refusal::new(Code::Unavailable, "this gateway holds no signing key");
         self.keys.signing.as_ref().ok_or_else(missing)
     }
 
     /// With the first key.
-    pub fn sign(&self, body: &impl Serialize) -> Result<String, Refusal> {
+    pub(super) fn sign(&self, body: &impl Serialize) -> Result<String, Refusal> {
         let signing = self.signing()?;
         let header = Header { kid: Some(signing.kid.clone()), ..Header::new(signing.algorithm) };
         jsonwebtoken::encode(&header, body, &signing.key).map_err(|error| {
@@ -172,7 +179,7 @@ impl Rules {
         })
     }
 
-    pub fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
+    pub(super) fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         validation.set_audience(&[&self.audience]);

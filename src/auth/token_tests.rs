@@ -122,7 +122,8 @@ fn a_retired_key_is_refused_after_a_reload() {
     assert!(verifier.verify(&token).is_ok());
     let files = KeyFiles::new();
     let only_ed = vec![files.key("ed", config::Algorithm::EdDSA, ED_PUBLIC.as_bytes())];
-    verifier.reload(&auth(only_ed)).unwrap();
+    assert!(verifier.replace(Rules::load(&auth(only_ed.clone())).unwrap()), "other keys");
+    assert!(!verifier.replace(Rules::load(&auth(only_ed)).unwrap()), "the same");
     assert!(verifier.verify(&token).is_err());
     assert!(verifier.signer(Duration::from_secs(1)).is_err(), "a public key can't sign");
 }

@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::{ConfigArgs, Failure, logging, migrate};
-use crate::node;
+use crate::{node, reload};
 
-/// Run a gateway node until SIGTERM or Ctrl-C, then drain it.
+/// Run a gateway node until SIGTERM or Ctrl-C, then drain it. SIGHUP reads the
+/// configuration again: what of it is live says config/roomgate.toml.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  roomgate serve --config config/roomgate.toml --migrate")]
 pub struct ServeArgs {
@@ -18,9 +19,16 @@ pub struct ServeArgs {
 
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.config.load()?.config;
-    logging::start(&config.log)?;
+    let filter = logging::start(&config.log)?;
     if args.migrate {
         migrate::up_all(&config).await?;
     }
-    node::serve(&config).await.map_err(Failure::new)
+    let again = reload::Sources {
+        read: Box::new(move || {
+            let config = args.config.load().map_err(|failure| failure.message)?.config;
+            logging::check(&config.log).map(|()| config)
+        }),
+        filter_log: Box::new(move |text| filter.set(text)),
+    };
+    node::serve(&config, again).await.map_err(Failure::new)
 }

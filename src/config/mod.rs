@@ -3,6 +3,7 @@
 //! Components are given the part they need; nobody else reads the environment.
 //! Times are integers in the unit that their key ends in.
 
+mod changes;
 mod check;
 mod database;
 mod error;

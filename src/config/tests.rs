@@ -273,3 +273,54 @@ fn only_a_server_on_this_machine_need_not_prove_its_name() {
     let both = tls(&[("CA_FILE", "ca.pem"), ("TLS", "off")]).unwrap_err().to_string();
     assert!(both.contains("a-1 has a ca_file, but its tls is off"), "{both}");
 }
+
+#[test]
+fn what_changed_is_told_by_name_and_never_by_value() {
+    let before =
+        load(&[("ROOMGATE__SHARDS__A__ENDPOINTS__A_1__PASSWORD", "s3cret-one")], &[]).unwrap().config;
+    let mut after = before.clone();
+    assert!(before.changed_to(&after).is_empty());
+    after.limits.submit_burst += 1;
+    after.log.filter = "debug".to_owned();
+    after.pool.max_connections += 1;
+    after.shards[0].endpoints[0].password = Some(Secret::new("s3cret-two"));
+    after.shards[0].endpoints[0].port += 1;
+    let another = SigningKey { kid: "k2".to_owned(), ..after.auth.keys[0].clone() };
+    after.auth.keys.insert(0, another);
+    let changed = before.changed_to(&after);
+    let told: Vec<&str> = changed.iter().map(String::as_str).collect();
+    let expected = [
+        "auth.keys.k2",
+        "limits.submit_burst",
+        "log.filter",
+        "pool.max_connections",
+        "shards.a.endpoints.a-1.password",
+        "shards.a.endpoints.a-1.port",
+    ];
+    assert_eq!(told, expected);
+    let live: Vec<&str> = told.into_iter().filter(|key| Config::is_live(key)).collect();
+    assert_eq!(live, expected[..3]);
+
+    let mut in_force = before.clone();
+    in_force.take_live(&after);
+    let waiting: Vec<String> = in_force.changed_to(&after).into_iter().collect();
+    assert_eq!(waiting, expected[3..], "what waits for a restart is told again");
+    in_force.auth.keys.reverse();
+    assert!(after.changed_to(&in_force).contains("auth.keys"), "the first one signs");
+}
+
+/// What the file says is live is what is.
+#[test]
+fn the_commented_file_marks_what_is_live() {
+    for (at, key) in [
+        ("aud of every token, required. Live", "auth.issuer"),
+        ("after refresh_token_ms. Live", "auth.keys.k1.file"),
+        ("All of it is live", "limits.json_depth"),
+        ("# Live.\nfilter", "log.filter"),
+    ] {
+        assert!(FILE.contains(at) && Config::is_live(key), "{key}");
+    }
+    for key in ["log.format", "auth.access_token_ms", "pool.max_connections", "limitsx"] {
+        assert!(!Config::is_live(key), "{key}");
+    }
+}

@@ -2,9 +2,9 @@
 //! again.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
@@ -37,7 +37,13 @@ pub struct Connection {
     abandoned: AtomicBool,
     in_transaction: AtomicBool,
     metrics: Option<EndpointMetrics>,
+    /// Of its last statement.
+    last_end: Mutex<Instant>,
 }
+
+/// A statement that takes longer is logged: by its name, never with what it
+/// says. Those that take a tenth of it are counted.
+const SLOW_LOGGED: Duration = Duration::from_secs(1);
 
 impl Connection {
     pub(super) fn new(client: Client, statements: Statements, not_replicated: Arc<AtomicBool>) -> Self {
@@ -48,6 +54,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
             metrics: None,
+            last_end: Mutex::new(Instant::now()),
         }
     }
 
@@ -199,13 +206,13 @@ impl Connection {
         what: &'static str,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, DbError> {
-        let mut running = Running { abandoned: &self.abandoned, ended: false };
-        let started = Instant::now();
+        let mut running = Running { connection: self, what, started: Instant::now(), ended: false };
         let result = statement.await;
         running.ended = true;
         if let Some(metrics) = &self.metrics {
-            metrics.query_done(what, started.elapsed());
+            metrics.query_done(what, running.started.elapsed());
         }
+        drop(running);
         result.map_err(|error| {
             let error = DbError::from_postgres(what, &error);
             if error.class().breaks_connection() {
@@ -227,14 +234,37 @@ impl Connection {
 }
 
 struct Running<'a> {
-    abandoned: &'a AtomicBool,
+    connection: &'a Connection,
+    what: &'static str,
+    started: Instant,
     ended: bool,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        let now = Instant::now();
+        // What is pipelined waits for what was sent before it: the one that holds
+        // up the others is to be named, not all of them.
+        let mut last_end = self.connection.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last_end, now);
+        drop(last_end);
+        let elapsed = now - before.max(self.started);
+        if elapsed > SLOW_LOGGED
+            && let Some(metrics) = &self.connection.metrics
+        {
+            let [shard, endpoint] = metrics.names();
+            let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(
+                statement = self.what,
+                shard,
+                endpoint,
+                elapsed_ms,
+                given_up = !self.ended,
+                "a slow statement"
+            );
+        }
         if !self.ended {
-            self.abandoned.store(true, Ordering::SeqCst);
+            self.connection.abandoned.store(true, Ordering::SeqCst);
         }
     }
 }

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use tracing::Instrument;
 
 use super::error::ApiError;
 use super::import;
@@ -48,7 +49,10 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let is_import = route.as_ref().is_some_and(|route| route.as_str() == import::ROUTE);
     let limit = if is_import { import::TIME_LIMIT } else { TIME_LIMIT };
-    let mut response = run(next.run(request), limit).await;
+    // What is logged of the request, wherever it happens, says which one it was.
+    let route_text = route.as_ref().map_or("none", MatchedPath::as_str);
+    let span = tracing::info_span!("request", request_id = id.to_str().ok(), %method, route = route_text);
+    let mut response = run(next.run(request), limit).instrument(span).await;
 
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
         metrics::gateway::rejected(refusal.code);

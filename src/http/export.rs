@@ -11,6 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
+use tracing::Instrument;
 
 use super::App;
 use super::error::Answer;
@@ -37,11 +38,13 @@ pub(super) async fn stream(app: &App, room: RoomId, after: Seq, freshness: Fresh
     let mut export = Export { history: app.history.clone(), room, after, to: head.head, ended: false };
     // So that what can't be exported is refused with a status.
     let first = export.next().await?;
-    let rest = stream::try_unfold(export, async |mut export| {
-        let lines = export.next().await.inspect_err(|error| {
-            tracing::warn!(room = %export.room, after = %export.after, %error, "an export was cut");
+    // The rest is read when the handler has long returned.
+    let request = tracing::Span::current();
+    let rest = stream::try_unfold((export, request), async |(mut export, request)| {
+        let lines = export.next().instrument(request.clone()).await.inspect_err(|error| {
+            tracing::warn!(parent: &request, room = %export.room, after = %export.after, %error, "an export was cut");
         })?;
-        Ok::<_, ReadError>(lines.map(|lines| (lines, export)))
+        Ok::<_, ReadError>(lines.map(|lines| (lines, (export, request))))
     });
     let body = Body::from_stream(stream::StreamExt::chain(stream::iter(first.map(Ok)), rest));
     let content_type = HeaderValue::from_static("application/x-ndjson");

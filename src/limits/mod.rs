@@ -36,16 +36,19 @@ pub struct Limits {
 
 struct Gates {
     configured: config::Limits,
-    handshakes: Gate,
-    sign_ups: Gate,
-    sign_ins_by_address: Gate,
-    sign_ins_by_account: Gate,
-    room_keys: Gate,
-    user_submits: Gate,
+    handshakes: Arc<Gate>,
+    sign_ups: Arc<Gate>,
+    sign_ins_by_address: Arc<Gate>,
+    sign_ins_by_account: Arc<Gate>,
+    room_keys: Arc<Gate>,
+    user_submits: Arc<Gate>,
 }
 
 /// What one session may do. Not shared: it belongs to its reader.
 pub struct SessionLimits {
+    gates: Arc<ArcSwap<Gates>>,
+    /// Those that the session's own were made for.
+    seen: Arc<Gates>,
     submits: SoleGate,
     signals: SoleGate,
     joins: SoleGate,
@@ -63,10 +66,12 @@ impl Limits {
         Self { tally: Some(tally), ..self }
     }
 
-    /// From now on; sessions that are open keep what they have.
+    /// From now on, also for sessions that are open. A limit that changed begins
+    /// anew with its whole budget; the others go on with what is left of theirs.
     pub fn reload(&self, configured: &config::Limits) {
-        if self.gates.load().configured != *configured {
-            self.gates.store(Arc::new(Gates::new(configured)));
+        let gates = self.gates.load();
+        if gates.configured != *configured {
+            self.gates.store(Arc::new(gates.changed_to(configured)));
         }
     }
 
@@ -75,16 +80,24 @@ impl Limits {
         self.gates.load().configured.clone()
     }
 
+    /// Of the largest frame a client may send; 0: of any.
+    pub fn frame_bytes(&self) -> usize {
+        self.gates.load().configured.frame_bytes
+    }
+
     /// Takes one of the user's `sessions_per_user`; given back on drop.
     pub fn open_session(&self, user: &UserId) -> Result<SessionLimits, Refusal> {
-        let gates = self.gates.load();
-        let configured = &gates.configured;
+        let seen = self.gates.load_full();
+        let configured = &seen.configured;
         let slot = self.open.enter(user, configured.sessions_per_user)?;
-        let submits = SoleGate::per_second("submits", configured.submits_per_second, configured.submit_burst);
-        let signals =
-            SoleGate::per_second("signals", configured.signals_per_second, configured.signals_per_second);
-        let joins = SoleGate::per_second("joins", configured.joins_per_second, configured.join_burst);
-        Ok(SessionLimits { submits, signals, joins, _slot: slot })
+        Ok(SessionLimits {
+            gates: self.gates.clone(),
+            submits: submits(configured),
+            signals: signals(configured),
+            joins: joins(configured),
+            seen,
+            _slot: slot,
+        })
     }
 
     /// All sessions and requests of a user together.
@@ -123,31 +136,89 @@ impl Limits {
 
 impl Gates {
     fn new(configured: &config::Limits) -> Self {
+        let gate = |what, count| Arc::new(Gate::per_minute(what, count));
         let sign_ins = configured.signins_per_minute;
         Self {
-            handshakes: Gate::per_minute("handshakes", configured.handshakes_per_minute),
-            sign_ups: Gate::per_minute("sign-ups", configured.signups_per_minute),
-            sign_ins_by_address: Gate::per_minute(SIGN_INS, sign_ins),
-            sign_ins_by_account: Gate::per_minute(SIGN_INS, sign_ins),
-            room_keys: Gate::per_minute(GUESSES, sign_ins),
-            user_submits: Gate::per_minute("submits", configured.user_submits_per_minute),
+            handshakes: gate("handshakes", configured.handshakes_per_minute),
+            sign_ups: gate("sign-ups", configured.signups_per_minute),
+            sign_ins_by_address: gate(SIGN_INS, sign_ins),
+            sign_ins_by_account: gate(SIGN_INS, sign_ins),
+            room_keys: gate(GUESSES, sign_ins),
+            user_submits: gate("submits", configured.user_submits_per_minute),
             configured: configured.clone(),
         }
+    }
+
+    /// Whoever has used up a budget doesn't get it again because another changed.
+    fn changed_to(&self, configured: &config::Limits) -> Self {
+        let mut next = Self::new(configured);
+        let before = &self.configured;
+        if before.handshakes_per_minute == configured.handshakes_per_minute {
+            next.handshakes = self.handshakes.clone();
+        }
+        if before.signups_per_minute == configured.signups_per_minute {
+            next.sign_ups = self.sign_ups.clone();
+        }
+        if before.signins_per_minute == configured.signins_per_minute {
+            next.sign_ins_by_address = self.sign_ins_by_address.clone();
+            next.sign_ins_by_account = self.sign_ins_by_account.clone();
+            next.room_keys = self.room_keys.clone();
+        }
+        if before.user_submits_per_minute == configured.user_submits_per_minute {
+            next.user_submits = self.user_submits.clone();
+        }
+        next
     }
 }
 
 impl SessionLimits {
-    pub fn submit(&self) -> Result<(), Refusal> {
+    pub fn submit(&mut self) -> Result<(), Refusal> {
+        self.follow();
         self.submits.pass()
     }
 
-    pub fn signal(&self) -> Result<(), Refusal> {
+    pub fn signal(&mut self) -> Result<(), Refusal> {
+        self.follow();
         self.signals.pass()
     }
 
-    pub fn join(&self) -> Result<(), Refusal> {
+    pub fn join(&mut self) -> Result<(), Refusal> {
+        self.follow();
         self.joins.pass()
     }
+
+    /// To what is configured by now.
+    fn follow(&mut self) {
+        let now = self.gates.load();
+        if Arc::ptr_eq(&now, &self.seen) {
+            return;
+        }
+        let (before, after) = (&self.seen.configured, &now.configured);
+        let rate_and_burst = |c: &config::Limits| (c.submits_per_second, c.submit_burst);
+        if rate_and_burst(before) != rate_and_burst(after) {
+            self.submits = submits(after);
+        }
+        if before.signals_per_second != after.signals_per_second {
+            self.signals = signals(after);
+        }
+        let rate_and_burst = |c: &config::Limits| (c.joins_per_second, c.join_burst);
+        if rate_and_burst(before) != rate_and_burst(after) {
+            self.joins = joins(after);
+        }
+        self.seen = now.clone();
+    }
+}
+
+fn submits(configured: &config::Limits) -> SoleGate {
+    SoleGate::per_second("submits", configured.submits_per_second, configured.submit_burst)
+}
+
+fn signals(configured: &config::Limits) -> SoleGate {
+    SoleGate::per_second("signals", configured.signals_per_second, configured.signals_per_second)
+}
+
+fn joins(configured: &config::Limits) -> SoleGate {
+    SoleGate::per_second("joins", configured.joins_per_second, configured.join_burst)
 }
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
@@ -195,7 +266,7 @@ mod tests {
     #[test]
     fn a_session_has_its_burst_and_then_its_rate() {
         let limits = limits(|l| (l.submits_per_second, l.submit_burst) = (1, 5));
-        let session = limits.open_session(&user("alice")).unwrap();
+        let mut session = limits.open_session(&user("alice")).unwrap();
         for _ in 0..5 {
             session.submit().unwrap();
         }
@@ -210,7 +281,7 @@ mod tests {
             (l.submits_per_second, l.signals_per_second, l.sessions_per_user) = (0, 0, 0);
             (l.signins_per_minute, l.signups_per_minute, l.user_submits_per_minute) = (0, 0, 0);
         });
-        let session = limits.open_session(&user("alice")).unwrap();
+        let mut session = limits.open_session(&user("alice")).unwrap();
         for _ in 0..1000 {
             session.submit().unwrap();
             session.signal().unwrap();
@@ -262,11 +333,36 @@ mod tests {
         assert_limited(limits.user_submits(&user("alice"), ONE));
     }
 
+    #[tokio::test]
+    async fn a_reload_takes_effect_at_once_and_gives_no_other_budget_back() {
+        let mut configured =
+            config::Limits { signups_per_minute: 1, signins_per_minute: 1, ..config::Limits::default() };
+        let limits = Limits::new(&configured);
+        let here = address("10.0.0.1");
+        limits.sign_up(here).unwrap();
+        limits.sign_in(here, "a@x.test").await.unwrap();
+        configured.signups_per_minute = 0;
+        limits.reload(&configured);
+        limits.sign_up(here).unwrap();
+        assert_limited(limits.sign_in(here, "b@x.test").await);
+    }
+
     #[test]
-    fn a_reload_takes_effect_at_once() {
-        let limits = limits(|l| l.signups_per_minute = 1);
-        limits.sign_up(address("10.0.0.1")).unwrap();
-        limits.reload(&config::Limits { signups_per_minute: 0, ..config::Limits::default() });
-        limits.sign_up(address("10.0.0.1")).unwrap();
+    fn a_session_that_is_open_follows_a_reload() {
+        let mut configured =
+            config::Limits { submits_per_second: 1, submit_burst: 1, ..config::Limits::default() };
+        configured.signals_per_second = 1;
+        let limits = Limits::new(&configured);
+        let mut session = limits.open_session(&user("alice")).unwrap();
+        session.submit().unwrap();
+        session.signal().unwrap();
+        assert_limited(session.submit());
+        configured.submit_burst = 3;
+        limits.reload(&configured);
+        for _ in 0..3 {
+            session.submit().unwrap();
+        }
+        assert_limited(session.submit());
+        assert_limited(session.signal());
     }
 }

@@ -158,6 +158,8 @@ impl ShardMetrics {
 pub struct EndpointMetrics(Arc<Endpoint>);
 
 struct Endpoint {
+    /// Of its shard, and its own.
+    names: [String; 2],
     shard: ShardMetrics,
     /// Index into [`Role::ALL`]: what the server was when last seen.
     role: AtomicU8,
@@ -210,6 +212,7 @@ impl EndpointMetrics {
             families.map(|family| series(family, &labels))
         };
         Self(Arc::new(Endpoint {
+            names: names.map(str::to_owned),
             shard: ShardMetrics::new(shard),
             role: AtomicU8::new(Role::Unknown as u8),
             pools: Role::ALL.map(pool),
@@ -226,6 +229,11 @@ impl EndpointMetrics {
             allowed: series(&db::ALLOWED, &names),
             breaker: series(&db::BREAKER, &names),
         }))
+    }
+
+    /// The name of the shard, and of the endpoint.
+    pub fn names(&self) -> [&str; 2] {
+        self.0.names.each_ref().map(String::as_str)
     }
 
     /// The pool as it is, in the role the server has now. The series of its

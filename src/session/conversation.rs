@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tracing::Instrument;
 
-use super::Shared;
 use super::decoder::Decoder;
 use super::dialect::Dialect;
 use super::ending::{End, Ending, goodbye};
@@ -19,6 +19,7 @@ use super::submits::InFlight;
 use super::vitals::Vitals;
 use super::watch::{Due, Watch};
 use super::writer::Writer;
+use super::{Shared, log_span};
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
 use crate::metrics::gateway;
@@ -52,18 +53,19 @@ pub struct Session {
 }
 
 /// Returns when the connection is closed.
-pub async fn run(shared: &Arc<Shared>, arrival: Arrival) {
+pub async fn run(shared: &Arc<Shared>, id: SessionId, arrival: Arrival) {
     let socket = match Socket::new(arrival.tcp) {
         Ok(socket) => socket,
-        Err(error) => return tracing::debug!(%error, "connection lost before the session began"),
+        Err(error) => {
+            return tracing::debug!(session = %id, %error, "connection lost before the session began");
+        }
     };
     let ending = Arc::new(Ending::default());
-    let id = SessionId::random();
     let Ok(_entry) = shared.registry.enter(&id, ending.clone()) else {
         return socket.finish(Some(CloseCode::Restart), FAREWELL_LIMIT).await;
     };
     let _counted = gateway::session(arrival.dialect.transport());
-    let decoder = Decoder::new(arrival.read, shared.frame_limits().frame_bytes);
+    let decoder = Decoder::new(arrival.read);
     let outbox = Outbox::new(shared.parts.config.outbox_bytes);
     let session = Session::new(shared, id, socket, outbox, arrival.dialect);
     let ended = session.converse(decoder, arrival.token, &ending).await;
@@ -166,7 +168,8 @@ impl Session {
         gateway::disconnected(ended.end.code());
         self.outbox.shut();
         if ended.was_told {
-            self.socket.finish(ended.close, FAREWELL_LIMIT).await;
+            let span = log_span(&self.id);
+            self.socket.finish(ended.close, FAREWELL_LIMIT).instrument(span).await;
         }
     }
 
@@ -196,7 +199,7 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn size<F: Future>(_: fn(&'static Arc<Shared>, Arrival) -> F) -> usize {
+    fn size<F: Future>(_: fn(&'static Arc<Shared>, SessionId, Arrival) -> F) -> usize {
         size_of::<F>()
     }
 

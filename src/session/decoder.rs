@@ -39,6 +39,7 @@ pub enum ReadError {
 /// The reading half's state.
 pub struct Decoder {
     context: Box<WebSocketContext>,
+    /// What its context is set to; 0 is no limit.
     frame_bytes: usize,
     /// Bytes that tungstenite took since its context was made.
     taken: u64,
@@ -50,14 +51,21 @@ pub struct Decoder {
 
 impl Decoder {
     /// `read` is what arrived together with the upgrade request.
-    pub fn new(read: Bytes, frame_bytes: usize) -> Self {
+    pub fn new(read: Bytes) -> Self {
         let taken = read.len() as u64;
-        Self { context: context(read, frame_bytes), frame_bytes, taken, returned: 0, is_grown: false }
+        Self { context: context(read), frame_bytes: 0, taken, returned: 0, is_grown: false }
     }
 
-    /// The next thing the client says. Cancel-safe: what was read stays here.
-    pub async fn next(&mut self, socket: &Socket) -> Result<Incoming, ReadError> {
+    /// The next thing the client says, in a frame of at most `frame_bytes`, where
+    /// 0 means any. Cancel-safe: what was read stays here.
+    pub async fn next(
+        &mut self,
+        socket: &Socket,
+        frame_bytes: impl Fn() -> usize,
+    ) -> Result<Incoming, ReadError> {
         loop {
+            // It may change while the client is silent.
+            self.limit(frame_bytes());
             match self.context.read(&mut Wire { socket, taken: &mut self.taken }) {
                 Ok(message) => {
                     self.count(&message);
@@ -105,19 +113,28 @@ impl Decoder {
     /// bytes that were taken are those of whole messages.
     fn shrink(&mut self) {
         if self.is_grown && self.taken == self.returned {
-            *self = Self::new(Bytes::new(), self.frame_bytes);
+            *self = Self::new(Bytes::new());
+        }
+    }
+
+    fn limit(&mut self, frame_bytes: usize) {
+        if frame_bytes != self.frame_bytes {
+            self.frame_bytes = frame_bytes;
+            let limit = (frame_bytes > 0).then_some(frame_bytes);
+            self.context.set_config(|config| {
+                *config = config.max_message_size(limit).max_frame_size(limit);
+            });
         }
     }
 }
 
-fn context(read: Bytes, frame_bytes: usize) -> Box<WebSocketContext> {
-    let limit = (frame_bytes > 0).then_some(frame_bytes);
+fn context(read: Bytes) -> Box<WebSocketContext> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
         .max_write_buffer_size(CONTROL_MAX)
-        .max_message_size(limit)
-        .max_frame_size(limit);
+        .max_message_size(None)
+        .max_frame_size(None);
     Box::new(WebSocketContext::from_partially_read(read.into(), Role::Server, Some(config)))
 }
 

@@ -16,7 +16,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// Returns when the connection is closed.
 pub async fn run(arrival: Arrival) {
     let Ok(socket) = Socket::new(arrival.tcp) else { return };
-    let mut decoder = Decoder::new(arrival.read, NO_LIMIT);
+    let mut decoder = Decoder::new(arrival.read);
     if let Ok(close) = converse(&socket, &mut decoder).await {
         socket.finish(close, FAREWELL_LIMIT).await;
     }
@@ -25,7 +25,7 @@ pub async fn run(arrival: Arrival) {
 /// The close frame to end with, unless the client's has its answer already.
 async fn converse(socket: &Socket, decoder: &mut Decoder) -> io::Result<Option<CloseCode>> {
     loop {
-        let incoming = decoder.next(socket).await;
+        let incoming = decoder.next(socket, || NO_LIMIT).await;
         // Pongs to what came before it.
         socket.send_control().await?;
         match incoming {

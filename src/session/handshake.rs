@@ -9,10 +9,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::Instrument;
 
 use super::conversation::{self, Arrival};
 use super::dialect::Dialect;
-use super::{Sessions, Shared, echo};
+use super::{Sessions, Shared, echo, log_span};
+use crate::ids::SessionId;
 use crate::protocol::{Code, Refusal};
 use crate::tasks::Tasks;
 
@@ -56,9 +58,13 @@ impl Sessions {
             response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         let shared = self.shared.clone();
+        let session = SessionId::random();
+        // In the span of its request, so that each can be found by the other.
+        tracing::debug!(%session, "a session is opened");
         self.shared.parts.tasks.spawn("session", async move {
-            if let Some(arrival) = arrive(switched, offer).await {
-                conversation::run(&shared, arrival).await;
+            let arriving = arrive(switched, offer).instrument(log_span(&session));
+            if let Some(arrival) = arriving.await {
+                conversation::run(&shared, session, arrival).await;
             }
         });
         Ok(response)

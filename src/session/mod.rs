@@ -138,3 +138,10 @@ impl Shared {
         }
     }
 }
+
+/// Around what a session has done by those who don't know it, where that may be
+/// logged. Not around all of it: that would cost every message a little, and a
+/// session is where messages are many.
+fn log_span(session: &SessionId) -> tracing::Span {
+    tracing::info_span!("session", %session)
+}

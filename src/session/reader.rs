@@ -3,11 +3,14 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
+use tracing::Instrument;
+
 use super::abuse::Abuse;
 use super::asked::Asked;
 use super::conversation::Session;
 use super::decoder::{Decoder, Incoming, ReadError};
 use super::ending::End;
+use super::log_span;
 use super::rooms::Rooms;
 use super::submits::Receipt;
 use crate::auth::Claims;
@@ -62,7 +65,9 @@ impl<'a> Reader<'a> {
             }
         }
         loop {
-            let incoming = self.decoder.next(&self.session.socket).await;
+            let shared = &self.session.shared;
+            let frame_bytes = || shared.parts.limits.frame_bytes();
+            let incoming = self.decoder.next(&self.session.socket, frame_bytes).await;
             self.session.vitals.heard();
             let handled = match incoming {
                 Ok(Incoming::Text(text)) => self.frame(&text).await,
@@ -129,7 +134,10 @@ impl<'a> Reader<'a> {
             }
             _ if self.user.is_none() => Err(say_hello_first().into()),
             // Boxed: joins are rare and large, sessions are many and idle.
-            ClientMessage::Join(join) => Ok(Box::pin(self.join(id, join)).await?),
+            ClientMessage::Join(join) => {
+                let span = log_span(&self.session.id);
+                Ok(Box::pin(self.join(id, join).instrument(span)).await?)
+            }
             ClientMessage::Leave { room } => {
                 self.rooms.leave(room).await;
                 self.session.outbox.answer(server::left(id, room));
@@ -216,7 +224,7 @@ impl<'a> Reader<'a> {
 
     async fn join(&mut self, id: Option<&MessageId>, join: Join) -> Result<(), Refusal> {
         let Session { shared, vitals, .. } = self.session;
-        let SignedIn { claims, limits } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.join()?;
         let (password, invite) = (join.password.as_deref(), join.invite.as_deref());
         let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
@@ -227,7 +235,7 @@ impl<'a> Reader<'a> {
     }
 
     async fn submit(
-        &self,
+        &mut self,
         id: Option<&MessageId>,
         room: RoomId,
         op: OpId,
@@ -235,7 +243,7 @@ impl<'a> Reader<'a> {
         received: Instant,
     ) -> Result<(), Refusal> {
         let Session { shared, vitals, outbox, in_flight, .. } = self.session;
-        let SignedIn { claims, limits } = self.user.as_ref().ok_or_else(say_hello_first)?;
+        let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.submit()?;
         shared.parts.limits.user_submits(&claims.user, NonZeroU32::MIN)?;
         self.rooms.check_joined(room)?;
@@ -249,8 +257,8 @@ impl<'a> Reader<'a> {
         shared.parts.appender.append(submit, deadline, Box::new(move |outcome| receipt.settle(outcome)))
     }
 
-    fn signal(&self, room: RoomId, data: &str) -> Result<(), Refusal> {
-        let SignedIn { claims, limits } = self.user.as_ref().ok_or_else(say_hello_first)?;
+    fn signal(&mut self, room: RoomId, data: &str) -> Result<(), Refusal> {
+        let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.signal()?;
         self.rooms.check_joined(room)?;
         self.session.shared.parts.hub.signal(room, &self.session.id, &claims.user, data);

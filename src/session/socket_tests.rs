@@ -29,16 +29,16 @@ async fn connection() -> (TcpStream, TcpStream) {
 async fn pair() -> (Socket, Decoder, WebSocketStream<TcpStream>) {
     let (server, client) = connection().await;
     let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
-    (Socket::new(server).unwrap(), Decoder::new(Bytes::new(), FRAME_BYTES), client)
+    (Socket::new(server).unwrap(), Decoder::new(Bytes::new()), client)
 }
 
 /// What the decoder makes of `bytes`, after the first text if there is one.
 async fn outcome_of(bytes: &[u8]) -> Result<Incoming, ReadError> {
     let (server, mut client) = connection().await;
     let socket = Socket::new(server).unwrap();
-    let mut decoder = Decoder::new(Bytes::new(), FRAME_BYTES);
+    let mut decoder = Decoder::new(Bytes::new());
     client.write_all(bytes).await.unwrap();
-    decoder.next(&socket).await
+    decoder.next(&socket, || FRAME_BYTES).await
 }
 
 /// A client's frame with the mask 0, so that its bytes are as written.
@@ -93,30 +93,30 @@ async fn bytes_that_came_with_the_upgrade_are_read_first() {
     let (server, mut client) = connection().await;
     let socket = Socket::new(server).unwrap();
     let whole = masked(0x81, b"{\"first\":1}");
-    let mut decoder = Decoder::new(Bytes::copy_from_slice(&whole[..5]), FRAME_BYTES);
+    let mut decoder = Decoder::new(Bytes::copy_from_slice(&whole[..5]));
     client.write_all(&whole[5..]).await.unwrap();
-    assert_eq!(decoder.next(&socket).await, Ok(Incoming::Text("{\"first\":1}".into())));
+    assert_eq!(decoder.next(&socket, || FRAME_BYTES).await, Ok(Incoming::Text("{\"first\":1}".into())));
 }
 
 #[tokio::test]
 async fn the_buffer_of_a_large_message_is_given_back_and_no_byte_is_lost() {
     let (server, mut client) = connection().await;
     let socket = Socket::new(server).unwrap();
-    let mut decoder = Decoder::new(Bytes::new(), 1 << 20);
+    let mut decoder = Decoder::new(Bytes::new());
     let large = "x".repeat(2 * LARGE);
     let small = masked(0x81, b"{}");
     let (now, later) = small.split_at(3);
     let grown = [&masked(0x81, large.as_bytes()), now].concat();
     client.write_all(&grown).await.unwrap();
-    assert_eq!(decoder.next(&socket).await, Ok(Incoming::Text(large.clone().into())));
-    let (rest, ()) = futures_util::future::join(decoder.next(&socket), async {
+    assert_eq!(decoder.next(&socket, || 1 << 20).await, Ok(Incoming::Text(large.clone().into())));
+    let (rest, ()) = futures_util::future::join(decoder.next(&socket, || 1 << 20), async {
         tokio::task::yield_now().await;
         client.write_all(later).await.unwrap();
     })
     .await;
     assert_eq!(rest, Ok(Incoming::Text("{}".into())));
     assert!(decoder.is_grown(), "part of a message was in it");
-    let (next, ()) = futures_util::future::join(decoder.next(&socket), async {
+    let (next, ()) = futures_util::future::join(decoder.next(&socket, || 1 << 20), async {
         tokio::task::yield_now().await;
         client.write_all(&small).await.unwrap();
     })
@@ -129,15 +129,15 @@ async fn the_buffer_of_a_large_message_is_given_back_and_no_byte_is_lost() {
 async fn pings_are_answered_and_a_close_is_returned() {
     let (socket, mut decoder, mut client) = pair().await;
     client.send(Message::Ping("are you there".into())).await.unwrap();
-    assert_eq!(decoder.next(&socket).await, Ok(Incoming::Alive));
+    assert_eq!(decoder.next(&socket, || FRAME_BYTES).await, Ok(Incoming::Alive));
     // The answer is queued with the next read.
     client.send(Message::Text("{}".into())).await.unwrap();
-    assert_eq!(decoder.next(&socket).await, Ok(Incoming::Text("{}".into())));
+    assert_eq!(decoder.next(&socket, || FRAME_BYTES).await, Ok(Incoming::Text("{}".into())));
     socket.send_control().await.unwrap();
     assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong("are you there".into()));
 
     client.close(None).await.unwrap();
-    assert_eq!(decoder.next(&socket).await, Ok(Incoming::Close));
+    assert_eq!(decoder.next(&socket, || FRAME_BYTES).await, Ok(Incoming::Close));
     let finish = socket.finish(None, Duration::from_secs(5));
     // Dropping the client hangs up.
     let heard = async move { client.next().await };
@@ -154,7 +154,7 @@ async fn a_ping_flood_costs_no_memory() {
     client.feed(Message::Text("{}".into())).await.unwrap();
     let flood = client.flush();
     let read = async {
-        while decoder.next(&socket).await.unwrap() == Incoming::Alive {
+        while decoder.next(&socket, || FRAME_BYTES).await.unwrap() == Incoming::Alive {
             assert!(socket.control().len() <= CONTROL_MAX);
         }
     };

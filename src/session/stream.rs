@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span};
 
 use super::conversation::Session;
 use super::dialect::Dialect;
@@ -17,7 +18,7 @@ use super::ending::{End, Ending};
 use super::event_stream::Encoder;
 use super::rooms::Rooms;
 use super::socket::Socket;
-use super::{Sessions, Shared};
+use super::{Sessions, Shared, log_span};
 use crate::auth::Claims;
 use crate::ids::SessionId;
 use crate::limits::SessionLimits;
@@ -63,7 +64,11 @@ impl Sessions {
         let (ready, opened) = oneshot::channel();
         let (give, connection) = oneshot::channel();
         let shared = self.shared.clone();
-        self.shared.parts.tasks.spawn("session", async move { run(&shared, wish, ready, connection).await });
+        let request = tracing::Span::current();
+        self.shared
+            .parts
+            .tasks
+            .spawn("session", async move { run(&shared, wish, ready, connection, request).await });
         match opened.await {
             Ok(opened) => opened.map(|()| Stream { connection: give }),
             Err(_) => Err(Refusal::new(Code::Internal, "something is wrong here; the operators know")),
@@ -85,6 +90,7 @@ async fn run(
     wish: Wish,
     ready: oneshot::Sender<Result<(), Refusal>>,
     connection: oneshot::Receiver<Connection>,
+    request: Span,
 ) {
     let (id, ending) = (SessionId::random(), Arc::new(Ending::default()));
     let Ok(_entry) = shared.registry.enter(&id, ending.clone()) else {
@@ -92,7 +98,11 @@ async fn run(
     };
     let outbox = Outbox::for_one_room(shared.parts.config.outbox_bytes);
     let mut rooms = Rooms::new(shared, &id, &outbox);
-    let _limits = match Box::pin(enter(shared, &id, &mut rooms, &wish)).await {
+    // Not the whole stream: it lasts, and the request's span would with it.
+    let span = request.in_scope(|| log_span(&id));
+    drop(request);
+    let entering = enter(shared, &id, &mut rooms, &wish).instrument(span);
+    let _limits = match Box::pin(entering).await {
         Ok(limits) => limits,
         Err(refusal) => return drop(ready.send(Err(refusal))),
     };
@@ -107,7 +117,7 @@ async fn run(
             let session = Session::new(shared, id, socket, outbox, dialect);
             session.stream(rooms, &wish.claims, head, &ending).await;
         }
-        Err(error) => tracing::debug!(%error, "connection lost before the stream began"),
+        Err(error) => tracing::debug!(session = %id, %error, "connection lost before the stream began"),
     }
 }
 

@@ -24,6 +24,7 @@ mod history;
 mod idempotency;
 mod legacy;
 mod live;
+mod logs;
 mod metrics;
 mod patroni;
 mod people;

@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -185,7 +186,8 @@ impl Lane {
         let (proof, mut before) = (read.proof, read.before);
         let rooms = if self.shared.is_sync() { before.rooms.clone() } else { HashMap::new() };
         before.rejected = unknown::standing(&batch, &before);
-        let mut decision = decide(before, &batch.submits, at, self.shared.message_bytes);
+        let mut decision =
+            decide(before, &batch.submits, at, self.shared.message_bytes.load(Ordering::Relaxed));
         let found = unknown::resolve(&mut batch, &mut decision);
         let outcomes = std::mem::take(&mut decision.outcomes);
         if self.shared.is_sync() {

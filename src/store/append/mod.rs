@@ -27,6 +27,7 @@ mod transaction;
 mod unknown;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 pub use batch::Unknown;
@@ -63,7 +64,7 @@ struct Shared {
     announce: Arc<dyn Announce>,
     tasks: Tasks,
     /// Limits the shape that a patch results in; 0 is no limit.
-    message_bytes: usize,
+    message_bytes: AtomicUsize,
 }
 
 impl Shared {
@@ -89,7 +90,7 @@ impl Appender {
             slots: slots.clone(),
             announce,
             tasks: tasks.clone(),
-            message_bytes,
+            message_bytes: AtomicUsize::new(message_bytes),
         });
         let desk = |_| Arc::new(Desk::new(shards.len(), config.lane_queue));
         let desks: Arc<[_]> = (0..config.lanes.max(1)).map(desk).collect();
@@ -111,6 +112,12 @@ impl Appender {
             }
         }
         Self { shared, desks }
+    }
+
+    /// Limits the shape that a patch results in, from the next batch on; 0 is no
+    /// limit.
+    pub fn limit_shapes(&self, message_bytes: usize) {
+        self.shared.message_bytes.store(message_bytes, Ordering::Relaxed);
     }
 
     /// Queues a submit. Refused at once (and `answer` never called) when the
