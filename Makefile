@@ -68,6 +68,12 @@ faults: ## every fault once on a real cluster, and every planted bug
 	$(CARGO) test --locked --test faults -- failover
 	$(CARGO) test --locked --features planted --test faults -- bugs
 
+# Not part of `make test`, which only lints it: everything is compiled anew for it.
+.PHONY: otlp-test
+otlp-test: install-test ## traces, in a build with the feature `otlp`
+	$(CARGO) test --locked --features otlp --lib -- traces config
+	$(CARGO) test --locked --features otlp --test it -- otlp::
+
 .PHONY: million
 million: ## old states and exports of a million events: rows read and memory taken
 	$(CARGO) test --locked --test it -- a_million --ignored --nocapture

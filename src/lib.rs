@@ -17,6 +17,8 @@ pub mod tls;
 pub mod planted;
 pub mod tasks;
 
+pub mod traces;
+
 pub mod placement;
 
 pub mod log;

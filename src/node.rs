@@ -39,6 +39,7 @@ use crate::store::rooms::{Rooms, Visits};
 use crate::store::slots::Slots;
 use crate::store::topology::{Topology, TopologyError};
 use crate::tasks::Tasks;
+use crate::traces::Traces;
 
 /// How long a node that starts waits for the directory and the shards.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -70,6 +71,8 @@ pub enum NodeError {
     Redis(#[from] Away),
     #[error("can't listen on {address}: {error}")]
     Listen { address: SocketAddr, error: std::io::Error },
+    #[error("{0}")]
+    Traces(String),
     #[error("can't listen for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -83,11 +86,13 @@ pub async fn serve(config: &Config, again: Sources) -> Result<(), NodeError> {
     metrics::init();
     let mut stop = tasks.stop_signal();
     tasks.spawn("metrics-upkeep", metrics::upkeep(async move { stop.wait().await }));
-    let node = Node::build(config, &tasks).await?;
+    let traces = Traces::start(&config.traces, &config.node.name, &tasks).map_err(NodeError::Traces)?;
+    let node = Node::build(config, &traces, &tasks).await?;
     let live = Reload::new(config, again, node.followers.clone());
     tasks.spawn("reload", live.run(hangup, tasks.stop_signal()));
     stopped_by_signal().await?;
     node.drain(config).await;
+    tokio::task::block_in_place(|| traces.finish());
     Ok(())
 }
 
@@ -102,17 +107,15 @@ struct Node {
 }
 
 impl Node {
-    async fn build(config: &Config, tasks: &Tasks) -> Result<Self, NodeError> {
+    async fn build(config: &Config, traces: &Traces, tasks: &Tasks) -> Result<Self, NodeError> {
         let verifier = Verifier::load(&config.auth)?;
         let signer = verifier.signer(config.auth.access_token)?;
         let Databases { directory, shards, slots } = Databases::open(config, tasks).await?;
         let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
-        let (hub, bus) = hub(config, history.clone(), rooms.clone(), tasks)?;
-        let announce = Arc::new(hub.clone());
-        let appender =
-            Appender::start(&config.writes, &shards, &slots, announce, config.limits.message_bytes, tasks);
+        let (hub, bus) = hub(config, history.clone(), rooms.clone(), traces, tasks)?;
+        let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()));
         let origins = Origins::new(&config.listen.allowed_origins);
@@ -291,15 +294,32 @@ impl Jobs {
     }
 }
 
-fn hub(config: &Config, history: History, rooms: Rooms, tasks: &Tasks) -> Result<(Hub, Bus), NodeError> {
+fn hub(
+    config: &Config,
+    history: History,
+    rooms: Rooms,
+    traces: &Traces,
+    tasks: &Tasks,
+) -> Result<(Hub, Bus), NodeError> {
     let node = NodeId(rand::random());
     let (bus, incoming) = Bus::start(&config.redis, node, tell_presence, tasks)?;
     let sessions = config.sessions.clone();
     let context =
         Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);
-    let hub = Hub::new(Arc::new(context));
+    let hub = Hub::new(Arc::new(context.traced_by(traces)));
     watch::start(&hub, incoming);
     Ok((hub, bus))
+}
+
+fn appender(
+    config: &Config,
+    (shards, slots): (&Shards, &Slots),
+    hub: &Hub,
+    traces: &Traces,
+    tasks: &Tasks,
+) -> Appender {
+    let (announce, message_bytes) = (Arc::new(hub.clone()), config.limits.message_bytes);
+    Appender::start(&config.writes, shards, slots, announce, message_bytes, traces, tasks)
 }
 
 fn visits(rooms: &Rooms, tasks: &Tasks) -> Visits {

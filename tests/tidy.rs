@@ -9,12 +9,13 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// A module may import only from earlier lines, and from itself.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "ids position clock digests",
     "protocol",
     "config",
     "metrics tls",
     "tasks planted",
+    "traces",
     "placement",
     "log",
     "db",
@@ -44,7 +45,7 @@ const NEVER: [(&str, &[&str]); 5] = [
 ];
 
 /// What only these modules may name.
-const OWNERS: [(&str, &[&str]); 23] = [
+const OWNERS: [(&str, &[&str]); 27] = [
     ("rustls::", &["tls", "db"]),
     ("tokio_postgres_rustls::", &["db"]),
     ("rustls_native_certs::", &["tls"]),
@@ -65,6 +66,10 @@ const OWNERS: [(&str, &[&str]); 23] = [
     ("clap::", &["cli"]),
     ("indicatif::", &["cli"]),
     ("tracing_subscriber::", &["cli"]),
+    ("opentelemetry::", &["traces"]),
+    ("opentelemetry_http::", &["traces"]),
+    ("opentelemetry_otlp::", &["traces"]),
+    ("opentelemetry_sdk::", &["traces"]),
     ("tokio::spawn", &["tasks"]),
     ("std::env::var", &["config", "planted"]),
     ("unbounded_channel", &[]),

@@ -67,6 +67,7 @@ fn name_of(expected: &str) -> String {
         "u16" => "an integer from 0 to 65535".to_owned(),
         "u32" => "an integer from 0 to 4294967295".to_owned(),
         "u64" | "usize" => "an integer of 0 or more".to_owned(),
+        "f64" => "a number".to_owned(),
         "a sequence" => "a list".to_owned(),
         other if other.starts_with("struct ") => "a section".to_owned(),
         other => other.to_owned(),

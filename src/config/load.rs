@@ -177,6 +177,7 @@ fn read_as(expected: &str, text: &str) -> Option<Value> {
         "u16" | "u32" | "u64" | "usize" => {
             text.trim().parse::<u64>().ok().map(|number| Value::Num(Tag::Default, Num::from(number)))
         }
+        "f64" => text.trim().parse::<f64>().ok().map(Value::from),
         "a sequence" => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Some(Value::from(items.map(Value::from).collect::<Vec<_>>()))

@@ -12,6 +12,7 @@ mod limits;
 mod load;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod tree;
 
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,7 @@ pub use error::ConfigError;
 pub use history::History;
 pub use limits::Limits;
 pub use load::{Loaded, Sources};
+pub use traces::Traces;
 
 use crate::ids::NodeName;
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub jobs: Jobs,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub traces: Traces,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

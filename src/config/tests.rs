@@ -35,6 +35,7 @@ fn the_commented_file_is_valid_and_holds_the_defaults() {
     assert_eq!(shown(&config.limits), shown(&Limits::default()));
     assert_eq!(shown(&config.jobs), shown(&Jobs::default()));
     assert_eq!(shown(&config.log), shown(&Log::default()));
+    assert_eq!(shown(&config.traces), shown(&Traces::default()));
     assert_eq!(config.auth.access_token, quarter_hour());
     assert_eq!(config.auth.refresh_token, thirty_days());
     assert_eq!(config.node.expected_nodes, 1);
@@ -54,7 +55,7 @@ fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
 
 #[test]
 fn the_commented_file_names_every_key() {
-    let sections: [(&str, &[&str]); 15] = [
+    let sections: [(&str, &[&str]); 16] = [
         ("[node]", keys_of::<Node>()),
         ("[listen]", keys_of::<Listen>()),
         ("[[directory.endpoints]]", keys_of::<Endpoint>()),
@@ -70,6 +71,7 @@ fn the_commented_file_names_every_key() {
         ("[limits]", keys_of::<Limits>()),
         ("[jobs]", keys_of::<Jobs>()),
         ("[log]", keys_of::<Log>()),
+        ("[traces]", keys_of::<Traces>()),
     ];
     for (header, keys) in sections {
         let body = FILE.split_once(&format!("\n{header}\n")).unwrap().1;
@@ -322,5 +324,22 @@ fn the_commented_file_marks_what_is_live() {
     }
     for key in ["log.format", "auth.access_token_ms", "pool.max_connections", "limitsx"] {
         assert!(!Config::is_live(key), "{key}");
+    }
+}
+
+#[test]
+fn traces_are_only_taken_by_a_build_that_has_them() {
+    let told = |pairs: &[(&str, &str)]| load(pairs, &[]).map(|loaded| loaded.config.traces.sample_ratio);
+    assert_eq!(told(&[("ROOMGATE__TRACES__SAMPLE_RATIO", "0.5")]), Ok(0.5));
+    let ratio = told(&[("ROOMGATE__TRACES__SAMPLE_RATIO", "2")]).unwrap_err().to_string();
+    assert!(ratio.contains("traces.sample_ratio must be from 0 to 1"), "{ratio}");
+    let endpoint = told(&[("ROOMGATE__TRACES__OTLP_ENDPOINT", "http://127.0.0.1:4318")]);
+    if cfg!(feature = "otlp") {
+        assert_eq!(endpoint, Ok(0.01));
+        let secure = problem(&[("ROOMGATE__TRACES__OTLP_ENDPOINT", "https://collector:4318")]);
+        assert!(secure.contains("must be http://host:port"), "{secure}");
+    } else {
+        let missing = endpoint.unwrap_err().to_string();
+        assert!(missing.contains("this build has no traces: build with --features otlp"), "{missing}");
     }
 }

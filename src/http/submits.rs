@@ -126,6 +126,7 @@ fn send(
             return refused(&refusal, answer);
         }
     };
+    let received = Instant::now();
     let inbound = read_message(&text, Some(index), limits);
     let (op, operation) = match &inbound.message {
         Ok(ClientMessage::Submit { op, operation, .. }) => (op.clone(), operation.clone()),
@@ -134,10 +135,11 @@ fn send(
     };
     let user = user.unwrap_or_else(|| behalf.clone());
     let submit = Submit::new(room, user, claims.authority, op.clone(), operation);
-    let (received, (tell, outcome)) = (Instant::now(), oneshot::channel());
+    let (tell, outcome) = oneshot::channel();
     // Nobody listens any more if the client left; the event stands.
     let answer = Box::new(move |outcome| drop(tell.send(outcome)));
-    match app.appender.append(submit, deadline, answer) {
+    let trace = app.appender.traces().frame(room, "request", received);
+    match app.appender.append(submit, deadline, trace, answer) {
         Ok(()) => Item::Waiting(op, outcome),
         Err(refusal) => {
             gateway::submit_done(gateway::Submit::Refused, received.elapsed());

@@ -255,7 +255,7 @@ pub enum Submit {
 }
 
 impl Submit {
-    fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Duplicate => "duplicate",

@@ -13,12 +13,14 @@ use crate::ids::SessionId;
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::Json;
 use crate::store::history::LogEvent;
+use crate::traces::Carried;
 
 const VERSION: u8 = 1;
 const EVENTS: u8 = 1;
 const SIGNALS: u8 = 2;
 const PRESENCE: u8 = 3;
 const RIGHTS: u8 = 4;
+const TRACES: u8 = 5;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Announcement {
@@ -30,6 +32,9 @@ pub enum Announcement {
     Presence { change: Bytes },
     /// Who may be in the room, and as what, has changed.
     Rights { access_rev: u64 },
+    /// Of events that are announced next. Apart from them, so that a node that
+    /// knows nothing of traces drops only this.
+    Traces { carried: Carried },
 }
 
 /// What the bus tells of sessions: with what is stored for them, a `Member`, or
@@ -52,6 +57,7 @@ impl Announcement {
             Self::Signals { .. } => SIGNALS,
             Self::Presence { .. } => PRESENCE,
             Self::Rights { .. } => RIGHTS,
+            Self::Traces { .. } => TRACES,
         });
         out.put_u64(origin.0);
         match self {
@@ -71,6 +77,7 @@ impl Announcement {
             }
             Self::Presence { change } => put_text(&mut out, change),
             Self::Rights { access_rev } => out.put_u64(*access_rev),
+            Self::Traces { carried } => carried.encode(&mut out),
         }
         out.freeze()
     }
@@ -91,6 +98,7 @@ impl Announcement {
             SIGNALS => Self::Signals { signals: decode_signals(payload)? },
             PRESENCE => Self::Presence { change: get_text(&mut payload)? },
             RIGHTS => Self::Rights { access_rev: payload.try_get_u64().ok()? },
+            TRACES => Self::Traces { carried: Carried::decode(payload)? },
             _ => return None,
         };
         Some((origin, announcement))
@@ -104,6 +112,7 @@ impl Announcement {
             }
             Self::Presence { change } => 4 + change.len(),
             Self::Rights { .. } => 8,
+            Self::Traces { carried } => carried.size(),
         };
         10 + body
     }

@@ -17,6 +17,7 @@ use crate::protocol::server::Member;
 use crate::store::history::{Freshness, History, ReadError};
 use crate::store::rooms::Rooms;
 use crate::tasks::Tasks;
+use crate::traces::Traces;
 
 /// How many bytes of encoded snapshots are kept, over all rooms.
 const SNAPSHOT_CACHE_BYTES: u64 = 64 << 20;
@@ -34,6 +35,7 @@ pub struct Context {
     pub heads_due: Notify,
     /// One load for all who wait for the same room; least recently used out.
     pub snapshots: Cache<RoomId, Arc<SnapshotPages>>,
+    pub traces: Traces,
 }
 
 impl Context {
@@ -50,7 +52,12 @@ impl Context {
             .weigher(|_, pages: &Arc<SnapshotPages>| u32::try_from(pages.bytes()).unwrap_or(u32::MAX))
             .max_capacity(SNAPSHOT_CACHE_BYTES)
             .build();
-        Self { node, history, rooms, bus, tasks, sessions, max_stale, heads_due: Notify::new(), snapshots }
+        let (heads_due, traces) = (Notify::new(), Traces::default());
+        Self { node, history, rooms, bus, tasks, sessions, max_stale, heads_due, snapshots, traces }
+    }
+
+    pub fn traced_by(self, traces: &Traces) -> Self {
+        Self { traces: traces.clone(), ..self }
     }
 
     /// Tells the other nodes. Never waits; while Redis is away, or when its queue

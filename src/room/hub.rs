@@ -177,7 +177,9 @@ impl Hub {
                     && let Some(handle) = self.rooms().get(&room)
                 {
                     match command {
-                        Command::Signals { .. } | Command::AccessRev { .. } => handle.hint(command),
+                        Command::Signals { .. } | Command::AccessRev { .. } | Command::Traces { .. } => {
+                            handle.hint(command);
+                        }
                         _ => handle.announce(command),
                     }
                 }
@@ -281,6 +283,13 @@ impl Announce for Hub {
         let events: Vec<LogEvent> = committed.events().iter().map(event).collect();
         let committed_at = committed.committed_at();
         let room = committed.room();
+        if !committed.traces().is_empty() {
+            let carried = committed.traces().clone();
+            self.context.announce(room, &Announcement::Traces { carried: carried.clone() });
+            if let Some(handle) = self.rooms().get(&room) {
+                handle.hint(Command::Traces { carried });
+            }
+        }
         if let Some(handle) = self.rooms().get(&room) {
             handle.announce(Command::Events { events: events.clone(), committed_at });
         }
@@ -296,6 +305,7 @@ fn heard(origin: NodeId, announcement: Announcement) -> Option<Command> {
             Command::Presence { origin, change: Change::from_bytes(&change)? }
         }
         Announcement::Rights { access_rev } => Command::AccessRev { access_rev },
+        Announcement::Traces { carried } => Command::Traces { carried },
     })
 }
 

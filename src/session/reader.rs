@@ -254,7 +254,9 @@ impl<'a> Reader<'a> {
         let receipt = Receipt { id: id.cloned(), room, op: op.clone(), outbox: outbox.clone(), place };
         let submit = Submit::new(room, claims.user.clone(), claims.authority, op, operation);
         let deadline = received + shared.parts.submit_timeout;
-        shared.parts.appender.append(submit, deadline, Box::new(move |outcome| receipt.settle(outcome)))
+        let appender = &shared.parts.appender;
+        let trace = appender.traces().frame(room, "session", received);
+        appender.append(submit, deadline, trace, Box::new(move |outcome| receipt.settle(outcome)))
     }
 
     fn signal(&mut self, room: RoomId, data: &str) -> Result<(), Refusal> {

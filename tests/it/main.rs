@@ -26,6 +26,8 @@ mod legacy;
 mod live;
 mod logs;
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod patroni;
 mod people;
 mod pgbouncer;

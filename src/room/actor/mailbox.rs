@@ -16,6 +16,7 @@ use crate::protocol::server::{Member, ResyncReason};
 use crate::protocol::{Json, Refusal};
 use crate::store::history::{Freshness, Head, LogEvent, PageOutcome, ReadError};
 use crate::store::rooms::{Rights, RoomsError};
+use crate::traces::Carried;
 
 /// Messages that may wait for a room.
 const MAILBOX: usize = 1024;
@@ -47,6 +48,10 @@ pub enum Command {
     Events {
         events: Vec<LogEvent>,
         committed_at: UnixMillis,
+    },
+    /// Of events that come next.
+    Traces {
+        carried: Carried,
     },
     /// A local session's signal, or another node's.
     Signals {

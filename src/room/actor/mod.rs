@@ -30,6 +30,7 @@ use crate::metrics::gateway::{self, GapCause};
 use crate::position::Position;
 use crate::protocol::{Code, Refusal};
 use crate::store::history::{Freshness, Head, ReadError};
+use crate::traces::Awaited;
 
 pub use mailbox::{Admitted, Command, FeedId, Next, RoomHandle};
 
@@ -61,6 +62,7 @@ struct Room {
     sessions: HashMap<SessionId, Session>,
     presence: Presence,
     signals: Signals,
+    awaited: Awaited,
     feeds: u64,
     /// A read of the log is under way.
     repairing: bool,
@@ -162,6 +164,7 @@ impl Room {
             sessions: HashMap::new(),
             presence: Presence::new(context.node),
             signals: Signals::default(),
+            awaited: context.traces.awaited(),
             feeds: 0,
             repairing: false,
             repair_again: None,
@@ -217,6 +220,7 @@ impl Room {
                 drop(reply.send(next));
             }
             Command::Events { events, committed_at } => self.offer(events, committed_at),
+            Command::Traces { carried } => self.awaited.hear(carried),
             Command::Signals { signals, local } => self.put_signals(signals, local),
             Command::Presence { origin, change } => {
                 change.left.iter().for_each(|session| self.signals.forget(session));

@@ -67,6 +67,8 @@ impl Room {
             }
         }
         gateway::events_delivered(fed as u64);
+        let sessions = fed / shared.messages().max(1);
+        self.awaited.delivered(self.id, self.delivery.delivered().seq, sessions);
         for session in overflowed {
             if let Some(feed) = self.feed(&session, before) {
                 catch_up::lagging(&self.context, feed);
@@ -200,6 +202,7 @@ impl Room {
             "the log is not the one that was delivered: all sessions resync"
         );
         self.delivery.restart(head.position, head.slot_epoch);
+        self.awaited = self.context.traces.awaited();
         // The feeds of those that are catching up find out by themselves.
         let live = self.sessions.iter_mut().filter(|(_, entry)| entry.state == Feeding::Live);
         let lost: Vec<_> = live

@@ -9,8 +9,11 @@ use crate::ids::RoomId;
 use crate::log::{OpKey, Outcome, Rejection, Submit};
 use crate::metrics::gateway;
 use crate::protocol::Refusal;
+use crate::routing::Endpoint;
+use crate::traces::Trace;
 
 use super::Answer;
+use super::committed::Committed;
 
 /// COMMIT was sent and its fate could not be found out in time: the submit has
 /// either its one effect or none.
@@ -42,6 +45,7 @@ pub(super) struct Rejected {
 /// Everything about a submit that isn't for the rules: who waits, and how long.
 pub(super) struct Ticket {
     answer: Option<Answer>,
+    trace: Trace,
     pub certainty: Certainty,
     /// By an attempt whose COMMIT didn't answer.
     pub rejected: Option<Box<Rejected>>,
@@ -54,10 +58,11 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// `patience`: how long it may wait for the shard.
-    pub fn new(answer: Answer, deadline: Instant, patience: Duration) -> Self {
+    pub fn new(answer: Answer, trace: Trace, deadline: Instant, patience: Duration) -> Self {
         let received = Instant::now();
         Self {
             answer: Some(answer),
+            trace,
             certainty: Certainty::NoEffect,
             rejected: None,
             received,
@@ -80,6 +85,7 @@ impl Ticket {
                 Err(Unknown) => gateway::Submit::Unknown,
             };
             gateway::submit_done(outcome, self.received.elapsed());
+            self.trace.ends(outcome.label());
             answer(result);
         }
     }
@@ -91,6 +97,7 @@ impl Ticket {
         }
         if let Some(answer) = self.answer.take() {
             gateway::submit_done(gateway::Submit::Refused, self.received.elapsed());
+            self.trace.ends(gateway::Submit::Refused.label());
             answer(Ok(Outcome::Rejected(Rejection { refusal, current: None })));
         }
     }
@@ -167,6 +174,32 @@ impl Batch {
     pub fn split_half(&mut self) -> Self {
         let half = self.len().div_ceil(2);
         Self { submits: self.submits.split_off(half), tickets: self.tickets.split_off(half) }
+    }
+
+    /// An attempt to write all of it begins.
+    pub fn commit_begins(&mut self, endpoint: &Endpoint) {
+        let submits = self.len();
+        for ticket in &mut self.tickets {
+            ticket.trace.commit_begins(endpoint.shard().as_str(), endpoint.name(), submits);
+        }
+    }
+
+    /// `committed`, `nothing_to_write`, or why not.
+    pub fn commit_ends(&mut self, outcome: &'static str) {
+        self.tickets.iter_mut().for_each(|ticket| ticket.trace.commit_ends(outcome));
+    }
+
+    /// Traces go on where what they committed is delivered.
+    pub fn carry_traces(&self, outcomes: &[Outcome], committed: &mut [Committed]) {
+        for ((submit, ticket), outcome) in self.submits.iter().zip(&self.tickets).zip(outcomes) {
+            if let Outcome::Accepted(ack) = outcome
+                && !ack.duplicate
+                && ticket.trace.is_sampled()
+                && let Some(committed) = committed.iter_mut().find(|each| each.room() == submit.room)
+            {
+                ticket.trace.carry(ack.position.seq, committed.traces_mut());
+            }
+        }
     }
 
     pub fn rooms(&self) -> HashSet<RoomId> {

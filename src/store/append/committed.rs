@@ -6,6 +6,7 @@ use crate::ids::RoomId;
 use crate::log::Event;
 use crate::position::Position;
 use crate::protocol::Json;
+use crate::traces::Carried;
 
 use super::transaction::CommitProof;
 
@@ -16,6 +17,7 @@ pub struct Committed {
     room: RoomId,
     events: Vec<CommittedEvent>,
     committed_at: UnixMillis,
+    traces: Carried,
 }
 
 /// An event that is in the log, with its one encoding.
@@ -39,7 +41,8 @@ impl Committed {
         let mut group_of = std::collections::HashMap::new();
         for event in events {
             let at = *group_of.entry(event.room).or_insert_with(|| {
-                groups.push(Self { room: event.room, events: Vec::new(), committed_at });
+                let (room, traces) = (event.room, Carried::default());
+                groups.push(Self { room, events: Vec::new(), committed_at, traces });
                 groups.len() - 1
             });
             let json = event.to_json();
@@ -55,6 +58,15 @@ impl Committed {
     /// Never empty.
     pub fn events(&self) -> &[CommittedEvent] {
         &self.events
+    }
+
+    /// Of those events that are traced.
+    pub fn traces(&self) -> &Carried {
+        &self.traces
+    }
+
+    pub(super) fn traces_mut(&mut self) -> &mut Carried {
+        &mut self.traces
     }
 
     /// When this node saw COMMIT succeed.

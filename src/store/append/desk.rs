@@ -211,6 +211,7 @@ mod tests {
     use crate::ids::{OpId, UserId};
     use crate::log::Authority;
     use crate::protocol::{Exact, Operation};
+    use crate::traces::Trace;
     use std::time::Duration;
 
     const HERE: Seat = Seat { shard: ShardIndex(0), aside: false };
@@ -221,9 +222,11 @@ mod tests {
         let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
         let submit = Submit::new(room, UserId::new("u").unwrap(), Authority::Member, op, operation);
         let deadline = Instant::now() + Duration::from_secs(60);
-        desk.put(submit, Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)), || {
-            Some(HERE.shard)
-        })
+        desk.put(
+            submit,
+            Ticket::new(Box::new(|_| {}), Trace::none(), deadline, Duration::from_secs(60)),
+            || Some(HERE.shard),
+        )
     }
 
     fn ops(batch: &Batch) -> Vec<&str> {

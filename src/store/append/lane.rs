@@ -130,7 +130,8 @@ impl Lane {
             let batch = std::mem::take(&mut unit.batch);
             match self.attempt(&endpoint, connection, batch, unit.locked, &mut units).await {
                 Attempt::Done => self.grow(),
-                Attempt::Failed(batch, cause) => {
+                Attempt::Failed(mut batch, cause) => {
+                    batch.commit_ends(cause.class());
                     unit.batch = batch;
                     self.after_failure(unit, cause, &endpoint, &mut units).await;
                 }
@@ -148,6 +149,7 @@ impl Lane {
         units: &mut VecDeque<Unit>,
     ) -> Attempt {
         metrics::gateway::batch_appended(batch.len());
+        batch.commit_begins(endpoint);
         let limit = bounded(READ_LIMIT, &batch);
         let (witnesses, is_sync) = (batch.witnesses(), self.shared.is_sync());
         let reading = Box::pin(transaction::read(&connection, &batch.submits, &witnesses, locked, is_sync));
@@ -194,6 +196,7 @@ impl Lane {
             touch_duplicates(&batch, &outcomes, &rooms, &mut decision);
         }
         if decision.rooms.is_empty() {
+            batch.commit_ends("nothing_to_write");
             self.answer(batch, outcomes, found, Vec::new(), &proof);
             end(&connection).await;
             self.metrics.transaction_done(Transaction::Empty);
@@ -228,6 +231,7 @@ impl Lane {
             Written::Committed(events, proof) => {
                 planted::crash_before_announcing();
                 self.metrics.transaction_done(Transaction::Committed);
+                batch.commit_ends("committed");
                 self.answer(batch, outcomes, found, events, &proof);
                 Attempt::Done
             }
@@ -257,9 +261,9 @@ impl Lane {
         proof: &CommitProof,
     ) {
         events.extend(written);
-        for committed in Committed::group(events, proof) {
-            self.shared.announce.announce(committed);
-        }
+        let mut committed = Committed::group(events, proof);
+        batch.carry_traces(&outcomes, &mut committed);
+        committed.into_iter().for_each(|each| self.shared.announce.announce(each));
         self.desk.answered(batch.submits.iter().map(|submit| submit.room));
         if planted::has(Bug::AnswersReversed) {
             outcomes.reverse();

@@ -45,6 +45,7 @@ use crate::protocol::{Code, Refusal};
 use crate::routing::Shards;
 use crate::store::slots::Slots;
 use crate::tasks::Tasks;
+use crate::traces::{Trace, Traces};
 
 /// Called once, in the order of a room's submits, on a lane: must neither block
 /// nor be slow.
@@ -65,6 +66,7 @@ struct Shared {
     tasks: Tasks,
     /// Limits the shape that a patch results in; 0 is no limit.
     message_bytes: AtomicUsize,
+    traces: Traces,
 }
 
 impl Shared {
@@ -82,6 +84,7 @@ impl Appender {
         slots: &Slots,
         announce: Arc<dyn Announce>,
         message_bytes: usize,
+        traces: &Traces,
         tasks: &Tasks,
     ) -> Self {
         metrics::database::prepare_retries(transaction::Cause::classes());
@@ -91,6 +94,7 @@ impl Appender {
             announce,
             tasks: tasks.clone(),
             message_bytes: AtomicUsize::new(message_bytes),
+            traces: traces.clone(),
         });
         let desk = |_| Arc::new(Desk::new(shards.len(), config.lane_queue));
         let desks: Arc<[_]> = (0..config.lanes.max(1)).map(desk).collect();
@@ -120,12 +124,23 @@ impl Appender {
         self.shared.message_bytes.store(message_bytes, Ordering::Relaxed);
     }
 
+    /// For who takes submits in: the trace that goes with each.
+    pub fn traces(&self) -> &Traces {
+        &self.shared.traces
+    }
+
     /// Queues a submit. Refused at once (and `answer` never called) when the
     /// queue is full or nobody owns the room's slot; otherwise `answer` is
     /// called by `deadline`, give or take a transaction.
-    pub fn append(&self, submit: Submit, deadline: Instant, answer: Answer) -> Result<(), Refusal> {
+    pub fn append(
+        &self,
+        submit: Submit,
+        deadline: Instant,
+        trace: Trace,
+        answer: Answer,
+    ) -> Result<(), Refusal> {
         let room = submit.room;
-        let ticket = Ticket::new(answer, deadline, self.shared.config.failover_wait);
+        let ticket = Ticket::new(answer, trace, deadline, self.shared.config.failover_wait);
         let owner = || self.shared.slots.owner(room);
         self.desk(room).put(submit, ticket, owner).map_err(|not_taken| match not_taken {
             NotTaken::Full => overloaded(),

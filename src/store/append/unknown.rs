@@ -88,6 +88,7 @@ mod tests {
     use crate::log::{Authority, KnownOp};
     use crate::position::{Epoch, Position, Seq};
     use crate::protocol::{Code, Exact, Operation, Refusal};
+    use crate::traces::Trace;
 
     fn submit(op: &str) -> Submit {
         let (room, op, user) = (RoomId::new(1), OpId::new(op), UserId::new("ann"));
@@ -99,7 +100,10 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut batch = Batch::default();
         for op in ops {
-            batch.push(submit(op), Ticket::new(Box::new(|_| {}), deadline, Duration::from_secs(60)));
+            batch.push(
+                submit(op),
+                Ticket::new(Box::new(|_| {}), Trace::none(), deadline, Duration::from_secs(60)),
+            );
         }
         batch
     }

@@ -17,6 +17,7 @@ use roomgate::routing::{Setup, Shards};
 use roomgate::store::append::{Announce, Appender, Committed, STATEMENTS, Unknown};
 use roomgate::store::slots::Slots;
 use roomgate::tasks::Tasks;
+use roomgate::traces::{Trace, Traces};
 use tokio::sync::oneshot;
 
 pub const SCHEMA: &str = include_str!("../../../migrations/shard/0001_rooms.up.sql");
@@ -164,7 +165,8 @@ impl Node {
         let slots = Slots::new(SlotMap::default(), shards.clone());
         slots.refresh().await;
         let heard = Arc::new(Heard::default());
-        let appender = Appender::start(&writes, &shards, &slots, heard.clone(), 65536, &tasks);
+        let appender =
+            Appender::start(&writes, &shards, &slots, heard.clone(), 65536, &Traces::default(), &tasks);
         Self { appender, shards, heard, tasks }
     }
 
@@ -185,7 +187,7 @@ impl Node {
             heard.answers.lock().unwrap().push(op);
             tx.send(result).ok();
         });
-        match self.appender.append(submit, Instant::now() + limit, answer) {
+        match self.appender.append(submit, Instant::now() + limit, Trace::none(), answer) {
             Ok(()) => Pending(Ok(rx)),
             Err(refusal) => Pending(Err(refusal)),
         }

@@ -15,6 +15,7 @@ use roomgate::position::Seq;
 use roomgate::protocol::{Exact, Operation, Shape, Version};
 use roomgate::routing::Freshness;
 use roomgate::store::append::{Announce, Appender, Committed};
+use roomgate::traces::{Trace, Traces};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -176,8 +177,15 @@ impl Writer {
     async fn start(world: &World) -> Self {
         let node = world.node().await;
         let heard = Arc::new(Heard::default());
-        let appender =
-            Appender::start(&Writes::default(), &node.shards, &node.slots, heard.clone(), 65536, &node.tasks);
+        let appender = Appender::start(
+            &Writes::default(),
+            &node.shards,
+            &node.slots,
+            heard.clone(),
+            65536,
+            &Traces::default(),
+            &node.tasks,
+        );
         Self { node, appender, heard }
     }
 
@@ -186,8 +194,12 @@ impl Writer {
         let sent = submits.into_iter().map(|submit| {
             let (tell, answer) = oneshot::channel();
             let deadline = Instant::now() + Duration::from_secs(30);
-            let taken =
-                self.appender.append(submit, deadline, Box::new(move |outcome| drop(tell.send(outcome))));
+            let taken = self.appender.append(
+                submit,
+                deadline,
+                Trace::none(),
+                Box::new(move |outcome| drop(tell.send(outcome))),
+            );
             taken.expect("the queue takes it");
             async move { answer.await.unwrap().expect("its fate is known") }
         });
