@@ -209,9 +209,6 @@ impl Connection {
         let mut running = Running { connection: self, what, started: Instant::now(), ended: false };
         let result = statement.await;
         running.ended = true;
-        if let Some(metrics) = &self.metrics {
-            metrics.query_done(what, running.started.elapsed());
-        }
         drop(running);
         result.map_err(|error| {
             let error = DbError::from_postgres(what, &error);
@@ -240,18 +237,12 @@ struct Running<'a> {
     ended: bool,
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        // What is pipelined waits for what was sent before it: the one that holds
-        // up the others is to be named, not all of them.
-        let mut last_end = self.connection.last_end.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *last_end, now);
-        drop(last_end);
-        let elapsed = now - before.max(self.started);
-        if elapsed > SLOW_LOGGED
-            && let Some(metrics) = &self.connection.metrics
-        {
+impl Running<'_> {
+    fn tell(&self, metrics: &EndpointMetrics, elapsed: Duration) {
+        if self.ended {
+            metrics.query_done(self.what, elapsed);
+        }
+        if elapsed > SLOW_LOGGED {
             let [shard, endpoint] = metrics.names();
             let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(
@@ -262,6 +253,20 @@ impl Drop for Running<'_> {
                 given_up = !self.ended,
                 "a slow statement"
             );
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        // What is pipelined waits for what was sent before it: the one that holds
+        // up the others is to be named, not all of them.
+        let mut last_end = self.connection.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last_end, now);
+        drop(last_end);
+        if let Some(metrics) = &self.connection.metrics {
+            self.tell(metrics, now - before.max(self.started));
         }
         if !self.ended {
             self.connection.abandoned.store(true, Ordering::SeqCst);
