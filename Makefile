@@ -144,6 +144,15 @@ operators-test: install-test target/grafana/installed target/loadtest/installed 
 	$(CARGO) build --locked
 	target/grafana/bin/python grafana/live_test.py --binary target/debug/roomgate --k6 target/loadtest/bin/k6
 
+.PHONY: install-alerts
+install-alerts: ## what `make alerts-proof` needs from Debian
+	@scripts/install.sh alerts
+
+.PHONY: alerts-proof
+alerts-proof: install-alerts target/grafana/installed target/loadtest/installed ## ten faults: which alert fires after how long; writes docs/faults-and-alerts.md
+	$(CARGO) build --release --locked
+	target/grafana/bin/python grafana/faults.py $(ARGS)
+
 .PHONY: load
 load: install-load target/loadtest/installed ## a load test: SCRIPT=draw [URL=…] [ARGS="--fault kill-node"]; loadtest/README.md
 	$(if $(URL),,$(CARGO) build --release --locked)

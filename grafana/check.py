@@ -20,6 +20,7 @@ import yaml
 
 import expressions
 from boards import dashboards, section
+from injections import FAULTS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -141,6 +142,24 @@ def runbook_has_no_other_sections():
                 wrong("runbook", f"there is no panel {title}")
 
 
+def faults_name_what_exists():
+    """Those of faults.py, whose run is long."""
+    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
+    titles = {(board.name, panel.title) for board in dashboards() for panel in board.panels}
+    table = (ROOT / "docs/faults-and-alerts.md").read_text()
+    for fault in FAULTS:
+        for name in set(fault.alerts) - alerts:
+            wrong(fault.name, f"there is no alert {name}")
+        for board, title, _ in fault.panels:
+            if (board, title) not in titles:
+                wrong(fault.name, f"there is no panel {board}: {title}")
+        if f"| **{fault.name}**:" not in table:
+            wrong(fault.name, "no row in docs/faults-and-alerts.md")
+    for name, anchor in re.findall(r"\[(\w+)\]\(runbook\.md#(\w+)\)", table):
+        if name not in alerts or anchor != name.lower():
+            wrong("docs/faults-and-alerts.md", f"there is no alert {name}")
+
+
 def dashboards_are_complete(known):
     uids = [board.uid for board in dashboards()]
     if len(set(uids)) != len(uids):
@@ -225,6 +244,7 @@ def main():
     known = known_metrics()
     alerts_are_complete(known)
     runbook_has_no_other_sections()
+    faults_name_what_exists()
     dashboards_are_complete(known)
     tools_agree()
     if arguments.prometheus:

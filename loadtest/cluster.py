@@ -1,5 +1,6 @@
 """A cluster of `roomgate dev` for one run, and what can happen to it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,18 +19,19 @@ LIFTED = {"ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE": "0", "ROOMGATE__LIMITS__SIGNIN
 class Cluster:
     """On free ports, in a folder of its own that goes with it."""
 
-    def __init__(self, binary, *options):
-        """With more options of `roomgate dev`."""
+    def __init__(self, binary, *options, settings=None):
+        """With more options of `roomgate dev`, and settings of the nodes (ROOMGATE__…)."""
         self.binary = binary
         parent = ROOT / "target/loadtest-run"
         parent.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=parent))
         self.log = open(self.folder / "log", "w+")
+        self.environment = {**LIFTED, **(settings or {}), **os.environ}
         self.process = subprocess.Popen(
             [binary, "dev", "--data", self.folder / "data", "--port", "0", "--json", *options],
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**LIFTED, **os.environ},
+            env=self.environment,
             text=True,
             # Ctrl-C is for k6 first; the cluster is stopped after it.
             start_new_session=True,
@@ -108,17 +110,31 @@ LOSSY = {"fail-over"}
 
 
 def _freeze(server, seconds):
-    """A PostgreSQL server with all its processes, for so long."""
-    frozen = [server, *_children(server)]
-    for pid in frozen:
+    with frozen(server):
+        time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def frozen(server):
+    """A PostgreSQL server with all its processes stands still meanwhile."""
+    # First the one that makes the others.
+    os.kill(server, signal.SIGSTOP)
+    stopped = [server, *_children(server)]
+    for pid in stopped[1:]:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    for pid in frozen:
-        os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _children(parent):
-    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        # Others end while they are looked at.
+        with contextlib.suppress(OSError):
+            stats.append(path.read_text())
     # pid (name) state ppid; a name may contain anything.
     fields = [(stat.split(" ", 1)[0], stat.rpartition(") ")[2].split()) for stat in stats]
     return [int(pid) for pid, rest in fields if int(rest[1]) == parent]

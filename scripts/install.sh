@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs with apt what this machine lacks to run (`dev`, or `dev --prometheus`),
-# also to load (`load`), or also to test (`test`) roomgate. Does nothing if nothing is missing; as root
-# or with sudo.
+# also to load (`load`), also to see alerts fire (`alerts`), or also to test
+# (`test`) roomgate. Does nothing if nothing is missing; as root or with sudo.
 set -euo pipefail
 
 purpose=${1:-dev}
@@ -24,8 +24,11 @@ has cc || missing+=(build-essential)
 if [ "$purpose" != dev ]; then
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 fi
-if [ "$purpose" = test ] || [ "${2:-}" = --prometheus ]; then
+if [ "$purpose" = test ] || [ "$purpose" = alerts ] || [ "${2:-}" = --prometheus ]; then
     has prometheus || missing+=(prometheus)
+fi
+if [ "$purpose" = alerts ]; then
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
 fi
 if [ "$purpose" = test ]; then
     has amtool || missing+=(prometheus-alertmanager)
