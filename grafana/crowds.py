@@ -77,21 +77,23 @@ class Person:
 class SlowReaders:
     """Sessions on one node, in a room where much is drawn, over lines that carry little."""
 
-    BYTES_PER_S = 8_000
+    # Fast enough for the kernel's buffers to show that there is progress at all.
+    BYTES_PER_S = 40_000
+    TURN_S = 0.1
 
     def __init__(self, node, room, person, count):
         self.over = threading.Event()
-        self.ends = [person.join(node, room, receive_buffer=4096) for _ in range(count)]
+        self.ends = [person.join(node, room, receive_buffer=16_384) for _ in range(count)]
         self.drawing = Writers(node, room, person, 1, per_s=40, body="x" * LARGE_BYTES)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
         for end in self.ends:
             end.setblocking(False)
-        while not self.over.wait(0.5):
+        while not self.over.wait(self.TURN_S):
             for end in self.ends:
                 with contextlib.suppress(OSError):
-                    end.recv(self.BYTES_PER_S // 2)
+                    end.recv(int(self.BYTES_PER_S * self.TURN_S))
 
     def close(self):
         self.over.set()

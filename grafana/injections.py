@@ -204,7 +204,7 @@ FAULTS = [
         [("Bus", "COMMIT to outbox, p99 by node", {"node": "node-1"})],
     ),
     Fault(
-        "slow-client-crowd", "40 sessions on node-2 take 8 kB/s of the 320 kB/s that are drawn in their room", slow_client_crowd,
+        "slow-client-crowd", "40 sessions on node-2 take 40 kB/s of the 320 kB/s that are drawn in their room", slow_client_crowd,
         ["SessionsLagging"],
         [("Bus", "Slow clients", {"node": "node-2"}), ("Bus", "Waiting in outboxes", {"node": "node-2"}),
          ("Overview", "Sessions fed from the log", {"node": "node-2"})],
