@@ -21,20 +21,24 @@ from pathlib import Path
 import expressions
 from boards import dashboards
 from injections import FAULTS
-from lab import LOAD, READS_PAUSE_S, ROOT, Lab
+from lab import LOAD, READERS, READS_PAUSE_S, ROOT, Lab
 
 DOCUMENT = ROOT / "docs/faults-and-alerts.md"
 BEGIN, END = "<!-- from here to the end of the table: written by grafana/faults.py -->\n", "<!-- end of the table -->\n"
 EVALUATED_EVERY_S = 2
 # Rates over a minute are whole, and the start is over.
 WARM_UP_S = 90
-# Longer than the slowest of these alerts needs: disks are looked at every 30 s, and it wants to see it for 5 minutes.
+# The slowest of these alerts wants to see a disk full for 5 minutes, and disks are looked at every 30 s.
 PATIENCE_S = 480
 # What was repaired last is seen to be well by a few scrapes.
 SETTLE_S = 15
 # Longer than a rate over 5 minutes remembers.
 CALM_S = 480
-# The table has the issue's order of things.
+HEAD = """\
+| fault | fires | seen, fired, after s | over, s after the repair | panel: before → when it fired | fired as well, after s |
+| --- | --- | --- | --- | --- | --- |
+"""
+# As one thinks of them: databases, Redis, clients, nodes.
 ROWS = ["replica-paused", "primary-frozen", "redis-killed", "slow-client-crowd", "pool-exhausted", "node-killed",
         "disk-full", "bad-config", "clock-jump", "hot-room"]  # fmt: skip
 
@@ -64,7 +68,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/roomgate")
     parser.add_argument("--k6", type=Path, default=ROOT / "target/loadtest/bin/k6")
-    parser.add_argument("--only", nargs="+", choices=[fault.name for fault in FAULTS], metavar="NAME", help="these faults; no table is written")
+    names = [fault.name for fault in FAULTS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="these faults; no table is written")
     parser.add_argument("--list", action="store_true", help="the faults and the alerts that must fire")
     options = parser.parse_args()
     if options.list:
@@ -78,8 +83,9 @@ def main():
         table, missing = proof(lab, chosen)
     print(table)
     if not options.only:
-        before, _, after = DOCUMENT.read_text().partition(BEGIN)
-        DOCUMENT.write_text(before + BEGIN + "\n" + conditions(options.binary) + table + "\n" + END + after.partition(END)[2])
+        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        DOCUMENT.write_text(f"{before}{BEGIN}\n{conditions(options.binary)}{table}\n{END}{after}")
     sys.exit(f"not as it must be: {', '.join(missing)}" if missing else 0)
 
 
@@ -100,11 +106,11 @@ def proof(lab, faults):
     rows = {}
     for one, following in zip(runs, [*runs[1:], None]):
         until = following.began_at if following else time.time()
-        rows[one.fault.name] = row(lab, one, [each for each in episodes if one.began_at <= each.seen_at < until])
-    head = "| fault | fires | the condition was seen, it fired, after s | over, s after the repair | panel: before → when it fired | fired as well, after s |\n| --- | --- | --- | --- | --- | --- |\n"
+        its_own = [each for each in episodes if one.began_at <= each.seen_at < until]
+        rows[one.fault.name] = row(lab, one, its_own, left)
     missing += [f"{alert} ({one.fault.name})" for one in runs for alert in sorted(one.missing)]
     missing += [f"{alert} (not over {CALM_S} s after the last repair)" for alert in sorted(left)]
-    return head + "".join(rows[name] for name in ROWS if name in rows), missing
+    return HEAD + "".join(rows[name] for name in ROWS if name in rows), missing
 
 
 def run(lab, fault):
@@ -178,7 +184,7 @@ def episodes_of(labels, points):
 # ------------------------------------------------------------------------ table
 
 
-def row(lab, one, episodes):
+def row(lab, one, episodes, left):
     # Of several series the first that fired speaks for the alert.
     first = {}
     for episode in sorted((each for each in episodes if each.fired_at), key=lambda each: each.fired_at):
@@ -186,11 +192,11 @@ def row(lab, one, episodes):
     fired, timing, over = [], [], []
     for name in one.fault.alerts:
         episode = first.pop(name, None)
-        paged = episode and episode.labels.get("page")
-        fired.append(f"**[{name}](runbook.md#{name.lower()})**" + (" (page)" if paged else ""))
+        page = " (page)" if episode and "page" in episode.labels else ""
+        fired.append(f"**[{name}](runbook.md#{name.lower()})**{page}")
         timing.append(f"{episode.seen_at - one.began_at:.0f}, {episode.fired_at - one.began_at:.0f}" if episode
                       else f"**did not fire** in {one.repaired_at - one.began_at:.0f} s")  # fmt: skip
-        over.append(f"{max(0, last_end(episodes, name) - one.repaired_at):.0f}" if episode else "–")
+        over.append(over_after(one, episodes, name, left))
         if episode:
             shown_at = episode.fired_at
     panels = shown(lab, one, shown_at) if len(one.missing) < len(one.fault.alerts) else ["–"]
@@ -200,8 +206,12 @@ def row(lab, one, episodes):
     return f"| {' | '.join(cells)} |\n"
 
 
-def last_end(episodes, name):
-    return max(each.over_at for each in episodes if each.name == name and each.fired_at)
+def over_after(one, episodes, name, left):
+    ends = [each.over_at for each in episodes if each.name == name and each.fired_at]
+    if not ends:
+        return "–"
+    after = max(0, max(ends) - one.repaired_at)
+    return f"not in {after:.0f}" if name in left else f"{after:.0f}"
 
 
 def shown(lab, one, at):
@@ -242,14 +252,13 @@ def text(value, unit):
 
 def conditions(binary):
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    sessions = int(LOAD["VUS"]) * int(LOAD["SESSIONS"])
     return (
-        f"{today}, {version} ({commit}), {os.cpu_count()} cores ({platform.machine()}), which the cluster, its people and\n"
-        f"Prometheus share; load average at the end {load}. `roomgate dev --prometheus`: 3 nodes, 2 shards of a primary and a\n"
-        f"replica. All the time {int(LOAD['VUS']) * int(LOAD['SESSIONS'])} sessions draw in {LOAD['ROOMS']} rooms (loadtest/draw.js), and\n"
-        f"{2 / READS_PAUSE_S:.0f} pages of history are read a second.\n\n"
+        f"{today}, {version}, {os.cpu_count()} cores ({platform.machine()}), which the cluster, its people and Prometheus share; load\n"
+        f"average at the end {load}. `roomgate dev --prometheus`: 3 nodes, 2 shards of a primary and a replica. All the time\n"
+        f"{sessions} sessions draw in {LOAD['ROOMS']} rooms (loadtest/draw.js), and {READERS / READS_PAUSE_S:.0f} pages of history are read a second.\n\n"
     )
 
 

@@ -210,7 +210,9 @@ FAULTS = [
          ("Overview", "Sessions fed from the log", {"node": "node-2"})],
     ),
     Fault(
-        "pool-exhausted", f"a job on shard b's primary locks a table for {LOCKED_S * 1000:.0f} ms, again and again; 36 people read there", pool_exhausted,
+        "pool-exhausted",
+        f"a job on shard b's primary locks a table for {LOCKED_S * 1000:.0f} ms, again and again; 36 people read there",
+        pool_exhausted,
         ["PoolExhausted"],
         [("Shards", "Pool use", {"endpoint": "b-1"}), ("Overview", "Fullest pools", {"endpoint": "b-1"}),
          ("Shards", "Waiting for and holding a connection, p99", {"shard": "b"})],

@@ -26,7 +26,7 @@ SETTINGS = {
     "ROOMGATE__SHARDS__B__ENDPOINTS__B_1__DISK_BYTES": str(DISK_BYTES),
 }
 LOAD = {"VUS": "4", "SESSIONS": "3", "ROOMS": "8", "DURATION": "3h", "KEEP": "1"}
-READS_PAUSE_S = 0.5
+READERS, READS_PAUSE_S = 2, 0.5
 READY_S = 60
 
 
@@ -50,7 +50,7 @@ class Lab:
         self.started["k6"] = subprocess.Popen(command, env={**os.environ, **told}, **self.output("k6"))
         self.person = Person(self.cluster.url)
         self.rooms = {shard["name"]: self.room_on(i) for i, shard in enumerate(self.parts["shards"])}
-        Readers(self.person, [f"/v1/rooms/{room}/events" for room in self.rooms.values()], 2, READS_PAUSE_S)
+        Readers(self.person, [f"/v1/rooms/{room}/events" for room in self.rooms.values()], READERS, READS_PAUSE_S)
 
     def __enter__(self):
         return self
