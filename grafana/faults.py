@@ -80,7 +80,8 @@ def main():
     # As Ctrl-C: the cluster is taken down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     with Lab(options.binary.resolve(), options.k6.resolve()) as lab:
-        table, missing = proof(lab, chosen)
+        rows, missing = proof(lab, chosen)
+    table = HEAD + "".join(rows[name] for name in ROWS if name in rows)
     print(table)
     if not options.only:
         before, _, rest = DOCUMENT.read_text().partition(BEGIN)
@@ -110,7 +111,7 @@ def proof(lab, faults):
         rows[one.fault.name] = row(lab, one, its_own, left)
     missing += [f"{alert} ({one.fault.name})" for one in runs for alert in sorted(one.missing)]
     missing += [f"{alert} (not over {CALM_S} s after the last repair)" for alert in sorted(left)]
-    return HEAD + "".join(rows[name] for name in ROWS if name in rows), missing
+    return rows, missing
 
 
 def run(lab, fault):

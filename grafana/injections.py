@@ -17,6 +17,8 @@ from lab import DISK_BYTES, frozen
 JUMP_S = 600
 # Less than writes.lock_timeout_ms.
 LOCKED_S = 0.12
+# Of whom enough wait for their turn that no connection ever rests.
+READING = 90
 # What db_disk_used_ratio counts.
 DISK_USED = "SELECT (SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace) + (SELECT sum(size) FROM pg_ls_waldir())"
 FAKETIME = "/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -77,7 +79,7 @@ def pool_exhausted(lab):
     lock = f"LOCK TABLE room_event IN ACCESS EXCLUSIVE MODE; PERFORM pg_sleep({LOCKED_S}); COMMIT;"
     path = f"/v1/rooms/{lab.rooms['b']}/events?freshness=primary"
     lab.begins()
-    with lab.console(primary) as console, contextlib.closing(Readers(lab.person, [path], 36, 0.02)):
+    with lab.console(primary) as console, contextlib.closing(Readers(lab.person, [path], READING, 0)):
         console.stdin.write(f"DO $$ BEGIN LOOP {lock} END LOOP; END $$;\n")
         console.stdin.flush()
         yield
@@ -211,7 +213,7 @@ FAULTS = [
     ),
     Fault(
         "pool-exhausted",
-        f"a job on shard b's primary locks a table for {LOCKED_S * 1000:.0f} ms, again and again; 36 people read there",
+        f"a job on shard b's primary locks a table for {LOCKED_S * 1000:.0f} ms, again and again; {READING} people read there",
         pool_exhausted,
         ["PoolExhausted"],
         [("Shards", "Pool use", {"endpoint": "b-1"}), ("Overview", "Fullest pools", {"endpoint": "b-1"}),
