@@ -256,10 +256,11 @@ def conditions(binary):
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     sessions = int(LOAD["VUS"]) * int(LOAD["SESSIONS"])
+    reads = READERS / READS_PAUSE_S
     return (
-        f"{today}, {version}, {os.cpu_count()} cores ({platform.machine()}), which the cluster, its people and Prometheus share; load\n"
-        f"average at the end {load}. `roomgate dev --prometheus`: 3 nodes, 2 shards of a primary and a replica. All the time\n"
-        f"{sessions} sessions draw in {LOAD['ROOMS']} rooms (loadtest/draw.js), and {READERS / READS_PAUSE_S:.0f} pages of history are read a second.\n\n"
+        f"{today}, {version}, {os.cpu_count()} cores ({platform.machine()}), which the cluster, its people and Prometheus share;\n"
+        f"load average at the end {load}. `roomgate dev --prometheus`: 3 nodes, 2 shards of a primary and a replica. All the\n"
+        f"time {sessions} sessions draw in {LOAD['ROOMS']} rooms (loadtest/draw.js), and {reads:.0f} pages of history are read a second.\n\n"
     )
 
 
