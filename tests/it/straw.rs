@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub struct Straw {
     pub url: String,
@@ -83,6 +84,9 @@ async fn pass(client: TcpStream, node: TcpStream, rates: watch::Receiver<Rate>, 
 
 async fn sip(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut rates: watch::Receiver<Rate>) {
     let mut buffer = vec![0; 64 * 1024];
+    // By the clock, not by the length of sleeps: on a busy machine these are
+    // longer, and the straw thinner than it is said to be.
+    let mut due = Instant::now();
     loop {
         let rate = *rates.borrow_and_update();
         let (most, pause) = match rate {
@@ -95,14 +99,18 @@ async fn sip(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut rates: watch::
         };
         let read = tokio::select! {
             read = from.read(&mut buffer[..most]) => read,
-            _ = rates.changed() => continue,
+            _ = rates.changed() => {
+                due = Instant::now();
+                continue;
+            }
         };
         let Ok(count @ 1..) = read else { return };
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
         if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+            due += pause;
+            tokio::time::sleep_until(due).await;
         }
     }
 }
