@@ -6,12 +6,14 @@ k6's own, which is 0 only if every threshold held.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from cluster import FAULTS, LOSSY, ROOT, Cluster
 from delay import DelayingProxy
@@ -37,7 +39,7 @@ def run(options):
     """Against `options.url` or a cluster for this run; k6's exit status."""
     if options.url:
         return k6(options.script, delayed(options.url, options.delay), options, {})
-    with Cluster(options.binary) as cluster:
+    with Cluster(options.binary, *(["--prometheus"] if options.alerts else [])) as cluster:
         settings = {"NODES": ",".join(cluster.nodes)}
         if options.fault in LOSSY:
             settings["LOSSY"] = "1"
@@ -46,7 +48,18 @@ def run(options):
         if fault and not fault.happened():
             print(f"{options.fault} didn't happen: it was to be after {options.after} s", file=sys.stderr)
             return 1
+        if options.alerts:
+            fired = alerts(cluster.parts["prometheus"]["url"])
+            print(f"alerts that fired: {', '.join(fired) or 'none'}")
+            return status or int(bool(fired))
         return status
+
+
+def alerts(prometheus):
+    """The names of those that fired since it has been running."""
+    asked = quote('max by (alertname) (max_over_time(ALERTS{alertstate="firing"}[1d]))')
+    with urllib.request.urlopen(f"{prometheus}/api/v1/query?query={asked}", timeout=30) as answer:
+        return sorted(series["metric"]["alertname"] for series in json.load(answer)["data"]["result"])
 
 
 class Fault(threading.Thread):
@@ -90,9 +103,10 @@ def main():
     parser.add_argument("--fault", choices=FAULTS, help="what happens to the cluster of this run")
     parser.add_argument("--after", type=float, default=20, metavar="S", help="when, default 20")
     parser.add_argument("--for", type=float, default=5, metavar="S", dest="seconds", help="how long something is frozen, default 5")
+    parser.add_argument("--alerts", action="store_true", help="with a Prometheus beside the cluster: an alert that fires fails the run")
     options = parser.parse_args()
-    if options.fault and options.url:
-        parser.error("--fault is for a cluster of this run: without --url")
+    if (options.fault or options.alerts) and options.url:
+        parser.error("--fault and --alerts are for a cluster of this run: without --url")
     sys.exit(run(options))
 
 
