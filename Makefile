@@ -163,6 +163,11 @@ load-proof: install-load target/loadtest/installed ## every load test passes, an
 	$(CARGO) build --release --locked
 	target/loadtest/bin/python loadtest/proof.py $(ARGS)
 
+.PHONY: capacity
+capacity: install-load target/loadtest/installed ## what sessions and submits cost here, and a model of larger crowds: docs/capacity.md
+	$(CARGO) build --release --locked --bin roomgate --example load
+	target/loadtest/bin/python loadtest/capacity.py $(ARGS)
+
 .PHONY: autobahn
 autobahn: install-test target/api/installed ## the framing of WebSockets against Autobahn's cases
 	$(part)

@@ -72,7 +72,19 @@ impl Cluster {
 
     /// The postmasters of the primaries.
     pub fn primaries(&self) -> Vec<Process> {
+        self.postmasters(Role::Primary)
+    }
+
+    pub fn replicas(&self) -> Vec<Process> {
+        self.postmasters(Role::Replica)
+    }
+
+    pub fn redis(&self) -> Process {
+        Process(self.report.redis.pid)
+    }
+
+    fn postmasters(&self, role: Role) -> Vec<Process> {
         let endpoints = self.report.shards.iter().flat_map(|shard| &shard.endpoints);
-        endpoints.filter(|e| e.role == Role::Primary).map(|e| Process(e.pid)).collect()
+        endpoints.filter(|e| e.role == role).map(|e| Process(e.pid)).collect()
     }
 }

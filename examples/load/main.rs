@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod idle;
 mod listeners;
+mod people;
 mod process;
 mod submits;
 
@@ -46,6 +47,8 @@ enum Load {
     Idle(idle::Args),
     /// One room with many listeners: node CPU of each delivered event
     Listeners(listeners::Args),
+    /// Rooms of people of whom some draw: what all parts of a cluster spend on them
+    People(people::Args),
     /// Many rooms that are drawn in: submits/s, latency, CPU of each submit
     Submits(submits::Args),
 }
@@ -66,6 +69,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let figures = match &args.load {
         Load::Idle(load) => idle::run(&cluster, load).await?,
         Load::Listeners(load) => listeners::run(&cluster, load).await?,
+        Load::People(load) => people::run(&cluster, load).await?,
         Load::Submits(load) => submits::run(&cluster, load).await?,
     };
     if args.json {
