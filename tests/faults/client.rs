@@ -155,6 +155,10 @@ impl Client {
                 }
                 () = sleep(PAUSED_LOOK), if !reading => { heard = Instant::now(); Ok(()) }
                 () = sleep_until(leaves), if reading && !self.sits && self.shared.is(Phase::Draw) => {
+                    // It may have been told to while it waited.
+                    if !self.status.reading.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     self.connection().left = true;
                     // What is sent last is not waited for.
                     drop(self.act(&mut socket).await);

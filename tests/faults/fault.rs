@@ -292,18 +292,29 @@ async fn stop_reading(
     const EVENT_BYTES: usize = 20_000;
     let reader = load.in_corner(client);
     let room = world.rooms.last().ok_or("no room")?.id;
-    // It may be coming back from the fault before; and whoever still reads the log
-    // has no outbox to overflow.
+    // It may be coming back from the fault before, or leave by itself just now; and
+    // whoever still reads the log has no outbox to overflow. Once it reads nothing
+    // it neither leaves nor comes back.
+    let is_live = async || {
+        Ok::<_, Failure>(
+            load.seen(reader, room).is_some() && is_all_live(node_of(world, load, reader)?).await?,
+        )
+    };
     let live = async {
-        while load.seen(reader, room).is_none() || !is_all_live(node_of(world, load, reader)?).await? {
+        loop {
+            if is_live().await? {
+                load.set_reading(reader, false);
+                if is_live().await? {
+                    return Ok::<_, Failure>(());
+                }
+                load.set_reading(reader, true);
+            }
             sleep(Duration::from_millis(50)).await;
         }
-        Ok::<_, Failure>(())
     };
     timeout(Duration::from_secs(30), live)
         .await
         .map_err(|_| format!("client {reader} doesn't come back"))??;
-    load.set_reading(reader, false);
     let through = &world.cluster.nodes()[0];
     let written = burst::write(world, load, through, megabytes * 1_000_000 / EVENT_BYTES, EVENT_BYTES).await;
     sleep(lasts).await;
