@@ -68,8 +68,9 @@ fn plan(bug: Bug, seed: u64) -> Plan {
     if bug == Bug::UnknownIsFailure {
         planted += ",CommitAnswerLost";
     }
-    // Whoever comes makes its node look at the log, which hides that nobody else does.
-    let stay_ms = if bug == Bug::HeadCheckOff { 60_000 } else { 4_000 };
+    // Whoever comes makes its node look at the log, which hides that nobody else does;
+    // and whoever goes before it has read what it lagged behind never sees the hole.
+    let stay_ms = if matches!(bug, Bug::HeadCheckOff | Bug::LagSkips) { 60_000 } else { 4_000 };
     // Two nodes must read the same shape in the same moment.
     let pause_ms = if bug == Bug::ReadBeforeLock { 50 } else { 200 };
     let reading = match bug {
