@@ -5,7 +5,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # For `make dev`: more flags of `roomgate dev`, e.g. ARGS="--nodes 2 --sync".
 ARGS ?=
-# For `make real-shapes`: a gzipped file of lines like {"room": slug, "shape": {…}}.
+# For `make dev`: how it is compiled; `release` is what to measure.
+PROFILE ?= quick
+# For `make real-shapes` and `make moves`: a gzipped file of lines like {"room": slug, "shape": {…}}.
 FILE ?= tests/data/excalidraw-excerpt.ndjson.gz
 
 part = @echo "==> $@ ($$(date +%T))"
@@ -16,8 +18,8 @@ help: ## this text
 
 .PHONY: dev
 dev: install ## a whole cluster on this machine, and a whiteboard to try it
-	$(CARGO) build --release --locked
-	target/release/roomgate dev $(ARGS)
+	$(CARGO) build --profile $(PROFILE) --locked
+	target/$(PROFILE)/roomgate dev $(ARGS)
 
 .PHONY: test
 test: install-test lint unit it faults browser-test api-test smoke operators-test autobahn ## everything that must hold
@@ -108,6 +110,10 @@ fuzz: ## every fuzz target for a minute
 .PHONY: storm
 storm: install ## 5 000 clients in 50 rooms lose their node and come back
 	$(CARGO) test --locked --release --test faults -- storm
+
+.PHONY: moves
+moves: install ## a shard joins and goes again while people draw real shapes: pauses, and what anybody noticed
+	$(CARGO) test --locked --release --test faults -- moves --shapes $(abspath $(FILE))
 
 .PHONY: crowd
 crowd: install ## 10 000 sessions on one node: what scrapes cost beside them, and what each costs
