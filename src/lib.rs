@@ -44,6 +44,10 @@ pub mod http;
 
 pub mod jobs;
 
+pub mod databases;
+
+pub mod moves;
+
 pub mod dev;
 pub mod reload;
 

@@ -17,34 +17,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::auth::{KeyError, Origins, Passwords, Verifier};
 use crate::bus::{Away, Bus, NodeId};
 use crate::config::{Config, Durability};
-use crate::db::migrate::{self, MigrateError, Schema};
-use crate::db::{Budget, OverBudget};
-use crate::directory::{self, Directory};
+use crate::databases::{DatabaseError, Databases};
+use crate::directory::Directory;
 use crate::http;
-use crate::ids::ShardName;
 use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
 use crate::limits::Limits;
 use crate::metrics;
-use crate::placement::SlotMap;
 use crate::reload::{Followers, Reload, Sources};
 use crate::room::access::{self, Access};
 use crate::room::{Context, Hub, tell_presence, watch};
-use crate::routing::{NoPrimary, Setup, Shard, Shards};
+use crate::routing::{Shard, Shards};
 use crate::session::{self, Sessions};
-use crate::store;
 use crate::store::append::Appender;
 use crate::store::history::History;
 use crate::store::imports::Imports;
 use crate::store::rooms::{Rooms, Visits};
 use crate::store::slots::Slots;
-use crate::store::topology::{Topology, TopologyError};
 use crate::tasks::Tasks;
 use crate::traces::Traces;
 
-/// How long a node that starts waits for the directory and the shards.
-const START_PATIENCE: Duration = Duration::from_secs(30);
-/// Servers that take longer to answer are judged when they do.
-const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 /// What a submit may wait beyond `failover_wait` before its fate is unknown.
 const SUBMIT_GRACE: Duration = Duration::from_secs(5);
 /// Pages of logs that are kept, over all rooms.
@@ -60,13 +51,7 @@ pub enum NodeError {
     #[error(transparent)]
     Keys(#[from] KeyError),
     #[error(transparent)]
-    Migrate(#[from] MigrateError),
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    #[error("{0}: no primary was found in {START_PATIENCE:?}; is it running, and can it be reached?")]
-    NoPrimary(ShardName),
-    #[error("{server}: too few connections: {over}")]
-    OverBudget { server: String, over: OverBudget },
+    Database(#[from] DatabaseError),
     #[error("can't use the configured Redis: {0}")]
     Redis(#[from] Away),
     #[error("can't listen on {address}: {error}")]
@@ -110,7 +95,8 @@ impl Node {
     async fn build(config: &Config, traces: &Traces, tasks: &Tasks) -> Result<Self, NodeError> {
         let verifier = Verifier::load(&config.auth)?;
         let signer = verifier.signer(config.auth.access_token)?;
-        let Databases { directory, shards, slots } = Databases::open(config, tasks).await?;
+        let databases = Databases::open(config, tasks).await?;
+        let Databases { directory, shards, slots, .. } = databases.clone();
         let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
@@ -172,7 +158,7 @@ impl Node {
             trusted_proxies: http::trusted_proxies(&config.listen),
             legacy_protocol: config.listen.legacy_protocol,
         };
-        let followers = followers(&public);
+        let followers = followers(&public, databases);
         let accepting = listen(config, public, http::AdminParts { probe, watched, directory }, tasks)?;
         Ok(Self { sessions, accepting, tasks: tasks.clone(), draining, followers })
     }
@@ -194,31 +180,6 @@ impl Node {
             Ok(()) => tracing::info!("drained"),
             Err(running) => tracing::warn!(?running, "tasks were still running at the end of the drain"),
         }
-    }
-}
-
-struct Databases {
-    directory: Directory,
-    shards: Shards,
-    slots: Slots,
-}
-
-impl Databases {
-    /// Waits for the directory, checks schemas, claims what is to be claimed,
-    /// and learns who owns which slot.
-    async fn open(config: &Config, tasks: &Tasks) -> Result<Self, NodeError> {
-        let budget = Budget::of(config);
-        let directory = Directory::new(directory_cluster(config, &budget, tasks));
-        let shards = Shards::start(&config.shards, setup(config, &budget, None, store::STATEMENTS), tasks);
-        let is_sync = config.writes.durability == Durability::Sync;
-        shards.iter().for_each(|(_, shard)| shard.metrics().synchronous_standbys_required(is_sync));
-        check_databases(directory.database(), &shards).await?;
-        let slots = Slots::new(SlotMap::default(), shards.clone());
-        let weights: Vec<u32> = config.shards.iter().map(|shard| shard.weight).collect();
-        let topology = Topology::new(shards.clone(), &weights, directory.database().clone(), slots.clone());
-        topology.open(Instant::now() + START_PATIENCE).await?;
-        topology.keep_claims(tasks);
-        Ok(Self { directory, shards, slots })
     }
 }
 
@@ -328,9 +289,9 @@ fn visits(rooms: &Rooms, tasks: &Tasks) -> Visits {
     visits
 }
 
-fn followers(public: &http::Parts) -> Followers {
+fn followers(public: &http::Parts, databases: Databases) -> Followers {
     let (limits, verifier) = (public.limits.clone(), public.verifier.clone());
-    Followers { limits, verifier, appender: public.appender.clone() }
+    Followers { limits, verifier, appender: public.appender.clone(), databases }
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
@@ -359,66 +320,6 @@ fn watched(config: &Config, shards: &Shards, directory: &Directory, bus: &Bus) -
         bus: bus.clone(),
         durability: config.writes.durability,
     }
-}
-
-fn directory_cluster(config: &Config, budget: &Budget, tasks: &Tasks) -> Shard {
-    let name = ShardName::new("directory").expect("a valid name");
-    let setup = setup(config, budget, Some("directory"), &[directory::STATEMENTS]);
-    Shard::start(&name, &config.directory.endpoints, setup, tasks)
-}
-
-fn setup<'a>(
-    config: &'a Config,
-    budget: &'a Budget,
-    search_path: Option<&'static str>,
-    statements: &'static [&'static [&'static crate::db::Sql]],
-) -> Setup<'a> {
-    Setup {
-        node: &config.node,
-        pool: &config.pool,
-        budget,
-        reads: &config.reads,
-        lock_timeout: config.writes.lock_timeout,
-        search_path,
-        statements,
-    }
-}
-
-/// Every server that answers must allow the connections of all nodes, and every
-/// database have the schema that this program needs.
-async fn check_databases(directory: &Shard, shards: &Shards) -> Result<(), NodeError> {
-    let deadline = Instant::now() + START_PATIENCE;
-    let shards = shards.iter().map(|(_, shard)| (shard, Schema::Shard));
-    for (database, schema) in std::iter::once((directory, Schema::Directory)).chain(shards) {
-        let name = database.name();
-        let primary = database.primary(deadline).await;
-        database.asked(Instant::now() + FIRST_ANSWERS).await;
-        // Before connections are opened that others may need.
-        check_budget(database)?;
-        let primary = match primary {
-            Ok(primary) => primary,
-            // The others can be served; this one is checked by whoever writes to it.
-            Err(NoPrimary { .. }) if schema == Schema::Shard => {
-                tracing::warn!(shard = %name, "no primary was found; its rooms can't be written to now");
-                continue;
-            }
-            Err(NoPrimary { .. }) => return Err(NodeError::NoPrimary(name.clone())),
-        };
-        let failed = |error| MigrateError::Database { target: name.to_string(), error: Box::new(error) };
-        let connection = primary.pool().get().await.map_err(failed)?;
-        migrate::require(&connection, schema, name.as_str()).await?;
-    }
-    Ok(())
-}
-
-fn check_budget(database: &Shard) -> Result<(), NodeError> {
-    let known = database.known();
-    let over = database.endpoints().iter().zip(&known.facts).find_map(|(endpoint, facts)| {
-        let over = facts.over_budget.clone()?;
-        let crate::config::Endpoint { host, port, .. } = endpoint.config();
-        Some(NodeError::OverBudget { server: format!("{endpoint:?} ({host}:{port})"), over })
-    });
-    over.map_or(Ok(()), Err)
 }
 
 /// Hashing is heavy on memory and a core for tens of milliseconds: never so much

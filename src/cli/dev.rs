@@ -20,7 +20,7 @@ use crate::dev::{Breaker, Cluster, Error, HELP, Keys, Notice, Observer, Options,
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  roomgate dev --nodes 2 --replicas 2 --sync --port 8080")]
 pub struct DevArgs {
-    /// PostgreSQL shards
+    /// PostgreSQL shards, if the data folder does not have more already
     #[arg(long, value_name = "N", default_value_t = 2)]
     shards: usize,
     /// Streaming replicas of each shard

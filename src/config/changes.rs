@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Config, Secret};
+use super::{Config, Secret, Shard};
 
 /// What takes effect while a node runs. Everything else is read at its start.
 const LIVE: [&str; 5] = ["limits", "log.filter", "auth.issuer", "auth.audience", "auth.keys"];
@@ -30,7 +30,13 @@ impl Config {
         LIVE.iter().any(|live| below(live))
     }
 
-    /// Takes over what is live of `new`.
+    /// The keys, as `changed_to` names them, of shards that only `new` has.
+    pub fn shards_to_join(&self, new: &Self) -> BTreeSet<String> {
+        let is_new = |shard: &&Shard| self.shards.iter().all(|known| known.name != shard.name);
+        new.shards.iter().filter(is_new).map(|shard| format!("shards.{}", shard.name)).collect()
+    }
+
+    /// Takes over what is live of `new`, but for shards, which join one by one.
     pub fn take_live(&mut self, new: &Self) {
         self.limits = new.limits.clone();
         self.log.filter.clone_from(&new.log.filter);

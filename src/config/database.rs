@@ -134,6 +134,14 @@ pub struct Directory {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Directory {
+    /// It is reached and watched like a shard, and has no slots.
+    pub fn as_shard(&self) -> Shard {
+        let name = ShardName::new("directory").expect("a valid name");
+        Shard { name, weight: 0, endpoints: self.endpoints.clone() }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {

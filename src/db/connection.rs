@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
 use bytes::Bytes;
-use futures_util::SinkExt;
+use futures_util::{SinkExt, TryStreamExt};
 
 use super::error::{Class, DbError};
 use super::statements::{Ready, Statements};
@@ -119,6 +119,35 @@ impl Connection {
         sink.finish().await
     }
 
+    /// The rows of a `COPY … TO STDOUT` here into a `COPY … FROM STDIN` there, as
+    /// they come; how many there were. Each piece waits for `pace`. After an error
+    /// neither connection is used again.
+    pub async fn pipe(
+        &self,
+        out: &str,
+        to: &Self,
+        into: &str,
+        pace: impl AsyncFn(usize),
+    ) -> Result<u64, DbError> {
+        let there = Running { connection: to, what: "copy_in", started: Instant::now(), ended: false };
+        let copied = async {
+            let mut rows = pin!(self.client.copy_out(out).await?);
+            let mut sink = pin!(to.client.copy_in(into).await?);
+            while let Some(piece) = rows.try_next().await? {
+                pace(piece.len()).await;
+                sink.send(piece).await?;
+            }
+            sink.finish().await
+        };
+        let copied = self.watch("copy_out", copied).await;
+        if copied.is_ok() {
+            there.end();
+        } else {
+            self.abandoned.store(true, Ordering::SeqCst);
+        }
+        copied
+    }
+
     /// Statements without parameters, for schema work. Not for transactions.
     pub async fn batch(&self, text: &str) -> Result<(), DbError> {
         self.watch("batch", self.client.batch_execute(text)).await
@@ -206,10 +235,9 @@ impl Connection {
         what: &'static str,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, DbError> {
-        let mut running = Running { connection: self, what, started: Instant::now(), ended: false };
+        let running = Running { connection: self, what, started: Instant::now(), ended: false };
         let result = statement.await;
-        running.ended = true;
-        drop(running);
+        running.end();
         result.map_err(|error| {
             let error = DbError::from_postgres(what, &error);
             if error.class().breaks_connection() {
@@ -238,6 +266,10 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
+    fn end(mut self) {
+        self.ended = true;
+    }
+
     fn tell(&self, metrics: &EndpointMetrics, elapsed: Duration) {
         if self.ended {
             metrics.query_done(self.what, elapsed);

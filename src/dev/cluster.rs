@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join, try_join_all};
+use nix::sys::signal::Signal;
 
 use super::gateway::{AUDIENCE, ISSUER, KEY_ID, Planned};
 use super::layout::{Layout, replace, write_secret};
@@ -17,6 +18,7 @@ use crate::tasks::Tasks;
 pub struct Cluster {
     inner: Arc<Inner>,
     tasks: Tasks,
+    observer: Observer,
 }
 
 /// Fields are dropped in the order of writing: who depends on others goes first.
@@ -25,9 +27,11 @@ pub(super) struct Inner {
     haproxy: Haproxy,
     nodes: Vec<Gateway>,
     redis: Redis,
-    shards: Vec<Shard>,
+    /// One may be added, none goes.
+    shards: boxcar::Vec<Shard>,
     demo: report::Demo,
     layout: Layout,
+    options: Options,
 }
 
 impl Cluster {
@@ -37,18 +41,39 @@ impl Cluster {
         options.check().map_err(Error::Other)?;
         let inner = Arc::new(Inner::start(options, &observer).await?);
         inner.write_report()?;
-        let cluster = Self { inner, tasks: Tasks::new() };
-        for service in cluster.inner.services() {
-            let supervisor = Supervisor {
-                service: service.clone(),
-                cluster: Arc::downgrade(&cluster.inner),
-                observer: observer.clone(),
-                restart: options.restart,
-                stop: cluster.tasks.stop_signal(),
-            };
-            cluster.tasks.spawn("dev-supervisor", supervisor.run());
-        }
+        let cluster = Self { inner, tasks: Tasks::new(), observer };
+        cluster.inner.services().for_each(|service| cluster.supervise(service));
         Ok(cluster)
+    }
+
+    fn supervise(&self, service: &Arc<Service>) {
+        let supervisor = Supervisor {
+            service: service.clone(),
+            cluster: Arc::downgrade(&self.inner),
+            observer: self.observer.clone(),
+            restart: self.inner.options.restart,
+            stop: self.tasks.stop_signal(),
+        };
+        self.tasks.spawn("dev-supervisor", supervisor.run());
+    }
+
+    /// Starts the servers of one more shard, empty, puts it into the nodes'
+    /// configuration, and has them read that again. The shard's name. One at a time.
+    pub async fn add_shard(&self) -> Result<String, Error> {
+        let inner = &self.inner;
+        let index = inner.shards.count();
+        Options { shards: index + 1, ..inner.options.clone() }.check().map_err(Error::Other)?;
+        let shard = Shard::start(&inner.layout, index, &inner.options).await?;
+        let name = shard.name().to_owned();
+        shard.servers().iter().for_each(|server| self.supervise(server.service()));
+        inner.shards.push(shard);
+        inner.layout.remember_shards(index + 1)?;
+        for node in &inner.nodes {
+            node.write(&inner.layout, &inner.options, &inner.shards(), &inner.redis)?;
+            node.service().signal(Signal::SIGHUP);
+        }
+        inner.write_report()?;
+        Ok(name)
     }
 
     /// Takes it down in order, so that the next start is a quick one.
@@ -60,7 +85,7 @@ impl Cluster {
         }
         join_all(inner.nodes.iter().map(|node| node.service().stop())).await;
         join_all(inner.others().map(|service| service.stop())).await;
-        join_all(inner.shards.iter().map(Shard::stop)).await;
+        join_all(inner.shards().into_iter().map(Shard::stop)).await;
         if let Err(left) = self.tasks.ended(Duration::from_secs(5)).await {
             tracing::warn!(?left, "supervisors are still running");
         }
@@ -101,8 +126,8 @@ impl Cluster {
         &self.inner.nodes
     }
 
-    pub fn shards(&self) -> &[Shard] {
-        &self.inner.shards
+    pub fn shards(&self) -> Vec<&Shard> {
+        self.inner.shards()
     }
 
     pub fn redis(&self) -> &Redis {
@@ -132,6 +157,7 @@ impl Inner {
     async fn start(options: &Options, observer: &Observer) -> Result<Self, Error> {
         let step = |text: String| observer(Notice::Step(text));
         let layout = Layout::open(&options.data, options.shards, options.reset)?;
+        let options = &Options { shards: layout.shards(), ..options.clone() };
         // Taken first: a taken port is told at once, not after the databases.
         let public = layout.balancer_port(options.port)?;
         make_key(&layout)?;
@@ -145,7 +171,7 @@ impl Inner {
 
         step(format!("migrating, and starting {} node(s)", options.nodes));
         let planned = (0..options.nodes)
-            .map(|i| Planned::new(&layout, i, options, &shards, &redis))
+            .map(|i| Planned::new(&layout, i, options, &shards.iter().collect::<Vec<_>>(), &redis))
             .collect::<Result<Vec<_>, _>>()?;
         migrate(&planned[0].file).await?;
         let nodes = planned.into_iter().map(Planned::launch).collect::<Result<Vec<_>, _>>()?;
@@ -158,12 +184,17 @@ impl Inner {
             true => Some(Prometheus::start(&layout, &nodes, &haproxy).await?),
             false => None,
         };
-        Ok(Self { prometheus, haproxy, nodes, redis, shards, demo, layout })
+        let (shards, options) = (shards.into_iter().collect(), options.clone());
+        Ok(Self { prometheus, haproxy, nodes, redis, shards, demo, layout, options })
     }
 
     fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        let servers = self.shards.iter().flat_map(Shard::servers).map(Postgres::service);
+        let servers = self.shards().into_iter().flat_map(Shard::servers).map(Postgres::service);
         self.nodes.iter().map(Gateway::service).chain(self.others()).chain(servers)
+    }
+
+    fn shards(&self) -> Vec<&Shard> {
+        self.shards.iter().map(|(_, shard)| shard).collect()
     }
 
     /// All but nodes and databases.
@@ -181,7 +212,7 @@ impl Inner {
         report::Report {
             lb: self.haproxy.url(),
             nodes: self.nodes.iter().map(report_node).collect(),
-            shards: self.shards.iter().map(report_shard).collect(),
+            shards: self.shards().into_iter().map(report_shard).collect(),
             directory: report::Directory { admin_dsn: self.shards[0].primary().admin_dsn() },
             redis: report::Redis { url: self.redis.url(), pid: self.redis.service().pid() },
             haproxy: report::Haproxy {

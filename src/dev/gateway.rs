@@ -39,7 +39,7 @@ impl Planned {
         layout: &Layout,
         index: usize,
         options: &Options,
-        shards: &[Shard],
+        shards: &[&Shard],
         redis: &Redis,
     ) -> Result<Self, Error> {
         let name = format!("node-{}", index + 1);
@@ -47,14 +47,7 @@ impl Planned {
         let admin = layout.port(&format!("{name}-admin"))?;
         let folder = layout.folder("nodes")?;
         let file = folder.join(format!("{name}.toml"));
-        let key = layout.file("jwt.key");
-        let text = [
-            node_section(&name, &public, &admin, options),
-            database_sections(shards),
-            bus_and_auth_sections(redis, &key),
-        ]
-        .concat();
-        replace(&file, text.as_bytes())?;
+        replace(&file, text(&name, [&public, &admin], layout, options, shards, redis).as_bytes())?;
         let spec = Spec {
             name: name.clone(),
             program: options.program.clone(),
@@ -79,6 +72,19 @@ impl Planned {
 }
 
 impl Gateway {
+    /// Its file anew; it reads it at SIGHUP, or when it is started again.
+    pub(super) fn write(
+        &self,
+        layout: &Layout,
+        options: &Options,
+        shards: &[&Shard],
+        redis: &Redis,
+    ) -> Result<(), Error> {
+        let file = layout.folder("nodes")?.join(format!("{}.toml", self.name));
+        let ports = [&self.public, &self.admin];
+        replace(&file, text(&self.name, ports, layout, options, shards, redis).as_bytes())
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -102,6 +108,23 @@ impl Gateway {
     pub fn admin_port(&self) -> u16 {
         self.admin.number()
     }
+}
+
+fn text(
+    name: &str,
+    [public, admin]: [&Port; 2],
+    layout: &Layout,
+    options: &Options,
+    shards: &[&Shard],
+    redis: &Redis,
+) -> String {
+    let key = layout.file("jwt.key");
+    [
+        node_section(name, public, admin, options),
+        database_sections(shards),
+        bus_and_auth_sections(redis, &key),
+    ]
+    .concat()
 }
 
 fn node_section(name: &str, public: &Port, admin: &Port, options: &Options) -> String {
@@ -149,9 +172,9 @@ fn pool_size(nodes: usize) -> usize {
 }
 
 /// The directory's tables lie in a schema on the first shard's servers.
-fn database_sections(shards: &[Shard]) -> String {
+fn database_sections(shards: &[&Shard]) -> String {
     let mut text = String::new();
-    for server in shards.iter().take(1).flat_map(Shard::servers) {
+    for server in shards.iter().take(1).flat_map(|shard| shard.servers()) {
         text += &endpoint("directory.endpoints", &server.endpoint());
     }
     for shard in shards {

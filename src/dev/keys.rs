@@ -66,10 +66,11 @@ pub struct Breaker {
     shards_turn: AtomicUsize,
     paused: AtomicBool,
     failing_over: Arc<AtomicBool>,
+    adding: Arc<AtomicBool>,
 }
 
 pub const HELP: &str = "k kill a node, or bring it back · p pause or resume a replica · f fail a shard over · \
-     r kill Redis, or bring it back · q quit";
+     r kill Redis, or bring it back · a add an empty shard · q quit";
 
 impl Breaker {
     pub fn new(observer: Observer) -> Self {
@@ -80,6 +81,7 @@ impl Breaker {
             shards_turn: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             failing_over: Arc::default(),
+            adding: Arc::default(),
         }
     }
 
@@ -90,6 +92,7 @@ impl Breaker {
             'p' => self.replica(cluster),
             'f' => self.fail_over(cluster),
             'r' => self.toggle(cluster.redis().service()),
+            'a' => self.add_shard(cluster),
             _ => return false,
         }
         true
@@ -109,7 +112,7 @@ impl Breaker {
         let (cluster, observer) = (cluster.clone(), self.observer.clone());
         let paused = !self.paused.fetch_xor(true, Ordering::SeqCst);
         self.tasks.spawn("dev-key", async move {
-            let Some(replica) = cluster.shards().iter().flat_map(Shard::replicas).next() else {
+            let Some(replica) = cluster.shards().into_iter().flat_map(Shard::replicas).next() else {
                 return observer(Notice::Step("there is no replica".to_owned()));
             };
             let name = replica.name().to_owned();
@@ -130,7 +133,7 @@ impl Breaker {
         }
         let turn = self.shards_turn.fetch_add(1, Ordering::Relaxed) % cluster.shards().len();
         self.tasks.spawn("dev-key", async move {
-            let shard = &cluster.shards()[turn];
+            let shard = cluster.shards()[turn];
             let (name, old) = (shard.name(), shard.primary().name().to_owned());
             observer(Notice::Step(format!("failing shard {name} over, away from {old}")));
             let done = cluster.fail_over(turn).await;
@@ -140,6 +143,31 @@ impl Breaker {
                     Notice::Step(format!("shard {name} has {new} as its primary now, and {old} follows"))
                 }
                 Err(error) => Notice::Failed { name: "failover".to_owned(), error: error.to_string() },
+            });
+        });
+    }
+
+    fn add_shard(&self, cluster: &Arc<Cluster>) {
+        let (cluster, observer, busy) = (cluster.clone(), self.observer.clone(), self.adding.clone());
+        if busy.swap(true, Ordering::SeqCst) {
+            return observer(Notice::Step("the last shard is still being added".to_owned()));
+        }
+        self.tasks.spawn("dev-key", async move {
+            observer(Notice::Step("starting the servers of one more shard".to_owned()));
+            let done = cluster.add_shard().await;
+            busy.store(false, Ordering::SeqCst);
+            observer(match done {
+                Ok(name) => {
+                    let file = cluster.report().jwt.key_file.with_file_name("nodes/node-1.toml");
+                    let program = std::env::current_exe().unwrap_or_else(|_| "roomgate".into());
+                    let shards = format!("{} shards", program.display());
+                    let config = format!("--config {}", file.display());
+                    Notice::Step(format!(
+                        "shard {name} stands by; in another terminal:\n    {shards} add {name} {config}\n    \
+                         {shards} move {config}"
+                    ))
+                }
+                Err(error) => Notice::Failed { name: "a shard".to_owned(), error: error.to_string() },
             });
         });
     }

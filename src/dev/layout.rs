@@ -30,7 +30,7 @@ struct Memory {
 }
 
 impl Layout {
-    /// Takes `folder` for a cluster of `shards` shards, empty if `reset`.
+    /// Takes `folder` for a cluster of at least `shards` shards, empty if `reset`.
     pub fn open(folder: &Path, shards: usize, reset: bool) -> Result<Self, Error> {
         make_folder(folder)?;
         let root = folder.canonicalize().map_err(Error::io(folder.display().to_string()))?;
@@ -46,14 +46,7 @@ impl Layout {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        if memory.shards != 0 && memory.shards != shards {
-            let found = memory.shards;
-            return Err(Error::Other(format!(
-                "{} holds {found} shards, not {shards}: ask for {found}, or start afresh with --reset",
-                root.display()
-            )));
-        }
-        memory.shards = shards;
+        memory.shards = memory.shards.max(shards);
         Ok(Self { root, databases, memory: Mutex::new(memory), _lock: lock })
     }
 
@@ -103,6 +96,16 @@ impl Layout {
         self.remember(|memory| {
             memory.primaries.insert(shard.to_owned(), server.to_owned());
         })
+    }
+
+    /// How many there are: no fewer than there were last time.
+    pub fn shards(&self) -> usize {
+        self.remembered(|memory| memory.shards)
+    }
+
+    /// One was added.
+    pub fn remember_shards(&self, shards: usize) -> Result<(), Error> {
+        self.remember(|memory| memory.shards = shards)
     }
 
     fn remember_port(&self, user: &str, port: &Port) -> Result<(), Error> {
@@ -230,10 +233,13 @@ mod tests {
         let port = first.port("node-1").unwrap().number();
         assert!(matches!(Layout::open(scratch.path(), 2, false), Err(Error::InUse(_))));
         drop(first);
-        assert!(matches!(Layout::open(scratch.path(), 3, false), Err(Error::Other(_))));
         let again = Layout::open(scratch.path(), 2, false).unwrap();
         assert_eq!(again.port("node-1").unwrap().number(), port);
+        again.remember_shards(3).unwrap();
         drop(again);
-        assert!(Layout::open(scratch.path(), 3, true).is_ok());
+        let grown = Layout::open(scratch.path(), 2, false).unwrap();
+        assert_eq!(grown.shards(), 3);
+        drop(grown);
+        assert_eq!(Layout::open(scratch.path(), 2, true).unwrap().shards(), 2);
     }
 }

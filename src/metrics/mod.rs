@@ -12,6 +12,7 @@ pub mod database;
 pub mod gateway;
 pub mod http;
 mod lately;
+pub mod moves;
 mod process;
 mod registry;
 mod shards;
@@ -32,6 +33,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub fn init() {
     gateway::init();
     bus::init();
+    moves::init();
     process::init();
 }
 

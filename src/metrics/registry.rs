@@ -68,8 +68,13 @@ static RECORDER: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
 });
 
 pub(super) fn families() -> impl Iterator<Item = &'static Family> {
-    let areas =
-        [super::gateway::FAMILIES, super::bus::FAMILIES, super::http::FAMILIES, super::database::FAMILIES];
+    let areas = [
+        super::gateway::FAMILIES,
+        super::bus::FAMILIES,
+        super::http::FAMILIES,
+        super::database::FAMILIES,
+        super::moves::FAMILIES,
+    ];
     areas.into_iter().flatten().copied()
 }
 

@@ -5,11 +5,13 @@
 //! `slot_owner` tables, and may be wrong without harm, because every write is
 //! checked against that table in its own transaction.
 
+mod plan;
 mod ring;
 mod slot_map;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use plan::{Move, Placed, plan};
 pub use ring::{Weighted, propose};
 pub use slot_map::{Owner, ShardIndex, SlotMap, SlotTable};
 

@@ -8,7 +8,7 @@ use super::{SLOTS, slot_of};
 use crate::ids::{RoomId, Slot};
 use crate::position::Epoch;
 
-/// A shard's place in the configuration, the same for the life of a process.
+/// A shard's place among those that this process knows, the same for its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardIndex(pub u16);
 
@@ -44,6 +44,13 @@ impl SlotTable {
 
     pub fn owner(&self, slot: Slot) -> Option<Owner> {
         self.owners.get(usize::from(slot.0)).copied().flatten()
+    }
+
+    /// Slots that nobody owns stay with whom they were.
+    pub fn keep_unowned(&mut self, before: &Self) {
+        for (owner, before) in self.owners.iter_mut().zip(&before.owners) {
+            *owner = owner.or(*before);
+        }
     }
 
     /// Slots without an owner.

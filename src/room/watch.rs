@@ -1,7 +1,7 @@
 //! What a node does for all its rooms together: hears the bus, and compares
 //! their heads with the log so that nothing stays unnoticed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -48,26 +48,44 @@ async fn check_heads(hub: Hub) {
             () = hub.context().heads_due.notified() => {}
             () = stop.wait() => return,
         }
-        let mut by_shard: HashMap<_, Vec<_>> = HashMap::new();
-        for room in hub.live() {
-            // A room whose slot nobody owns now is asked for at the next tick.
-            if let Some(shard) = hub.context().history.shard_of(room) {
-                by_shard.entry(shard).or_default().push(room);
-            }
+        let gone = check_rooms(&hub, hub.live()).await;
+        if !gone.is_empty() {
+            // Their slots have moved, and nobody here wrote to them since.
+            hub.context().history.find_owners().await;
+            check_rooms(&hub, gone).await;
         }
-        let checks = by_shard.iter().map(|(shard, rooms)| check_shard(&hub, *shard, rooms));
-        futures_util::future::join_all(checks).await;
     }
 }
 
-async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: &[RoomId]) {
-    if planted::has(Bug::HeadCheckOff) {
-        return;
+/// Answers with rooms that are not where they are thought to be.
+async fn check_rooms(hub: &Hub, rooms: impl IntoIterator<Item = RoomId>) -> Vec<RoomId> {
+    let mut by_shard: HashMap<_, Vec<_>> = HashMap::new();
+    for room in rooms {
+        // A room whose slot nobody owns now is asked for at the next tick.
+        if let Some(shard) = hub.context().history.shard_of(room) {
+            by_shard.entry(shard).or_default().push(room);
+        }
     }
-    match hub.context().history.heads(shard, rooms, hub.context().max_stale).await {
-        Ok(heads) => heads.iter().for_each(|head| hub.head(head)),
+    let checks = by_shard.into_iter().map(|(shard, rooms)| check_shard(hub, shard, rooms));
+    futures_util::future::join_all(checks).await.concat()
+}
+
+async fn check_shard(hub: &Hub, shard: ShardIndex, mut rooms: Vec<RoomId>) -> Vec<RoomId> {
+    if planted::has(Bug::HeadCheckOff) {
+        return Vec::new();
+    }
+    match hub.context().history.heads(shard, &rooms, hub.context().max_stale).await {
+        Ok(heads) => {
+            heads.iter().for_each(|head| hub.head(head));
+            let found: HashSet<RoomId> = heads.iter().map(|head| head.room).collect();
+            rooms.retain(|room| !found.contains(room));
+            rooms
+        }
         // Asked again at the next tick; joins and submits say it to people.
-        Err(error) => tracing::debug!(%error, "can't compare rooms with their logs"),
+        Err(error) => {
+            tracing::debug!(%error, "can't compare rooms with their logs");
+            Vec::new()
+        }
     }
 }
 

@@ -35,17 +35,18 @@ pub struct Setup<'a> {
     pub statements: &'static [&'static [&'static Sql]],
 }
 
-/// All shards, in the order of the configuration. Cheap to clone.
+/// All shards, in the order in which this node came to know them: one may join,
+/// none leaves before the node ends. Cheap to clone.
 #[derive(Clone)]
 pub struct Shards {
-    shards: Arc<[Shard]>,
+    shards: Arc<boxcar::Vec<Shard>>,
 }
 
 impl Shards {
     /// Starts a monitor for each. Servers that are away are no error.
     pub fn start(shards: &[config::Shard], setup: Setup<'_>, tasks: &Tasks) -> Self {
-        let start = |shard: &config::Shard| Shard::start(&shard.name, &shard.endpoints, setup, tasks);
-        Self { shards: shards.iter().map(start).collect() }
+        let start = |shard: &config::Shard| Shard::start(shard, setup, tasks);
+        Self { shards: Arc::new(shards.iter().map(start).collect()) }
     }
 
     pub fn get(&self, index: ShardIndex) -> Option<&Shard> {
@@ -53,15 +54,25 @@ impl Shards {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (ShardIndex, &Shard)> {
-        self.shards.iter().enumerate().map(|(i, shard)| (ShardIndex(i as u16), shard))
+        self.shards.iter().map(|(index, shard)| (ShardIndex(index as u16), shard))
+    }
+
+    /// From now on everybody who holds these has one more.
+    pub fn join(&self, shard: Shard) -> ShardIndex {
+        ShardIndex(self.shards.push(shard) as u16)
+    }
+
+    /// Of the shard that joins next.
+    pub fn next_index(&self) -> ShardIndex {
+        ShardIndex(self.shards.count() as u16)
     }
 
     pub fn len(&self) -> usize {
-        self.shards.len()
+        self.shards.count()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.shards.is_empty()
+        self.len() == 0
     }
 }
 
@@ -74,6 +85,7 @@ pub struct Shard {
 
 pub(super) struct Shared {
     pub(super) name: ShardName,
+    pub(super) weight: u32,
     pub(super) node: NodeName,
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     pub(super) reads: config::Reads,
@@ -163,7 +175,8 @@ pub struct NoPrimary {
 }
 
 impl Shard {
-    pub fn start(name: &ShardName, endpoints: &[config::Endpoint], setup: Setup<'_>, tasks: &Tasks) -> Self {
+    pub fn start(shard: &config::Shard, setup: Setup<'_>, tasks: &Tasks) -> Self {
+        let config::Shard { name, weight, endpoints } = shard;
         let settings = SessionSettings {
             application_name: format!("roomgate/{}", setup.node.name),
             connect_timeout: setup.pool.connect_timeout,
@@ -183,6 +196,7 @@ impl Shard {
         metrics.prepare(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
         let shared = Arc::new(Shared {
             name: name.clone(),
+            weight: *weight,
             node: setup.node.name.clone(),
             endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
             reads: setup.reads.clone(),
@@ -207,6 +221,11 @@ impl Shard {
 
     pub fn name(&self) -> &ShardName {
         &self.shared.name
+    }
+
+    /// Of slots, relative to the other shards.
+    pub fn weight(&self) -> u32 {
+        self.shared.weight
     }
 
     pub fn metrics(&self) -> &ShardMetrics {

@@ -1,6 +1,7 @@
 //! The slots of the shards: the lock that every writer takes, and the reading
 //! of `slot_owner` that the node's slot map is made of.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use tokio::time::timeout;
 
 use crate::db::{DbError, Sql};
 use crate::ids::{RoomId, Slot};
-use crate::placement::{Owner, SLOTS, ShardIndex, SlotMap, SlotTable};
+use crate::metrics;
+use crate::placement::{Owner, SLOTS, ShardIndex, SlotMap, SlotTable, slot_of};
 use crate::position::Epoch;
 use crate::routing::{Shard, Shards};
 
@@ -21,6 +23,8 @@ pub const SLOT_LOCKS: i32 = 0x736c_6f74;
 
 /// How long one shard may take to say what it owns.
 const READ_LIMIT: Duration = Duration::from_millis(500);
+/// Between two looks for slots that nobody owned.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Readings younger than this serve whoever asks for a new one.
 const FRESH: Duration = Duration::from_millis(20);
 
@@ -33,12 +37,14 @@ pub struct Slots {
     map: SlotMap,
     shards: Shards,
     last_read: Arc<Mutex<Option<Instant>>>,
+    /// Where writers found slots gone, and since when they look for them.
+    missed: Arc<std::sync::Mutex<HashMap<Slot, (ShardIndex, Instant)>>>,
 }
 
 impl Slots {
     /// Keeps `map` up to date; it is empty until the first [`Slots::refresh`].
     pub fn new(map: SlotMap, shards: Shards) -> Self {
-        Self { map, shards, last_read: Arc::default() }
+        Self { map, shards, last_read: Arc::default(), missed: Arc::default() }
     }
 
     pub fn owner(&self, room: RoomId) -> Option<ShardIndex> {
@@ -48,6 +54,43 @@ impl Slots {
     /// Whether any shard has said what it owns.
     pub fn are_known(&self) -> bool {
         self.map.table().unowned() < usize::from(SLOTS)
+    }
+
+    /// Looks again, not too often, for slots that nobody owned when they were asked for
+    /// first, in the middle of a move.
+    pub async fn look_for_unowned(&self) {
+        let is_due = async || self.last_read.lock().await.is_none_or(|read| read.elapsed() > LOOK_AGAIN);
+        if self.map.table().unowned() > 0 && is_due().await {
+            self.refresh().await;
+        }
+    }
+
+    /// A write found that `shard` doesn't own the room's slot.
+    pub fn missed(&self, room: RoomId, shard: ShardIndex) {
+        self.looked_for().entry(slot_of(room)).or_insert_with(|| (shard, Instant::now()));
+    }
+
+    /// What has moved between two readings, and what writers found.
+    fn tell(&self, before: &SlotTable, now: &SlotTable) {
+        let mut missed = self.looked_for();
+        for slot in (0..SLOTS).map(Slot) {
+            let owner = now.owner(slot).map(|owner| owner.shard);
+            let looked_for = missed.get(&slot).copied();
+            let was = looked_for.map(|(was, _)| was).or(before.owner(slot).map(|owner| owner.shard));
+            match (was, owner) {
+                (Some(was), Some(owner)) if was != owner => {
+                    missed.remove(&slot);
+                    metrics::moves::followed(looked_for.map(|(_, since)| since.elapsed()));
+                }
+                (Some(_), Some(_)) => drop(missed.remove(&slot)),
+                _ if looked_for.is_some() => metrics::moves::waited(),
+                _ => {}
+            }
+        }
+    }
+
+    fn looked_for(&self) -> std::sync::MutexGuard<'_, HashMap<Slot, (ShardIndex, Instant)>> {
+        self.missed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Asks the primaries of all shards what they own. A shard that can't be
@@ -71,6 +114,10 @@ impl Slots {
                 None => keep(&known, shard, &mut table),
             }
         }
+        self.tell(&known, &table);
+        // In the middle of a move nobody owns a slot: who writes to it is told so
+        // where it was, and waits.
+        table.keep_unowned(&known);
         self.map.replace(table);
         *last_read = Some(begun);
     }

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use crate::clock::UnixMillis;
-use crate::db::{Class, Connection, DbError, Lease, Row, Sql};
+use crate::db::{Class, Connection, DbError, Lease, Row, Sql, ToSql};
 use crate::ids::ShardName;
 use crate::placement::{ShardIndex, Weighted, propose};
 use crate::routing::{Claim, Endpoint, NoPrimary, Shard, Shards, SystemId, Timeline};
@@ -37,10 +37,11 @@ static ASSIGN: Sql = Sql {
            ON CONFLICT DO NOTHING",
 };
 
-/// $1 shard, $2 timeline, $3 system id, $4 unix milliseconds. Only on a server
-/// that truly is on that timeline, and only if its claim is older. In the same
-/// transaction the slots' epochs rise, so that they never repeat, even on
-/// histories that have diverged.
+/// $1 shard, $2 timeline, $3 system id, $4 unix milliseconds; $5, $6 slots that have
+/// moved, and to whom. Only on a server that truly is on that timeline, and only if
+/// its claim is older. In the same transaction the slots' epochs rise, so that they
+/// never repeat, even on histories that have diverged; and it hears of moves that
+/// the primary before it may have kept to itself.
 static CLAIM: Sql = Sql {
     name: "shard_claim",
     text: "WITH claimed AS (
@@ -51,8 +52,13 @@ static CLAIM: Sql = Sql {
                 SET timeline = excluded.timeline, system_id = excluded.system_id, claimed_at = now()
               WHERE shard_claim.timeline < excluded.timeline AND shard_claim.shard = excluded.shard
              RETURNING true)
-           UPDATE slot_owner SET epoch = greatest(epoch + 1, $4)
-            WHERE state = 'active' AND EXISTS (SELECT FROM claimed)",
+           UPDATE slot_owner
+              SET epoch = greatest(slot_owner.epoch + 1, $4),
+                  state = CASE WHEN gone.owner IS NULL THEN 'active' ELSE 'moved' END,
+                  moved_to = gone.owner, changed_at = now()
+             FROM slot_owner AS own
+             LEFT JOIN unnest($5::int[], $6::text[]) AS gone (slot, owner) ON gone.slot = own.slot
+            WHERE slot_owner.slot = own.slot AND own.state = 'active' AND EXISTS (SELECT FROM claimed)",
 };
 
 /// What the server says of itself and of its claim, $1 being the shard.
@@ -70,6 +76,10 @@ static BEGUN: Sql = Sql {
     name: "topology_begun",
     text: "SELECT EXISTS (SELECT FROM directory.shard WHERE claimed_at IS NOT NULL)",
 };
+
+/// Slots that have moved to others than $1.
+static GONE: Sql =
+    Sql { name: "slots_gone", text: "SELECT slot, owner FROM directory.slot_move WHERE owner <> $1" };
 
 static DECIDED: Sql = Sql {
     name: "claim_decided",
@@ -119,21 +129,14 @@ pub struct Topology {
 
 struct Inner {
     shards: Shards,
-    /// In the order of the shards.
-    weights: Vec<Weighted>,
     directory: Shard,
     slots: Slots,
 }
 
 impl Topology {
-    /// `weights` are the shards', in their order. `slots` is read anew after
-    /// every change.
-    pub fn new(shards: Shards, weights: &[u32], directory: Shard, slots: Slots) -> Self {
-        let weights = shards
-            .iter()
-            .zip(weights)
-            .map(|((_, shard), weight)| Weighted { shard: shard.name().clone(), weight: *weight });
-        Self { inner: Arc::new(Inner { weights: weights.collect(), shards, directory, slots }) }
+    /// `slots` is read anew after every change.
+    pub fn new(shards: Shards, directory: Shard, slots: Slots) -> Self {
+        Self { inner: Arc::new(Inner { shards, directory, slots }) }
     }
 
     /// Begins the topology if there is none: claims every shard's primary and
@@ -149,7 +152,7 @@ impl Topology {
         directory.commit().await?;
         drop(directory);
         if begun {
-            let claims = self.inner.shards.iter().map(|(index, _)| self.claim(index));
+            let claims = self.inner.shards.iter().map(|(_, shard)| self.claim(shard));
             for error in join_all(claims).await.into_iter().filter_map(Result::err) {
                 tracing::warn!(%error, "a shard's claim can't be read or made yet");
             }
@@ -175,17 +178,21 @@ impl Topology {
     /// Keeps the claims true, in the background: a promoted primary is claimed,
     /// and what another node claimed is heard of.
     pub fn keep_claims(&self, tasks: &Tasks) {
-        for (index, shard) in self.inner.shards.iter() {
-            let keeper = self.clone().keep_claim(index, shard.clone(), tasks.stop_signal());
+        self.inner.shards.iter().for_each(|(index, _)| self.keep_claim_of(index, tasks));
+    }
+
+    pub fn keep_claim_of(&self, index: ShardIndex, tasks: &Tasks) {
+        if let Some(shard) = self.inner.shards.get(index) {
+            let keeper = self.clone().keep_claim(shard.clone(), tasks.stop_signal());
             tasks.spawn("shard-claim", keeper);
         }
     }
 
-    async fn keep_claim(self, index: ShardIndex, shard: Shard, mut stop: Stop) {
+    async fn keep_claim(self, shard: Shard, mut stop: Stop) {
         let mut known = shard.watch_known();
         loop {
             if shard.claim().is_none() || shard.unclaimed().is_some() || shard.contested().is_some() {
-                match self.claim(index).await {
+                match self.claim(&shard).await {
                     Ok(()) => self.inner.slots.refresh().await,
                     Err(error) => {
                         tracing::warn!(shard = %shard.name(), %error, "no primary can be claimed");
@@ -200,6 +207,7 @@ impl Topology {
                 // Such a node isn't ready, so that nobody's request makes it ask.
                 self.inner.slots.refresh().await;
             }
+            self.inner.slots.look_for_unowned().await;
             // Every look of the shard's monitor.
             tokio::select! {
                 () = stop.wait() => return,
@@ -210,8 +218,7 @@ impl Topology {
 
     /// Admits the shard's primary, if it is the one: decided in the directory
     /// first, then written on the server itself.
-    async fn claim(&self, index: ShardIndex) -> Result<(), TopologyError> {
-        let Some(shard) = self.inner.shards.get(index) else { return Ok(()) };
+    async fn claim(&self, shard: &Shard) -> Result<(), TopologyError> {
         let deadline = Instant::now() + CLAIM_PATIENCE;
         let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
         if let Some(decided) = decided(&directory, shard.name(), &names(shard)).await? {
@@ -224,76 +231,33 @@ impl Topology {
             Some(promoted) => promoted,
             None => shard.primary(deadline).await?,
         };
-        self.admit(&directory, index, shard, &candidate).await
+        admit(&directory, shard, &candidate).await
     }
 
-    /// Admits a server of shard number `index` that was just promoted by hand,
-    /// whatever is seen of the others. Waits for a synchronous standby, if the
-    /// server does: bound it.
-    pub async fn claim_promoted(
-        &self,
-        index: ShardIndex,
-        candidate: &Arc<Endpoint>,
-        deadline: Instant,
-    ) -> Result<(), TopologyError> {
-        let Some(shard) = self.inner.shards.get(index) else { return Ok(()) };
+    /// Admits the primary of a shard that this node doesn't serve yet.
+    pub async fn admit_newcomer(&self, shard: &Shard, deadline: Instant) -> Result<(), TopologyError> {
         let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
-        self.admit(&directory, index, shard, candidate).await
-    }
-
-    async fn admit(
-        &self,
-        directory: &Lease,
-        index: ShardIndex,
-        shard: &Shard,
-        candidate: &Arc<Endpoint>,
-    ) -> Result<(), TopologyError> {
-        let (name, endpoint) = (shard.name().as_str(), candidate.name());
-        let server = candidate.pool().get().await?;
-        let row = server.query_one(&SERVER, &[&name]).await?;
-        let (timeline, system_id): (i32, i64) = (row.get(0), row.get(1));
-        if let Some(found) = row.get::<_, Option<String>>(3).filter(|found| found != name) {
-            let (shard, endpoint) = (shard.name().clone(), endpoint.to_owned());
-            return Err(TopologyError::OtherShard { shard, endpoint, found });
+        if let Some(decided) = decided(&directory, shard.name(), &names(shard)).await? {
+            shard.accept_claim(decided);
         }
-        let weight = self.inner.weights.get(usize::from(index.0)).map_or(100, |weighted| weighted.weight);
-        let weight = i32::try_from(weight).unwrap_or(i32::MAX);
-        directory.execute(&DECIDE, &[&name, &weight, &timeline, &system_id, &endpoint]).await?;
-        let Some(claim) = decided(directory, shard.name(), &names(shard)).await? else {
-            return Err(DbError::new(Class::Other, DECIDED.name, "the claim just made is not there").into());
-        };
-        shard.accept_claim(claim.clone());
-        let timeline = Timeline(timeline.unsigned_abs());
-        if timeline < claim.timeline {
-            let (shard, endpoint) = (shard.name().clone(), endpoint.to_owned());
-            return Err(TopologyError::OldTimeline { shard, endpoint, timeline, claimed: claim.timeline });
-        }
-        if claim.endpoint.as_deref().is_some_and(|claimed| claimed != endpoint)
-            || claim.system_id != SystemId(system_id)
-        {
-            return Err(TopologyError::NotClaimed {
-                shard: shard.name().clone(),
-                endpoint: endpoint.to_owned(),
-            });
-        }
-        let raised =
-            server.execute(&CLAIM, &[&name, &(timeline.0 as i32), &system_id, &UnixMillis::now().0]).await?;
-        if raised > 0 {
-            shard.metrics().epoch_changed();
-            tracing::warn!(shard = name, endpoint, %timeline, slots = raised, "claimed a new primary: epochs raised");
-        }
-        Ok(())
+        let primary = shard.primary(deadline).await?;
+        admit(&directory, shard, &primary).await
     }
 
     /// The first claims and the first owners. The directory's commit comes last:
     /// whoever finds a beginning half done does it again, to the same effect.
     async fn begin(&self, directory: &Lease, deadline: Instant) -> Result<(), TopologyError> {
-        let proposal = propose(&self.inner.weights).ok_or(TopologyError::NoWeight)?;
+        let weighted = |(_, shard): (ShardIndex, &Shard)| Weighted {
+            shard: shard.name().clone(),
+            weight: shard.weight(),
+        };
+        let weights: Vec<Weighted> = self.inner.shards.iter().map(weighted).collect();
+        let proposal = propose(&weights).ok_or(TopologyError::NoWeight)?;
         let mut servers = Vec::new();
         let mut mentioned = vec![false; proposal.len()];
-        for (index, shard) in self.inner.shards.iter() {
+        for (_, shard) in self.inner.shards.iter() {
             let primary = shard.primary(deadline).await?;
-            self.admit(directory, index, shard, &primary).await?;
+            admit(directory, shard, &primary).await?;
             let server = primary.pool().get().await?;
             for row in server.query(&MENTIONED, &[]).await? {
                 if let Some(slot) =
@@ -310,10 +274,63 @@ impl Topology {
                 proposal.iter().enumerate().filter(|(slot, owner)| **owner == index && !mentioned[*slot]);
             let slots: Vec<i32> = slots.map(|(slot, _)| slot as i32).collect();
             server.execute(&ASSIGN, &[&slots, &epoch]).await?;
-            tracing::info!(shard = %self.inner.weights[index].shard, slots = slots.len(), "slots handed out");
+            tracing::info!(shard = %weights[index].shard, slots = slots.len(), "slots handed out");
         }
         Ok(())
     }
+}
+
+/// Admits a server of `shard` that was just promoted by hand,
+/// whatever is seen of the others. Waits for a synchronous standby, if the
+/// server does: bound it.
+pub async fn claim_promoted(
+    directory: &Shard,
+    shard: &Shard,
+    candidate: &Arc<Endpoint>,
+    deadline: Instant,
+) -> Result<(), TopologyError> {
+    let directory = directory.primary(deadline).await?.pool().get().await?;
+    admit(&directory, shard, candidate).await
+}
+
+async fn admit(directory: &Lease, shard: &Shard, candidate: &Arc<Endpoint>) -> Result<(), TopologyError> {
+    let (name, endpoint) = (shard.name().as_str(), candidate.name());
+    let server = candidate.pool().get().await?;
+    let row = server.query_one(&SERVER, &[&name]).await?;
+    let (timeline, system_id): (i32, i64) = (row.get(0), row.get(1));
+    if let Some(found) = row.get::<_, Option<String>>(3).filter(|found| found != name) {
+        let (shard, endpoint) = (shard.name().clone(), endpoint.to_owned());
+        return Err(TopologyError::OtherShard { shard, endpoint, found });
+    }
+    let weight = i32::try_from(shard.weight()).unwrap_or(i32::MAX);
+    directory.execute(&DECIDE, &[&name, &weight, &timeline, &system_id, &endpoint]).await?;
+    let Some(claim) = decided(directory, shard.name(), &names(shard)).await? else {
+        return Err(DbError::new(Class::Other, DECIDED.name, "the claim just made is not there").into());
+    };
+    shard.accept_claim(claim.clone());
+    let timeline = Timeline(timeline.unsigned_abs());
+    if timeline < claim.timeline {
+        let (shard, endpoint) = (shard.name().clone(), endpoint.to_owned());
+        return Err(TopologyError::OldTimeline { shard, endpoint, timeline, claimed: claim.timeline });
+    }
+    if claim.endpoint.as_deref().is_some_and(|claimed| claimed != endpoint)
+        || claim.system_id != SystemId(system_id)
+    {
+        return Err(TopologyError::NotClaimed { shard: shard.name().clone(), endpoint: endpoint.to_owned() });
+    }
+    // Asked for behind the claim: a move that the directory notes later finds that
+    // its source has changed.
+    let gone = directory.query(&GONE, &[&name]).await?;
+    let (slots, owners): (Vec<i32>, Vec<String>) =
+        gone.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, String>(1))).unzip();
+    let claim: [&(dyn ToSql + Sync); 6] =
+        [&name, &(timeline.0 as i32), &system_id, &UnixMillis::now().0, &slots, &owners];
+    let raised = server.execute(&CLAIM, &claim).await?;
+    if raised > 0 {
+        shard.metrics().epoch_changed();
+        tracing::warn!(shard = name, endpoint, %timeline, slots = raised, "claimed a new primary: epochs raised");
+    }
+    Ok(())
 }
 
 fn names(shard: &Shard) -> Vec<&str> {

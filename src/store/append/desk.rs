@@ -32,7 +32,7 @@ impl Seat {
 
 pub(super) struct Desk {
     state: Mutex<State>,
-    bells: Box<[Notify]>,
+    bells: boxcar::Vec<Notify>,
     /// Of each queue. A submit that finds it full is refused.
     capacity: usize,
 }
@@ -55,10 +55,18 @@ pub(super) enum NotTaken {
 }
 
 impl Desk {
-    pub fn new(shards: usize, capacity: usize) -> Self {
-        let queues = (0..shards * 2).map(|_| VecDeque::new()).collect();
-        let bells = (0..shards * 2).map(|_| Notify::new()).collect();
-        Self { state: Mutex::new(State { queues, busy: HashMap::new() }), bells, capacity }
+    pub fn new(capacity: usize) -> Self {
+        let state = State { queues: Vec::new(), busy: HashMap::new() };
+        Self { state: Mutex::new(state), bells: boxcar::Vec::new(), capacity }
+    }
+
+    /// Seats for one more shard, the next one.
+    pub fn seat(&self) {
+        let mut state = self.lock();
+        for _ in 0..2 {
+            state.queues.push(VecDeque::new());
+            self.bells.push(Notify::new());
+        }
     }
 
     /// Queues a submit behind those of its room, or where `owner` says.
@@ -217,6 +225,13 @@ mod tests {
     const HERE: Seat = Seat { shard: ShardIndex(0), aside: false };
     const THERE: Seat = Seat { shard: ShardIndex(1), aside: false };
 
+    /// For two shards.
+    fn desk(capacity: usize) -> Desk {
+        let desk = Desk::new(capacity);
+        (0..2).for_each(|_| desk.seat());
+        desk
+    }
+
     fn put(desk: &Desk, room: u64, op: &str) -> Result<(), NotTaken> {
         let (room, op) = (RoomId::new(room).unwrap(), OpId::new(op).unwrap());
         let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
@@ -235,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_room_that_is_handed_over_keeps_its_order_and_takes_later_submits_along() {
-        let desk = Desk::new(2, 10);
+        let desk = desk(10);
         for (room, op) in [(1, "a1"), (2, "b1"), (1, "a2"), (2, "b2")] {
             assert!(put(&desk, room, op).is_ok());
         }
@@ -256,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_takes_no_more_and_hands_back_what_does_not_fit() {
-        let desk = Desk::new(2, 2);
+        let desk = desk(2);
         assert!(put(&desk, 1, "a1").is_ok());
         assert!(put(&desk, 1, "a2").is_ok());
         assert!(matches!(put(&desk, 1, "a3"), Err(NotTaken::Full)));
@@ -268,7 +283,7 @@ mod tests {
 
     #[test]
     fn after_a_lost_batch_only_what_waits_keeps_a_room_in_its_place() {
-        let desk = Desk::new(2, 10);
+        let desk = desk(10);
         assert!(put(&desk, 1, "a1").is_ok());
         drop(desk.take_now(HERE, 10));
         desk.recount(HERE);

@@ -38,6 +38,7 @@ impl Lane {
         if elsewhere.is_empty() {
             return;
         }
+        elsewhere.rooms().into_iter().for_each(|room| self.shared.slots.missed(room, self.seat.shard));
         self.shared.slots.refresh().await;
         let mut owners: HashMap<ShardIndex, HashSet<RoomId>> = HashMap::new();
         for room in elsewhere.rooms() {

@@ -41,8 +41,9 @@ use crate::config::{Durability, Writes};
 use crate::ids::RoomId;
 use crate::log::{Outcome, Submit};
 use crate::metrics::{self, ShardMetrics};
+use crate::placement::ShardIndex;
 use crate::protocol::{Code, Refusal};
-use crate::routing::Shards;
+use crate::routing::{Shard, Shards};
 use crate::store::slots::Slots;
 use crate::tasks::Tasks;
 use crate::traces::{Trace, Traces};
@@ -96,26 +97,32 @@ impl Appender {
             message_bytes: AtomicUsize::new(message_bytes),
             traces: traces.clone(),
         });
-        let desk = |_| Arc::new(Desk::new(shards.len(), config.lane_queue));
-        let desks: Arc<[_]> = (0..config.lanes.max(1)).map(desk).collect();
+        let desks = (0..config.lanes.max(1)).map(|_| Arc::new(Desk::new(config.lane_queue)));
+        let appender = Self { shared, desks: desks.collect() };
+        shards.iter().for_each(|(index, shard)| appender.join(index, shard));
+        appender
+    }
+
+    /// Starts the lanes of a shard, before any slot is known to be there. Shards
+    /// come in the order of their indexes.
+    pub fn join(&self, index: ShardIndex, shard: &Shard) {
+        let Self { shared, desks } = self;
+        let metrics = ShardMetrics::new(shard.name().as_str());
         for desk in desks.iter() {
-            for (index, shard) in shards.iter() {
-                let metrics = ShardMetrics::new(shard.name().as_str());
-                for aside in [false, true] {
-                    let lane = Lane {
-                        shared: shared.clone(),
-                        desk: desk.clone(),
-                        seat: Seat { shard: index, aside },
-                        shard: shard.clone(),
-                        metrics: metrics.clone(),
-                        limit: config.batch_max.max(1),
-                    };
-                    let name = if aside { "append-aside" } else { "append-lane" };
-                    tasks.spawn(name, lane.run(tasks.stop_signal()));
-                }
+            desk.seat();
+            for aside in [false, true] {
+                let lane = Lane {
+                    shared: shared.clone(),
+                    desk: desk.clone(),
+                    seat: Seat { shard: index, aside },
+                    shard: shard.clone(),
+                    metrics: metrics.clone(),
+                    limit: shared.config.batch_max.max(1),
+                };
+                let name = if aside { "append-aside" } else { "append-lane" };
+                shared.tasks.spawn(name, lane.run(shared.tasks.stop_signal()));
             }
         }
-        Self { shared, desks }
     }
 
     /// Limits the shape that a patch results in, from the next batch on; 0 is no

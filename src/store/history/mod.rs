@@ -305,6 +305,11 @@ impl History {
         Ok(heads)
     }
 
+    /// Asks all shards what they own; see [`Slots::refresh`].
+    pub async fn find_owners(&self) {
+        self.reader.slots().refresh().await;
+    }
+
     /// All shards that there are.
     pub fn shards(&self) -> impl Iterator<Item = ShardIndex> {
         self.reader.shards().iter().map(|(index, _)| index)

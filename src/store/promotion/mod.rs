@@ -21,11 +21,9 @@ use tokio::time::{sleep, timeout};
 use crate::config::{self, Config};
 use crate::db::{Budget, Class, Connection, Connector, DbError, Sql};
 use crate::ids::ShardName;
-use crate::placement::{ShardIndex, SlotMap};
 use crate::routing::staleness::Timeline;
-use crate::routing::{Claim, Setup, Shard, Shards};
-use crate::store::slots::Slots;
-use crate::store::topology::{self, Topology, TopologyError};
+use crate::routing::{Claim, Setup, Shard};
+use crate::store::topology::{self, TopologyError};
 use crate::tasks::Tasks;
 
 /// Between two looks.
@@ -247,17 +245,12 @@ impl Promotion {
             search_path,
             statements: &[],
         };
-        let directory = ShardName::new("directory").expect("a valid name");
         let directory =
-            Shard::start(&directory, &self.config.directory.endpoints, setup(Some("directory")), &self.tasks);
-        let shards = Shards::start(std::slice::from_ref(&self.shard), setup(None), &self.tasks);
-        let slots = Slots::new(SlotMap::default(), shards.clone());
-        let index = ShardIndex(0);
-        let known = shards.get(index).map(Shard::endpoints).unwrap_or_default();
-        let promoted = known.iter().find(|known| known.name() == endpoint).cloned();
+            Shard::start(&self.config.directory.as_shard(), setup(Some("directory")), &self.tasks);
+        let shard = Shard::start(&self.shard, setup(None), &self.tasks);
+        let promoted = shard.endpoints().iter().find(|known| known.name() == endpoint).cloned();
         let promoted = promoted.ok_or_else(|| Refusal::NotAStandby(endpoint.to_owned()))?;
-        let topology = Topology::new(shards, &[self.shard.weight], directory, slots);
-        Ok(topology.claim_promoted(index, &promoted, deadline).await?)
+        Ok(topology::claim_promoted(&directory, &shard, &promoted, deadline).await?)
     }
 
     async fn promoter(&self, endpoint: &str) -> Result<Connection, PromotionError> {

@@ -1,0 +1,1 @@
+ALTER TABLE slot_owner DROP COLUMN changed_at;
