@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// A module may import only from earlier lines, and from itself.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "ids position clock digests",
     "protocol",
     "config",
@@ -28,6 +28,7 @@ const ORDER: [&str; 23] = [
     "session",
     "http",
     "jobs",
+    "databases",
     "moves",
     "dev reload",
     "node",

@@ -211,6 +211,46 @@ test('drawing goes on while Redis is away, and once it is back, and while a node
   await cluster.whole();
 });
 
+test('the room moves to another shard and back while two draw, and nobody notices', async () => {
+  const { room, slug } = await cluster.room();
+  const ada = await enters(cluster.url(0), slug, 'Ada');
+  const bob = await enters(cluster.url(1), slug, 'Bob');
+  await ada.notesInterruptions();
+  await bob.notesInterruptions();
+
+  let isMoving = true;
+  const draws = async (person, y) => {
+    const ids = [];
+    while (isMoving || ids.length < 4) {
+      const x = 100 + (ids.length % 12) * 60;
+      ids.push(await person.draws('line', [x, y], [x + 20, y + 10], [x + 40, y]));
+    }
+    return ids;
+  };
+  const moves = async () => {
+    const pauses = [];
+    for (let i = 0; i < 4; i++) pauses.push((await cluster.moves(room)).pause_ms.max);
+    isMoving = false;
+    return pauses;
+  };
+  const [ofAda, ofBob, pauses] = await Promise.all([draws(ada, 120), draws(bob, 480), moves()]);
+  console.log(`${ofAda.length + ofBob.length} lines drawn; writers waited ${pauses.join(', ')} ms`);
+
+  const seq = ofAda.length + ofBob.length;
+  await ada.reaches(seq);
+  await bob.reaches(seq);
+  await ada.mark('Saved');
+  await bob.mark('Saved');
+  assert.deepEqual([await ada.seq(), await bob.seq()], [seq, seq], 'every operation had one effect');
+  assert.deepEqual([await ada.interruptions(), await bob.interruptions()], [[1], [1]], 'no page was ever cut off');
+  assert.deepEqual(await ada.ids(), [...ofAda, ...ofBob].sort());
+  assert.deepEqual(await ada.shapes(), await bob.shapes());
+  assert.equal(await ada.pixels(), await bob.pixels());
+  await ada.picture('moved');
+  await ada.isSound();
+  await bob.isSound();
+});
+
 test('one moves, recolours, deletes and takes back one\'s own last', async () => {
   const { slug } = await cluster.room();
   const ada = await enters(cluster.url(0), slug, 'Ada');

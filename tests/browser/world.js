@@ -3,12 +3,13 @@
  * and faults. Everything waits for what it waits for; nothing sleeps.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -119,6 +120,27 @@ export class Cluster {
       await new Promise((again) => setTimeout(again, 250));
     }
     return said;
+  }
+
+  /** The shard that has the room, and the room's slot there. */
+  #holder(room) {
+    const ask = `SELECT slot FROM room JOIN slot_owner USING (slot) WHERE id = ${Number(room)} AND state = 'active'`;
+    for (const { name, endpoints } of this.facts.shards) {
+      const { admin_dsn: dsn } = endpoints.find(({ role }) => role === 'primary');
+      const slot = execFileSync('psql', [dsn, '-Atc', ask], { encoding: 'utf8' }).trim();
+      if (slot) return { name, slot };
+    }
+    throw new Error(`nobody has room ${room}`);
+  }
+
+  /** Moves the room's slot to the other shard, as an operator does. @returns {Promise<object>} what was told */
+  async moves(room) {
+    const { name, slot } = this.#holder(room);
+    const to = this.facts.shards.find((shard) => shard.name !== name).name;
+    const config = join(this.#folder, 'data/nodes/node-1.toml');
+    const { stdout } = await promisify(execFile)(BINARY, ['shards', 'move', '--slots', slot, '--to', to, '--json', '--config', config]);
+    assert.equal(this.#holder(room).name, to);
+    return JSON.parse(stdout);
   }
 
   /** Stops the primary of the room's shard in its tracks, with all its children. */

@@ -298,7 +298,7 @@ impl Client {
         for _ in 0..if rush { room_left } else { self.rng.random_range(1..4) } {
             let room = live[self.rng.random_range(0..live.len())];
             self.ops += 1;
-            let body = Arc::new(draw(&mut self.rng, self.ops));
+            let body = Arc::new(draw(&mut self.rng, self.ops, &self.shared.shapes));
             let op = format!("op-{}", self.ops);
             self.pending.push(Pending { room, op, body, attempt: 0, again: None });
             self.tell_pending();

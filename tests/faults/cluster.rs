@@ -24,6 +24,7 @@ pub struct World {
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     pub id: u64,
+    /// That owns its slot.
     pub shard: usize,
 }
 
@@ -85,6 +86,20 @@ impl World {
         Ok(admins)
     }
 
+    /// Looks for the rooms again, once slots have moved.
+    pub async fn find_rooms(&mut self) -> Result<(), Failure> {
+        let owns = "SELECT FROM slot_owner WHERE slot = $1 AND state = 'active'";
+        let admins = self.primaries().await?;
+        for room in &mut self.rooms {
+            for (shard, admin) in admins.iter().enumerate() {
+                if admin.query_opt(owns, &[&slot_of(room.id)]).await?.is_some() {
+                    room.shard = shard;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Spread over all shards, so that every fault of a shard hits some.
     async fn make_rooms(&mut self, count: usize) -> Result<(), Failure> {
         let api = self.api("owner")?;
@@ -101,6 +116,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+pub fn slot_of(room: u64) -> i32 {
+    let room = roomgate::ids::RoomId::new(room).expect("a room's id");
+    i32::from(roomgate::placement::slot_of(room).0)
 }
 
 async fn shard_of(admins: &[Admin], room: u64) -> Result<usize, Failure> {

@@ -18,6 +18,7 @@ use crate::failover;
 use crate::felt::is_all_live;
 use crate::history::Excuse;
 use crate::load::Load;
+use crate::moves;
 
 /// A reader that is less behind than this doesn't count as a slow one.
 const BEHIND_BYTES: u64 = 20_000_000;
@@ -109,6 +110,11 @@ pub enum Fault {
         /// new log has grown past what was lost.
         asleep: Option<usize>,
     },
+    /// Slots move to a shard that joins, and back: all that the plan says, or only
+    /// those of the rooms.
+    MoveSlots {
+        all: bool,
+    },
     /// Nothing: the load alone.
     Nothing,
 }
@@ -139,6 +145,8 @@ impl fmt::Display for Fault {
             Self::FailOver { shard } => write!(f, "failover of shard {shard}"),
             Self::OldPrimaryStays { shard } => write!(f, "old primary of shard {shard} stays"),
             Self::LoseTail { shard, .. } => write!(f, "lossy failover of shard {shard}"),
+            Self::MoveSlots { all: true } => f.write_str("a shard joins, and goes"),
+            Self::MoveSlots { all: false } => f.write_str("slots move away and back"),
             Self::Nothing => f.write_str("nothing"),
         }
     }
@@ -207,6 +215,7 @@ impl Fault {
                 let asleep = asleep.map(|client| node_of(world, load, client)).transpose()?;
                 lose_tail(world, shard, asleep, lasts).await
             }
+            Self::MoveSlots { all } => moves::there_and_back(world, all).await,
             Self::Nothing => {
                 sleep(lasts).await;
                 Ok(())
@@ -242,6 +251,7 @@ impl Fault {
             | Self::DelayReplay { .. }
             | Self::CutReceivers { .. }
             | Self::KillReplicas { .. }
+            | Self::MoveSlots { .. }
             | Self::Nothing => Vec::new(),
         }
     }
@@ -276,6 +286,7 @@ impl Fault {
             | Self::CutReceivers { .. }
             | Self::KillReplicas { .. } => &["reads fell back"],
             Self::StopReading { .. } => &["events behind"],
+            Self::MoveSlots { .. } => &["slots followed"],
             Self::Nothing => &[],
         }
     }

@@ -13,13 +13,14 @@ use crate::cluster::World;
 
 /// Metrics by what they say to people: name, a text that the labels must have,
 /// and what it is called.
-const COUNTED: [(&str, &str, &str); 9] = [
+const COUNTED: [(&str, &str, &str); 10] = [
     ("roomgate_gap_repairs_total", "", "gaps repaired"),
     ("roomgate_resyncs_total", "", "resyncs"),
     ("roomgate_resumes_total", "", "resumes"),
     ("db_transaction_retries_total", "", "transactions retried"),
     ("db_transactions_total", "outcome=\"unknown\"", "commits unknown"),
     ("db_replica_fallbacks_total", "", "reads fell back"),
+    ("roomgate_slot_moves_total", "outcome=\"followed\"", "slots followed"),
     ("roomgate_bus_reconnects_total", "", "bus reconnects"),
     ("roomgate_bus_dropped_total", "", "announcements dropped"),
     ("roomgate_events_delivered_total", "", "events delivered"),

@@ -11,6 +11,8 @@ use crate::history::digest;
 pub struct Shapes {
     /// Tombstones have no shape.
     pub known: BTreeMap<String, (u64, Option<Value>)>,
+    /// Of those that live: a sum, so that it follows each event.
+    digest: u64,
 }
 
 impl Shapes {
@@ -43,6 +45,7 @@ impl Shapes {
                     *version += 1;
                     *shape = None;
                 }
+                self.digest = 0;
                 Ok(())
             }
             "message" => Ok(()),
@@ -52,7 +55,7 @@ impl Shapes {
 
     /// Of what a reader sees: ids, versions and shapes of all that live.
     pub fn digest(&self) -> u64 {
-        digest_of(self.live())
+        self.digest
     }
 
     pub fn live(&self) -> impl Iterator<Item = (&String, u64, &Value)> {
@@ -61,8 +64,14 @@ impl Shapes {
 
     fn set(&mut self, id: String, event: &Value, shape: Option<Value>) -> Result<(), String> {
         let version = event["version"].as_u64().unwrap_or_default();
-        let before = self.known.get(&id).map_or(0, |(version, _)| *version);
-        self.known.insert(id.clone(), (version, shape));
+        let of = |version, shape: &Option<Value>| {
+            shape.as_ref().map_or(0, |shape| digest_of_one(&id, version, shape))
+        };
+        let now = of(version, &shape);
+        let before = self.known.insert(id.clone(), (version, shape));
+        let was = before.as_ref().map_or(0, |(version, shape)| of(*version, shape));
+        self.digest = self.digest.wrapping_add(now).wrapping_sub(was);
+        let before = before.map_or(0, |(version, _)| version);
         if version == before + 1 {
             return Ok(());
         }
@@ -77,11 +86,11 @@ pub fn digest_of_items<'a>(items: impl Iterator<Item = &'a Value>) -> u64 {
         let id = item["shape"]["id"].as_str().unwrap_or_default().to_owned();
         sorted.insert(id, (item["version"].as_u64().unwrap_or_default(), &item["shape"]));
     }
-    digest_of(sorted.iter().map(|(id, (version, shape))| (id, *version, *shape)))
+    sorted.iter().map(|(id, (version, shape))| digest_of_one(id, *version, shape)).fold(0, u64::wrapping_add)
 }
 
-fn digest_of<'a>(live: impl Iterator<Item = (&'a String, u64, &'a Value)>) -> u64 {
-    digest(&Value::Array(live.map(|(id, version, shape)| json!([id, version, shape])).collect()))
+fn digest_of_one(id: &str, version: u64, shape: &Value) -> u64 {
+    digest(&json!([id, version, shape]))
 }
 
 fn text(value: &Value) -> Result<String, String> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::Failure;
 use crate::client::Client;
 use crate::cluster::World;
+use crate::draw;
 use crate::history::{Clock, Diary, Events, Failover, Position, Read};
 use crate::plan::{Plan, Reading};
 use crate::reader;
@@ -38,6 +40,8 @@ pub struct Shared {
     pub in_flight: usize,
     /// Everybody draws as fast as that allows.
     pub rush: AtomicBool,
+    /// What is drawn; made up if there is nothing.
+    pub shapes: Vec<Value>,
     /// The highest position that was acked, by room.
     pub acked: Mutex<BTreeMap<u64, Position>>,
     pub reading: Reading,
@@ -109,6 +113,7 @@ impl Load {
             stay: Duration::from_millis(plan.stay_ms),
             in_flight: plan.in_flight,
             rush: AtomicBool::new(false),
+            shapes: plan.shapes.as_deref().map(draw::read).transpose()?.unwrap_or_default(),
             acked: Mutex::default(),
             reading: plan.reading.clone(),
             reads: AtomicUsize::new(0),

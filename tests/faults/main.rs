@@ -19,6 +19,7 @@ mod fold;
 mod history;
 mod hunt;
 mod load;
+mod moves;
 mod plan;
 mod reader;
 mod report;
@@ -83,6 +84,15 @@ enum What {
         sync: bool,
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// A shard joins and its share of all slots moves there, then it is emptied,
+    /// under load: does anybody see more than a pause?
+    Moves {
+        #[arg(long)]
+        seed: Option<u64>,
+        /// What is drawn: gzipped lines like {"room": slug, "shape": {…}}.
+        #[arg(long)]
+        shapes: Option<PathBuf>,
     },
     /// Many clients lose their node and come back at once.
     Storm {
@@ -151,6 +161,7 @@ async fn serve(cli: Cli) -> Result<bool, Failure> {
         What::Failover { rounds, sync, seed } => {
             failover::run(rounds, sync, seed.unwrap_or_else(rand::random)).await
         }
+        What::Moves { seed, shapes } => moves::run(seed.unwrap_or_else(rand::random), shapes).await,
         What::Storm { clients, rooms } => {
             let storm = storm::run(clients, rooms).await?;
             println!("{}", storm.text());

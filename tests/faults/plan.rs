@@ -1,5 +1,7 @@
 //! What is to happen in a run: from a seed, or from a file to be replayed.
 
+use std::path::PathBuf;
+
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -48,6 +50,9 @@ pub struct Plan {
     /// What dies is brought back by itself.
     #[serde(default)]
     pub restart: bool,
+    /// A file of shapes to be drawn, instead of those that are made up.
+    #[serde(default)]
+    pub shapes: Option<PathBuf>,
 }
 
 fn one() -> usize {
@@ -160,6 +165,7 @@ impl Plan {
             settings: Vec::new(),
             planted: None,
             restart: false,
+            shapes: None,
         }
     }
 }
@@ -189,6 +195,7 @@ fn round(length: Length, sync: bool, rng: &mut StdRng) -> Vec<Step> {
         Step::new(Fault::FreezeRedis, time(5_000, 20_000), 3_000),
         Step::new(Fault::KillRedisClients, time(5_000, 20_000), 3_000),
         Step::new(Fault::Burst { client: burst, megabytes: time(42, 60) as usize }, 0, 5_000),
+        Step::new(Fault::MoveSlots { all: false }, 0, 3_000),
         Step::new(Fault::StopReading { client: lagging, megabytes: time(32, 60) as usize }, 2_000, 5_000),
     ];
     if short || !sync {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::Failure;
 use crate::check::{self, Delays, Verdict};
 use crate::cluster::{Room, World, heads};
+use crate::fault::Fault;
 use crate::felt::Felt;
 use crate::history::{Clock, History, Played};
 use crate::load::Load;
@@ -35,7 +36,7 @@ pub struct Outcome {
 
 pub async fn run(plan: &Plan) -> Result<Outcome, Failure> {
     let began = Instant::now();
-    let world = World::start(plan).await?;
+    let mut world = World::start(plan).await?;
     let clock = Clock::start();
     let mut load = Load::start(&world, plan, clock)?;
     let felt = Felt::start(&world);
@@ -45,6 +46,9 @@ pub async fn run(plan: &Plan) -> Result<Outcome, Failure> {
         for step in &plan.steps {
             eprintln!("  {:>5.1} s  {}", began.elapsed().as_secs_f64(), step.fault);
             played.push(play(step, plan, &world, &mut load, &felt, clock).await?);
+            if matches!(step.fault, Fault::MoveSlots { .. }) {
+                world.find_rooms().await?;
+            }
         }
     }
     load.settle();

@@ -157,6 +157,20 @@ impl Client {
         self.answer(room, op).await
     }
 
+    /// Submits, again as often and as late as it is told.
+    pub async fn submits_in_time(&mut self, room: u64, op: &str, body: &Value) -> Value {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = self.submit(room, op, body).await;
+            if answer["type"] == "ack" {
+                return answer;
+            }
+            assert!(tokio::time::Instant::now() < until, "still {answer}");
+            let delay = answer["retry_after_ms"].as_u64().unwrap_or_else(|| panic!("{answer}"));
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+    }
+
     /// The ack or reject of a submit that was sent.
     pub async fn answer(&mut self, room: u64, op: &str) -> Value {
         self.wait(|m| (m["type"] == "ack" || m["type"] == "reject") && m["room"] == room && m["op"] == op)
@@ -195,6 +209,11 @@ impl Client {
             assert!(received.is_ok(), "{} waited in vain", self.person.user);
         }
         self.inbox.pop_front()
+    }
+
+    /// Messages that nobody waited for.
+    pub fn untaken(&self) -> &VecDeque<Value> {
+        &self.inbox
     }
 
     pub async fn until(&mut self, so: impl Fn(&Self) -> bool) {

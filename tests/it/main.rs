@@ -26,6 +26,7 @@ mod legacy;
 mod live;
 mod logs;
 mod metrics;
+mod moves;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod patroni;

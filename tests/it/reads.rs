@@ -60,7 +60,7 @@ async fn a_session_that_comes_back_to_a_room_sees_it_no_older_than_it_was_shown(
         let (alice, bob) = (world.person("alice"), world.person("bob"));
         let room = world.room(&alice, "drawing").await;
         world.replicas_have_caught_up().await;
-        let replicas: Vec<_> = world.cluster().shards().iter().flat_map(Shard::replicas).collect();
+        let replicas: Vec<_> = world.cluster().shards().into_iter().flat_map(Shard::replicas).collect();
         for replica in &replicas {
             replica.set_replay_paused(true).await.unwrap();
         }

@@ -31,7 +31,7 @@ async fn a_node_that_learns_of_no_slot_at_its_start_asks_again() {
 #[tokio::test]
 async fn a_node_refuses_servers_that_allow_fewer_connections_than_all_nodes_may_open() {
     let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 1, ..options }).await;
-    let shard = &world.cluster().shards()[0];
+    let shard = world.cluster().shards()[0];
     let (primary, replica) = (shard.primary(), shard.replicas().next().unwrap());
     let limit = async |sql: &str| {
         primary.admin().await.unwrap().batch_execute(sql).await.unwrap();

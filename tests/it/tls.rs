@@ -166,7 +166,7 @@ async fn speak_tls(redis: &Redis, authority: &Authority, folder: &Path) -> Port 
 #[tokio::test]
 async fn every_connection_of_a_node_is_encrypted() {
     let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 1, ..options }).await;
-    let shard = &world.cluster().shards()[0];
+    let shard = world.cluster().shards()[0];
     let node = &world.cluster().nodes()[0];
     let file = world.cluster().report().jwt.key_file.with_file_name("nodes/node-1.toml");
     let folder = file.parent().unwrap();

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Verdict;
 use crate::Failure;
-use crate::cluster::World;
+use crate::cluster::{World, slot_of};
 use crate::fold::Shapes;
 use crate::history::digest;
 
@@ -164,7 +164,7 @@ async fn check_state(
 
 /// Every slot of a room is active on one shard, the one that has the room.
 async fn check_owners(world: &World, admins: &[Admin], verdict: &mut Verdict) -> Result<(), Failure> {
-    let slots: Vec<i32> = world.rooms.iter().map(|room| slot(room.id)).collect();
+    let slots: Vec<i32> = world.rooms.iter().map(|room| slot_of(room.id)).collect();
     let select = "SELECT slot FROM slot_owner WHERE state = 'active' AND slot = ANY ($1)";
     let mut owners: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for (shard, admin) in admins.iter().enumerate() {
@@ -173,17 +173,12 @@ async fn check_owners(world: &World, admins: &[Admin], verdict: &mut Verdict) ->
         }
     }
     for room in &world.rooms {
-        let found = owners.get(&slot(room.id)).map(Vec::as_slice).unwrap_or_default();
+        let found = owners.get(&slot_of(room.id)).map(Vec::as_slice).unwrap_or_default();
         verdict.check("one_owner_per_slot", found == [room.shard], || {
             format!("room {} of shard {} is owned by {found:?}", room.id, room.shard)
         });
     }
     Ok(())
-}
-
-fn slot(room: u64) -> i32 {
-    let room = roomgate::ids::RoomId::new(room).expect("a room's id");
-    i32::from(roomgate::placement::slot_of(room).0)
 }
 
 /// Replicas have the same log once they have caught up.

@@ -80,7 +80,7 @@ async fn a_slow_statement_is_logged_once_by_its_name_and_without_its_data() {
     assert_eq!(slow.len(), 1, "{slow:?}");
     let line = &slow[0];
     assert_eq!((&line["level"], &line["statement"]), (&json!("WARN"), &json!("append_add_events")), "{line}");
-    let shard = &world.cluster().shards()[0];
+    let shard = world.cluster().shards()[0];
     let endpoint = shard.primary().endpoint().name;
     assert_eq!((&line["shard"], &line["endpoint"]), (&json!(shard.name()), &json!(endpoint)), "{line}");
     assert!((1200..5000).contains(&line["elapsed_ms"].as_u64().unwrap()), "{line}");

@@ -9,6 +9,7 @@ mod refusals;
 mod replicas;
 mod scrape;
 mod sessions;
+mod slots;
 mod submits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::scrape::{Sample, Scrape, Series};
 use crate::world::World;
 
-const LISTS: [&[&str]; 12] = [
+const LISTS: [&[&str]; 13] = [
     sessions::COMING_AND_GOING,
     sessions::TIMES_AND_LIMITS,
     submits::SUBMITS,
@@ -29,6 +30,7 @@ const LISTS: [&[&str]; 12] = [
     replicas::PRIMARY,
     failover::FAILOVER,
     node::NODE,
+    slots::SLOTS,
 ];
 
 /// What no test moves, and why.

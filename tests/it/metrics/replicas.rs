@@ -42,7 +42,7 @@ pub const READS: &[&str] = &[
 async fn who_answers_reads_and_why_no_replica_does_is_counted() {
     let world = world(|options| options.set("reads.max_stale_ms", 3000)).await;
     let watch = Watch::of(&world.cluster().nodes()[0]);
-    let (alice, shard) = (world.person("alice"), &world.cluster().shards()[0]);
+    let (alice, shard) = (world.person("alice"), world.cluster().shards()[0]);
     let room = world.room(&alice, "open").await;
     let mut client = world.client(0, &alice).await;
     client.join(room).await;
@@ -163,7 +163,7 @@ pub const PRIMARY: &[&str] = &[
 async fn who_waits_for_connections_and_for_standbys_is_counted() {
     let world = world(|options| Options { sync: true, ..options }.set("writes.lock_timeout_ms", 3000)).await;
     let watch = Watch::of(&world.cluster().nodes()[0]);
-    let (alice, shard) = (world.person("alice"), &world.cluster().shards()[0]);
+    let (alice, shard) = (world.person("alice"), world.cluster().shards()[0]);
     let (primary, replica) = (shard.primary(), shard.replicas().next().unwrap());
     let admin = primary.admin().await.unwrap();
     let room = world.room(&alice, "open").await;

@@ -48,9 +48,8 @@ impl World {
         admin.batch_execute(&schemas).await.unwrap();
         let tasks = Tasks::new();
         let endpoints = [server.endpoint()];
-        let name = ShardName::new("directory").unwrap();
-        let directory =
-            setup(&[directory::STATEMENTS], |setup| Shard::start(&name, &endpoints, setup, &tasks));
+        let directory = config::Directory { endpoints: endpoints.to_vec() }.as_shard();
+        let directory = setup(&[directory::STATEMENTS], |setup| Shard::start(&directory, setup, &tasks));
         let shard =
             config::Shard { name: ShardName::new("a").unwrap(), weight: 100, endpoints: endpoints.to_vec() };
         let shards =

@@ -192,7 +192,8 @@ impl Node {
                 endpoints: endpoints.clone(),
             })
             .collect();
-        let directory = Shard::start(&ShardName::new("directory").unwrap(), &shards[0].1, setup, &tasks);
+        let directory = config::Directory { endpoints: shards[0].1.clone() }.as_shard();
+        let directory = Shard::start(&directory, setup, &tasks);
         let shards = Shards::start(&configured, setup, &tasks);
         let slots = Slots::new(SlotMap::default(), shards.clone());
         let history = History::new(shards.clone(), slots.clone(), 1 << 20);
@@ -204,8 +205,7 @@ impl Node {
     }
 
     pub fn topology(&self) -> Topology {
-        let weights = vec![100; self.shards.len()];
-        Topology::new(self.shards.clone(), &weights, self.directory.clone(), self.slots.clone())
+        Topology::new(self.shards.clone(), self.directory.clone(), self.slots.clone())
     }
 
     /// Waits until the primary and so many fresh replicas are seen.
