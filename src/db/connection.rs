@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
 use bytes::Bytes;
+use futures_util::future::try_join;
 use futures_util::{SinkExt, TryStreamExt};
 
 use super::error::{Class, DbError};
@@ -131,8 +132,9 @@ impl Connection {
     ) -> Result<u64, DbError> {
         let there = Running { connection: to, what: "copy_in", started: Instant::now(), ended: false };
         let copied = async {
-            let mut rows = pin!(self.client.copy_out(out).await?);
-            let mut sink = pin!(to.client.copy_in(into).await?);
+            let (out, into) = try_join(self.client.prepare(out), to.client.prepare(into)).await?;
+            let (rows, sink) = try_join(self.client.copy_out(&out), to.client.copy_in(&into)).await?;
+            let (mut rows, mut sink) = (pin!(rows), pin!(sink));
             while let Some(piece) = rows.try_next().await? {
                 pace(piece.len()).await;
                 sink.send(piece).await?;

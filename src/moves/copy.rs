@@ -4,12 +4,15 @@
 //! head comes with everything up to it, so that the head says what is still
 //! missing; nothing is left of what is not at the source.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use futures_util::future::try_join;
+use futures_util::future::{try_join, try_join3};
 
 use super::pace::Pace;
-use super::statements::{DROP_EVENTS, DROP_SNAPSHOTS, HEADS, MERGE_SHAPES, PROOF, ROOMS, SHAPES, SNAPSHOTS};
+use super::statements::{
+    ACTIVATE, DROP_EVENTS, DROP_SNAPSHOTS, FENCED, GO, HEADS, MERGE_SHAPES, PROOF, ROOMS, SHAPES, SNAPSHOTS,
+    STANDBYS,
+};
 use super::tables::{DIGESTS, HANGING, REST, WHOLE, delete, into, out, rows_above, rows_at, rows_of};
 use crate::db::{Connection, DbError, Row};
 use crate::ids::{RoomId, Slot};
@@ -31,17 +34,30 @@ pub(super) struct Head {
     pub first: i64,
 }
 
-type Heads = HashMap<RoomId, Head>;
-
-/// What a destination needs before rooms are made equal there.
-pub(super) async fn prepare(destination: &Connection) -> Result<(), DbError> {
-    let incoming = "SET client_min_messages = warning;
-                    CREATE TEMP TABLE IF NOT EXISTS incoming_shape (LIKE shape) ON COMMIT DELETE ROWS";
-    destination.batch(incoming).await
+impl Head {
+    /// Whether what `there` has is a beginning of this, but for events that are kept
+    /// no longer. It is ahead of its source only if that has lost what it once had.
+    fn continues(self, there: Self) -> bool {
+        let is_whole = (self.first.min(1)..=self.first).contains(&there.first);
+        there.seq <= self.seq && (is_whole || there.seq < self.first)
+    }
 }
 
-/// Of one side, per room: what two equal copies have in common.
-type Proof = HashMap<RoomId, Vec<Option<String>>>;
+type Heads = HashMap<RoomId, Head>;
+
+/// Of a transaction: all of it sees the same.
+pub(super) const ONE_SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// What both sides need before rooms are made equal. Statements are prepared now, so
+/// that no writer waits for it later.
+pub(super) async fn prepare(source: &Connection, destination: &Connection) -> Result<(), DbError> {
+    let incoming = "SET client_min_messages = warning;
+                    CREATE TEMP TABLE IF NOT EXISTS incoming_shape (LIKE shape) ON COMMIT DELETE ROWS";
+    destination.batch(incoming).await?;
+    let here = [&FENCED, &GO, &ROOMS, &HEADS, &DIGESTS, &SNAPSHOTS, &SHAPES, &STANDBYS];
+    let there = [&MERGE_SHAPES, &ACTIVATE, &ROOMS, &HEADS, &DIGESTS, &SNAPSHOTS, &SHAPES, &STANDBYS];
+    try_join(source.prepare(&here), destination.prepare(&there)).await.map(drop)
+}
 
 pub(super) async fn rooms(connection: &Connection, slot: Slot) -> Result<Vec<RoomId>, DbError> {
     let rows = connection.query(&ROOMS, &[&i32::from(slot.0)]).await?;
@@ -65,48 +81,58 @@ pub(super) async fn wipe(connection: &Connection, rooms: &[RoomId]) -> Result<()
     connection.batch(&statements.join(";")).await
 }
 
+/// What one side says of rooms before any row of their logs and shapes is read.
+struct Facts {
+    heads: Heads,
+    /// Table, room, digest of all of its rows there.
+    whole: HashSet<(String, RoomId, String)>,
+    snapshots: HashSet<(RoomId, i64)>,
+}
+
 impl Pair<'_> {
     /// Rows that had to be copied.
     pub async fn equalize(&self, rooms: &[RoomId]) -> Result<u64, DbError> {
-        let (here, mut there) = try_join(heads(self.source, rooms), heads(self.destination, rooms)).await?;
-        // It is ahead of its source only if that has lost what it once had.
+        let (here, mut there) = try_join(facts(self.source, rooms), facts(self.destination, rooms)).await?;
         let wrong: Vec<RoomId> = there
+            .heads
             .iter()
-            .filter(|(room, head)| here.get(room).is_none_or(|here| head.seq > here.seq))
+            .filter(|(room, there)| here.heads.get(room).is_none_or(|here| !here.continues(**there)))
             .map(|(room, _)| *room)
             .collect();
-        wipe(self.destination, &wrong).await?;
-        there.retain(|room, _| !wrong.contains(room));
-
-        let mut rows = self.whole(rooms).await?;
-        rows += self.log(&here, &there).await?;
-        rows += self.shapes(&here, &there).await?;
-        rows += self.snapshots(rooms).await?;
+        if !wrong.is_empty() {
+            wipe(self.destination, &wrong).await?;
+            there = facts(self.destination, rooms).await?;
+        }
+        let mut rows = self.whole(&here, &there).await?;
+        rows += self.log(&here.heads, &there.heads).await?;
+        rows += self.shapes(&here.heads, &there.heads).await?;
+        rows += self.snapshots(&here, &there).await?;
         Ok(rows)
     }
 
-    async fn whole(&self, rooms: &[RoomId]) -> Result<u64, DbError> {
-        let (here, there) = try_join(digests(self.source, rooms), digests(self.destination, rooms)).await?;
-        let mut differing: Vec<HashSet<RoomId>> = (0..WHOLE.len())
-            .map(|table| {
-                let is_equal = |room: &RoomId| here.get(&(table, *room)) == there.get(&(table, *room));
-                rooms.iter().filter(|room| !is_equal(room)).copied().collect()
-            })
+    async fn whole(&self, here: &Facts, there: &Facts) -> Result<u64, DbError> {
+        let differing: BTreeSet<(&str, RoomId)> = here
+            .whole
+            .symmetric_difference(&there.whole)
+            .map(|(table, room, _)| (table.as_str(), *room))
             .collect();
         // What hangs from a room's row goes with it.
-        let replaced = differing[0].clone();
-        for (table, differing) in WHOLE.iter().zip(&mut differing) {
-            if HANGING.contains(table) {
-                differing.extend(&replaced);
-            }
+        let is_replaced = |table: &str, room: RoomId| {
+            differing.contains(&(table, room))
+                || HANGING.contains(&table) && differing.contains(&("room", room))
+        };
+        let tables = WHOLE.iter().map(|table| {
+            let rooms = here.heads.keys().filter(|room| is_replaced(table, **room));
+            (*table, rooms.copied().collect::<Vec<RoomId>>())
+        });
+        let tables: Vec<(&str, Vec<RoomId>)> = tables.filter(|(_, rooms)| !rooms.is_empty()).collect();
+        if !tables.is_empty() {
+            let deleted: Vec<String> = tables.iter().map(|(table, rooms)| delete(table, rooms)).collect();
+            self.destination.batch(&deleted.join(";")).await?;
         }
         let mut copied = 0;
-        for (table, rooms) in WHOLE.iter().zip(differing) {
-            let rooms: Vec<RoomId> = rooms.into_iter().collect();
-            if !rooms.is_empty() {
-                self.destination.batch(&delete(table, &rooms)).await?;
-                copied += self.pipe(&rows_of(table, &rooms), table).await?;
-            }
+        for (table, rooms) in tables {
+            copied += self.pipe(&rows_of(table, &rooms), table).await?;
         }
         Ok(copied)
     }
@@ -136,15 +162,14 @@ impl Pair<'_> {
         Ok(copied)
     }
 
-    async fn snapshots(&self, rooms: &[RoomId]) -> Result<u64, DbError> {
-        let (here, there) =
-            try_join(snapshots(self.source, rooms), snapshots(self.destination, rooms)).await?;
+    async fn snapshots(&self, here: &Facts, there: &Facts) -> Result<u64, DbError> {
+        let gone = there.snapshots.difference(&here.snapshots);
         let (gone_rooms, gone_seqs): (Vec<i64>, Vec<i64>) =
-            there.difference(&here).map(|(room, seq)| (room.as_i64(), *seq)).unzip();
+            gone.map(|(room, seq)| (room.as_i64(), *seq)).unzip();
         if !gone_rooms.is_empty() {
             self.destination.execute(&DROP_SNAPSHOTS, &[&gone_rooms, &gone_seqs]).await?;
         }
-        let missing: Vec<(RoomId, i64)> = here.difference(&there).copied().collect();
+        let missing: Vec<(RoomId, i64)> = here.snapshots.difference(&there.snapshots).copied().collect();
         let mut copied = 0;
         for table in ["room_snapshot", "room_snapshot_part"] {
             copied += self.pipe_some(&missing, |keys| rows_at(table, keys), table).await?;
@@ -186,8 +211,8 @@ impl Pair<'_> {
             };
             // Shapes have but one state; there is none to compare if the source has
             // gone on.
-            let comparable = if here.get(room) == there.get(room) { source.len() } else { LOG_PARTS };
-            source.iter().zip(destination).take(comparable).all(|(a, b)| a == b)
+            let has_gone_on = here.get(room) != there.get(room);
+            source.log == destination.log && (has_gone_on || source.shapes == destination.shapes)
         };
         Ok(rooms.iter().filter(|room| !is_equal(room)).copied().collect())
     }
@@ -195,10 +220,10 @@ impl Pair<'_> {
     /// What can be told of fenced rooms without reading them.
     pub async fn is_even(&self, rooms: &[RoomId]) -> Result<bool, DbError> {
         let told = async |connection: &Connection| {
-            let heads = heads(connection, rooms).await?;
-            let rows = connection.query(&SHAPES, &[&ids(rooms)]).await?;
+            let shapes = async { connection.query(&SHAPES, &[&ids(rooms)]).await };
+            let (heads, shapes) = try_join(heads(connection, rooms), shapes).await?;
             let shapes: HashMap<i64, (i64, Option<String>)> =
-                rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+                shapes.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
             Ok::<_, DbError>((heads, shapes))
         };
         let (here, there) = try_join(told(self.source), told(self.destination)).await?;
@@ -206,25 +231,42 @@ impl Pair<'_> {
     }
 }
 
-/// Of what [`PROOF`] tells, what is about the log.
-const LOG_PARTS: usize = 4;
+/// What equal copies of a room have in common: every byte of every row counts.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Proof {
+    pub log: LogProof,
+    pub shapes: Digested,
+}
 
-async fn proof(connection: &Connection, bounds: &[(RoomId, i64, i64)]) -> Result<Proof, DbError> {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LogProof {
+    pub events: Digested,
+    /// The first and the last event, if there is one.
+    pub span: Option<(i64, i64)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Digested {
+    pub count: i64,
+    pub digest: i128,
+}
+
+/// Of each room's log between two events (inclusive), and of its shapes.
+pub(super) async fn proof(
+    connection: &Connection,
+    bounds: &[(RoomId, i64, i64)],
+) -> Result<HashMap<RoomId, Proof>, DbError> {
     let rooms: Vec<i64> = bounds.iter().map(|(room, _, _)| room.as_i64()).collect();
     let since: Vec<i64> = bounds.iter().map(|(_, since, _)| *since).collect();
     let until: Vec<i64> = bounds.iter().map(|(_, _, until)| *until).collect();
     let rows = connection.query(&PROOF, &[&rooms, &since, &until]).await?;
-    let text = |number: Option<i64>| number.map(|number| number.to_string());
+    let digested = |row: &Row, count: usize, digest: usize| {
+        Some(Digested { count: row.get(count), digest: row.get::<_, &str>(digest).parse().ok()? })
+    };
     let proof = |row: &Row| {
-        let parts = vec![
-            text(row.get(1)),
-            text(row.get(2)),
-            text(row.get(3)),
-            row.get(4),
-            text(row.get(5)),
-            row.get(6),
-        ];
-        Some((room(row, 0)?, parts))
+        let span = row.get::<_, Option<i64>>(2).zip(row.get(3));
+        let log = LogProof { events: digested(row, 1, 4)?, span };
+        Some((room(row, 0)?, Proof { log, shapes: digested(row, 5, 6)? }))
     };
     Ok(rows.iter().filter_map(proof).collect())
 }
@@ -239,18 +281,18 @@ fn marks(here: &Heads, there: &Heads, wanted: impl Fn(Option<&Head>) -> bool) ->
     behind.collect()
 }
 
-async fn digests(
-    connection: &Connection,
-    rooms: &[RoomId],
-) -> Result<HashMap<(usize, RoomId), String>, DbError> {
-    let rows = connection.query(&DIGESTS, &[&ids(rooms)]).await?;
-    let digest = |row: &Row| Some(((usize::try_from(row.get::<_, i32>(0)).ok()?, room(row, 1)?), row.get(2)));
-    Ok(rows.iter().filter_map(digest).collect())
-}
-
-async fn snapshots(connection: &Connection, rooms: &[RoomId]) -> Result<HashSet<(RoomId, i64)>, DbError> {
-    let rows = connection.query(&SNAPSHOTS, &[&ids(rooms)]).await?;
-    Ok(rows.iter().filter_map(|row| Some((room(row, 0)?, row.get(1)))).collect())
+async fn facts(connection: &Connection, rooms: &[RoomId]) -> Result<Facts, DbError> {
+    let ids = ids(rooms);
+    let whole = async {
+        let rows = connection.query(&DIGESTS, &[&ids]).await?;
+        Ok(rows.iter().filter_map(|row| Some((row.get(0), room(row, 1)?, row.get(2)))).collect())
+    };
+    let snapshots = async {
+        let rows = connection.query(&SNAPSHOTS, &[&ids]).await?;
+        Ok(rows.iter().filter_map(|row| Some((room(row, 0)?, row.get(1)))).collect())
+    };
+    let (heads, whole, snapshots) = try_join3(heads(connection, rooms), whole, snapshots).await?;
+    Ok(Facts { heads, whole, snapshots })
 }
 
 fn ids(rooms: &[RoomId]) -> Vec<i64> {
@@ -259,4 +301,27 @@ fn ids(rooms: &[RoomId]) -> Vec<i64> {
 
 fn room(row: &Row, column: usize) -> Option<RoomId> {
     RoomId::from_i64(row.get(column)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is in the log after what [`Pair::log`] does.
+    fn equalized(here: Head, there: Head) -> Vec<i64> {
+        let kept = (there.first.max(1)..=there.seq).filter(|seq| there.first > 0 && *seq >= here.first);
+        kept.chain((here.first.max(1)..=here.seq).filter(|seq| *seq > there.seq)).collect()
+    }
+
+    #[test]
+    fn what_continues_a_copy_makes_it_whole_and_nothing_else_does() {
+        let heads = || (0..6).flat_map(|seq| (0..=seq).map(move |first| Head { seq, first }));
+        for here in heads().filter(|here| (here.seq == 0) == (here.first == 0)) {
+            for there in heads() {
+                let is_whole = equalized(here, there).into_iter().eq(here.first.max(1)..=here.seq);
+                let is_ahead = there.seq > here.seq;
+                assert_eq!(here.continues(there), is_whole && !is_ahead, "{here:?} {there:?}");
+            }
+        }
+    }
 }

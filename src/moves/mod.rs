@@ -18,14 +18,17 @@ use tokio::sync::Semaphore;
 pub use pace::Pace;
 pub use slot::{MoveError, Moved};
 pub use survey::{Found, State, Survey, SurveyError};
+pub use tables::all as tables;
 pub use upkeep::{CleanupError, Contents};
 
 use self::slot::SlotMove;
+use self::statements::MOVER_LOCKS;
 use crate::config::Config;
 use crate::databases::{DatabaseError, Databases};
+use crate::db::{Connection, DbError, Lease};
 use crate::ids::{NodeName, Slot};
 use crate::placement::{Move, ShardIndex};
-use crate::routing::{Shard, Shards};
+use crate::routing::{NoPrimary, Shard, Shards};
 use crate::tasks::{Stop, Tasks};
 
 /// Where a move is; each is reached once what it names is durable.
@@ -170,4 +173,29 @@ impl Mover {
     pub fn index(&self, name: &str) -> Option<ShardIndex> {
         self.shards.iter().find(|(_, shard)| shard.name().as_str() == name).map(|(index, _)| index)
     }
+}
+
+async fn connect<E: From<NoPrimary> + From<DbError>>(shard: &Shard, patience: Duration) -> Result<Lease, E> {
+    let primary = shard.primary(Instant::now() + patience).await?;
+    Ok(primary.pool().get().await?)
+}
+
+/// Does something with what is on a shard of a slot while nobody moves it there. The
+/// lock is the connection's, so it ends with whoever holds it.
+async fn alone<T, E: From<DbError>>(
+    there: &Connection,
+    slot: Slot,
+    busy: E,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let number = i32::from(slot.0);
+    if !there.query_one(&statements::LOCK_MOVER, &[&MOVER_LOCKS, &number]).await?.get::<_, bool>(0) {
+        return Err(busy);
+    }
+    let done = work.await;
+    let unlocked = there.query_one(&statements::UNLOCK_MOVER, &[&MOVER_LOCKS, &number]).await;
+    if done.is_ok() {
+        unlocked?;
+    }
+    done
 }

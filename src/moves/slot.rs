@@ -17,14 +17,16 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join;
 use thiserror::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use super::copy::{Pair, heads, prepare, rooms, wipe};
+use super::copy::{ONE_SNAPSHOT, Pair, heads, prepare, rooms, wipe};
 use super::pace::Pace;
 use super::statements as sql;
-use super::{Observer, Step};
+use super::survey::{State, state};
+use super::{Observer, Step, alone, connect};
 use crate::clock::UnixMillis;
 use crate::db::{Class, Connection, DbError, Lease};
 use crate::ids::{RoomId, ShardName, Slot};
@@ -98,15 +100,6 @@ pub struct Moved {
     pub pause: Option<Duration>,
 }
 
-/// What a slot is on a shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Absent,
-    Active,
-    Importing,
-    Moved(String),
-}
-
 /// The claim under which the source was fenced.
 struct Fenced {
     timeline: i32,
@@ -131,35 +124,22 @@ pub(super) struct SlotMove<'a> {
 impl SlotMove<'_> {
     pub async fn run(&self) -> Result<Moved, MoveError> {
         let destination = self.connect(self.destination).await?;
-        let number = i32::from(self.slot.0);
-        // Held by the connection, so it ends with whoever holds it.
-        if !destination.query_one(&sql::LOCK_MOVER, &[&sql::MOVER_LOCKS, &number]).await?.get::<_, bool>(0) {
-            return Err(MoveError::Busy);
-        }
-        let moved = self.run_locked(&destination).await;
-        let unlocked = destination.query_one(&sql::UNLOCK_MOVER, &[&sql::MOVER_LOCKS, &number]).await;
-        if moved.is_ok() {
-            unlocked?;
-        }
-        moved
+        alone(&destination, self.slot, MoveError::Busy, self.run_alone(&destination)).await
     }
 
-    async fn run_locked(&self, destination: &Lease) -> Result<Moved, MoveError> {
+    async fn run_alone(&self, destination: &Lease) -> Result<Moved, MoveError> {
         let source = self.connect(self.source).await?;
-        prepare(destination).await?;
-        let here = self.state(&source).await?;
-        let there = self.state(destination).await?;
-        match (here, there) {
-            (State::Active, State::Active) => {
+        prepare(&source, destination).await?;
+        let to = |to: &str| to == self.destination.name().as_str();
+        match (state(&source, self.slot).await?, state(destination, self.slot).await?) {
+            (Some(State::Active), Some(State::Active)) => {
                 Err(MoveError::TwoOwners(self.source.name().clone(), self.destination.name().clone()))
             }
-            (State::Active, _) => self.go(source, destination).await,
-            (State::Moved(to), State::Importing) if to == self.destination.name().as_str() => {
+            (Some(State::Active), _) => self.go(source, destination).await,
+            (Some(State::Moved(now)), Some(State::Importing)) if to(&now) => {
                 self.finish(source, destination).await
             }
-            (State::Moved(to), State::Active) if to == self.destination.name().as_str() => {
-                Ok(Moved::default())
-            }
+            (Some(State::Moved(now)), Some(State::Active)) if to(&now) => Ok(Moved::default()),
             _ => Err(MoveError::NotThere(self.source.name().clone())),
         }
     }
@@ -184,8 +164,9 @@ impl SlotMove<'_> {
 
     /// One round over all rooms, in transactions of some each.
     async fn copy(&self, source: &Lease, destination: &Lease) -> Result<u64, MoveError> {
-        let all = rooms(source, self.slot).await?;
-        self.drop_others(destination, &all).await?;
+        let all = self.rooms(source).await?;
+        // What the source has not, or not any more.
+        wipe(destination, &others(&self.rooms(destination).await?, &all)).await?;
         let mut copied = 0;
         for some in all.chunks(ROOMS_AT_ONCE) {
             self.wait_for_standbys().await?;
@@ -194,17 +175,10 @@ impl SlotMove<'_> {
         Ok(copied)
     }
 
-    /// Rooms that the source has not, or not any more.
-    async fn drop_others(&self, destination: &Connection, all: &[RoomId]) -> Result<(), MoveError> {
-        let others: Vec<RoomId> =
-            rooms(destination, self.slot).await?.into_iter().filter(|room| !all.contains(room)).collect();
-        Ok(wipe(destination, &others).await?)
-    }
-
     /// Reads every row of what was copied on both sides; what differs is copied
     /// anew, once.
     async fn compare(&self, source: &Lease, destination: &Lease) -> Result<(), MoveError> {
-        for some in rooms(source, self.slot).await?.chunks(ROOMS_AT_ONCE) {
+        for some in self.rooms(source).await?.chunks(ROOMS_AT_ONCE) {
             let compare = async |pair: &Pair<'_>| pair.differing(some).await;
             let differing = self.in_snapshots(source, destination, compare).await?;
             // A room that was made since the last round differs by not being there.
@@ -238,7 +212,7 @@ impl SlotMove<'_> {
         work: impl AsyncFn(&Pair<'_>) -> Result<T, DbError>,
     ) -> Result<T, MoveError> {
         source.begin().await?;
-        source.batch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        source.batch(ONE_SNAPSHOT).await?;
         destination.begin().await?;
         let done = work(&Pair { source, destination, pace: self.pace, is_fenced: false }).await?;
         destination.commit().await?;
@@ -248,6 +222,7 @@ impl SlotMove<'_> {
 
     /// Takes the slot from its writers, and hands it over.
     async fn fence(&self, source: Lease, destination: &Lease) -> Result<Moved, MoveError> {
+        let directory = self.directory().await?;
         let _turn = self.lock(&source).await?;
         let begun = Instant::now();
         self.observer.reached(self.slot, Step::Fenced).await;
@@ -258,7 +233,7 @@ impl SlotMove<'_> {
         source.commit().await?;
         self.observer.reached(self.slot, Step::SourceMoved).await;
         self.flushed(self.source, &source).await?;
-        self.activate(&fenced, destination).await?;
+        self.activate(&fenced, destination, &directory).await?;
         let pause = begun.elapsed();
         Ok(Moved { rooms, rows, pause: Some(pause) })
     }
@@ -290,10 +265,14 @@ impl SlotMove<'_> {
         source: &Lease,
         destination: &Lease,
     ) -> Result<(Fenced, usize, u64), MoveError> {
-        let fenced = self.fenced(source, "active").await?;
-        let all = rooms(source, self.slot).await?;
-        self.drop_others(destination, &all).await?;
-        destination.begin().await?;
+        // Every round trip is one that writers wait for.
+        let here = try_join(self.fenced(source, "active"), self.rooms(source));
+        let there = async {
+            destination.begin().await?;
+            self.rooms(destination).await
+        };
+        let ((fenced, all), there) = try_join(here, there).await?;
+        wipe(destination, &others(&there, &all)).await?;
         let pair = Pair { source, destination, pace: self.pace, is_fenced: true };
         let mut rows = 0;
         for some in all.chunks(ROOMS_AT_ONCE) {
@@ -320,8 +299,8 @@ impl SlotMove<'_> {
         let rows = self.copy(&source, destination).await?;
         self.compare(&source, destination).await?;
         self.flushed(self.destination, destination).await?;
-        self.activate(&fenced, destination).await?;
-        let rooms = rooms(destination, self.slot).await?.len();
+        self.activate(&fenced, destination, &self.directory().await?).await?;
+        let rooms = self.rooms(destination).await?.len();
         Ok(Moved { rooms, rows, pause: None })
     }
 
@@ -333,10 +312,14 @@ impl SlotMove<'_> {
 
     /// The directory says so first: who is promoted for the source after this
     /// hears of it before it may be written to.
-    async fn activate(&self, fenced: &Fenced, destination: &Lease) -> Result<(), MoveError> {
+    async fn activate(
+        &self,
+        fenced: &Fenced,
+        destination: &Lease,
+        directory: &Lease,
+    ) -> Result<(), MoveError> {
         let slot = i32::from(self.slot.0);
         let (from, to) = (self.source.name().as_str(), self.destination.name().as_str());
-        let directory = self.connect(self.directory).await?;
         let recorded = directory
             .execute(&sql::RECORD, &[&slot, &to, &from, &fenced.timeline, &fenced.system_id])
             .await?;
@@ -354,16 +337,17 @@ impl SlotMove<'_> {
     /// What was committed on `connection` is on the disks of all standbys that
     /// stream from there.
     async fn flushed(&self, shard: &Shard, connection: &Connection) -> Result<(), MoveError> {
-        let position: String = connection.query_one(&sql::POSITION, &[]).await?.get(0);
+        let mut position: Option<String> = None;
         let begun = Instant::now();
         loop {
             let row = connection.query_one(&sql::STANDBYS, &[&position]).await?;
-            if row.get::<_, i64>(0) == row.get::<_, i64>(1) {
+            if row.get::<_, i64>(1) == row.get::<_, i64>(2) {
                 return Ok(());
             }
             if begun.elapsed() > FLUSH_LIMIT {
                 return Err(MoveError::StandbyBehind(shard.name().clone()));
             }
+            position = row.get(0);
             sleep(FLUSH_ROUND).await;
         }
     }
@@ -372,7 +356,11 @@ impl SlotMove<'_> {
     async fn wait_for_standbys(&self) -> Result<(), MoveError> {
         for shard in [self.source, self.destination] {
             let connection = self.connect(shard).await?;
-            while connection.query_one(&sql::STANDBYS, &[&"0/0"]).await?.get::<_, i64>(2).unsigned_abs()
+            while connection
+                .query_one(&sql::STANDBYS, &[&None::<String>])
+                .await?
+                .get::<_, i64>(3)
+                .unsigned_abs()
                 > self.max_lag
             {
                 sleep(Duration::from_millis(100)).await;
@@ -381,17 +369,21 @@ impl SlotMove<'_> {
         Ok(())
     }
 
-    async fn state(&self, connection: &Connection) -> Result<State, MoveError> {
-        let row = connection.query_opt(&sql::STATE, &[&i32::from(self.slot.0)]).await?;
-        Ok(row.map_or(State::Absent, |row| match (row.get::<_, &str>(0), row.get::<_, Option<String>>(2)) {
-            ("active", _) => State::Active,
-            ("moved", Some(to)) => State::Moved(to),
-            _ => State::Importing,
-        }))
+    async fn directory(&self) -> Result<Lease, MoveError> {
+        let directory = self.connect(self.directory).await?;
+        directory.prepare(&[&sql::RECORD]).await?;
+        Ok(directory)
+    }
+
+    async fn rooms(&self, connection: &Connection) -> Result<Vec<RoomId>, MoveError> {
+        Ok(rooms(connection, self.slot).await?)
     }
 
     async fn connect(&self, shard: &Shard) -> Result<Lease, MoveError> {
-        let primary = shard.primary(Instant::now() + self.patience).await?;
-        Ok(primary.pool().get().await?)
+        connect(shard, self.patience).await
     }
+}
+
+fn others(there: &[RoomId], here: &[RoomId]) -> Vec<RoomId> {
+    there.iter().filter(|room| !here.contains(room)).copied().collect()
 }

@@ -2,9 +2,9 @@
 
 use crate::db::Sql;
 
-/// Everything a slot says of itself, here.
+/// What a slot says of itself, here.
 pub static STATE: Sql =
-    Sql { name: "move_state", text: "SELECT state, epoch, moved_to FROM slot_owner WHERE slot = $1" };
+    Sql { name: "move_state", text: "SELECT state, moved_to FROM slot_owner WHERE slot = $1" };
 
 /// All of them, with the sums of their rooms' heads and shapes. $1: milliseconds.
 pub static SLOTS: Sql = Sql {
@@ -77,16 +77,15 @@ pub static ACTIVATE: Sql = Sql {
                   = ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int",
 };
 
-/// Behind whatever was committed on this connection.
-pub static POSITION: Sql = Sql { name: "move_position", text: "SELECT pg_current_wal_insert_lsn()::text" };
-
-/// Standbys that stream, and how many of them have $1 on disk; bytes that the
-/// slowest has not replayed.
+/// A position ($1, else the end of all that was written), the standbys that stream,
+/// and how many of them have it on disk; bytes that the slowest has not replayed.
 pub static STANDBYS: Sql = Sql {
     name: "move_standbys",
-    text: "SELECT count(flush_lsn), count(*) FILTER (WHERE flush_lsn >= $1::text::pg_lsn),
+    text: "SELECT wanted.lsn::text, count(flush_lsn), count(*) FILTER (WHERE flush_lsn >= wanted.lsn),
                   coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)), 0)::bigint
-             FROM pg_stat_replication",
+             FROM (SELECT coalesce($1::text::pg_lsn, pg_current_wal_insert_lsn()) AS lsn) AS wanted
+             LEFT JOIN pg_stat_replication ON true
+            GROUP BY wanted.lsn",
 };
 
 /// The nodes that have a connection here.
@@ -152,26 +151,6 @@ pub static MERGE_SHAPES: Sql = Sql {
            ON CONFLICT (room_id, shape_id) DO UPDATE
               SET version = excluded.version, type = excluded.type, data = excluded.data,
                   deleted = excluded.deleted, last_seq = excluded.last_seq",
-};
-
-/// What a slot's rooms are here: rooms, events, first and last written, a digest of
-/// every row of the log and of the shapes, and the rooms whose log has holes or
-/// doesn't end where their head says.
-pub static VERIFY: Sql = Sql {
-    name: "move_verify",
-    text: "SELECT count(*), coalesce(sum(log.count), 0)::bigint, coalesce(sum(shapes.count), 0)::bigint,
-                  coalesce(sum(log.digest), 0)::text, coalesce(sum(shapes.digest), 0)::text,
-                  coalesce(array_agg(room.id) FILTER (WHERE coalesce(log.last, 0) <> head.head_seq
-                    OR log.count <> coalesce(log.last - log.first + 1, 0)), '{}')
-             FROM room JOIN room_head AS head ON head.room_id = room.id
-            CROSS JOIN LATERAL (
-              SELECT count(*) AS count, min(seq) AS first, max(seq) AS last,
-                     sum(hashtextextended(event::text, 0)) AS digest
-                FROM room_event AS event WHERE room_id = room.id) AS log
-            CROSS JOIN LATERAL (
-              SELECT count(*) AS count, sum(hashtextextended(shape::text, 0)) AS digest
-                FROM shape WHERE room_id = room.id) AS shapes
-            WHERE room.slot = $1",
 };
 
 /// Who owns a slot that has moved.

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use thiserror::Error;
 
 use super::statements as sql;
-use crate::db::{DbError, Row};
+use crate::db::{Connection, DbError, Row};
 use crate::ids::{ShardName, Slot};
 use crate::placement::{Move, Placed, SLOTS, ShardIndex, Weighted, plan};
 use crate::routing::{NoPrimary, Shard, Shards};
@@ -26,6 +26,17 @@ pub enum State {
     Importing,
     /// To the shard that is named.
     Moved(String),
+}
+
+impl State {
+    /// As it stands in `slot_owner`.
+    pub(super) fn read(state: &str, moved_to: Option<String>) -> Self {
+        match (state, moved_to) {
+            ("active", _) => Self::Active,
+            ("moved", Some(to)) => Self::Moved(to),
+            _ => Self::Importing,
+        }
+    }
 }
 
 /// One row of one shard.
@@ -110,6 +121,12 @@ impl Survey {
     }
 }
 
+/// What `slot` is where `connection` leads; nothing if nobody ever spoke of it there.
+pub(super) async fn state(connection: &Connection, slot: Slot) -> Result<Option<State>, DbError> {
+    let row = connection.query_opt(&sql::STATE, &[&i32::from(slot.0)]).await?;
+    Ok(row.map(|row| State::read(row.get(0), row.get(1))))
+}
+
 async fn of_shard(shard: &Shard, kept: Duration) -> Result<(Weighted, Vec<Found>), SurveyError> {
     let primary = shard.primary(Instant::now() + PATIENCE).await?;
     let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
@@ -133,14 +150,9 @@ fn width(rows: &[Row], of: usize, size: i64) -> f64 {
 }
 
 fn found(row: &Row, bytes: u64) -> Option<Found> {
-    let state = match (row.get::<_, &str>(1), row.get::<_, Option<String>>(3)) {
-        ("active", _) => State::Active,
-        ("moved", Some(to)) => State::Moved(to),
-        _ => State::Importing,
-    };
     Some(Found {
         slot: Slot(u16::try_from(row.get::<_, i32>(0)).ok().filter(|slot| *slot < SLOTS)?),
-        state,
+        state: State::read(row.get(1), row.get(3)),
         epoch: row.get(2),
         rooms: row.get(4),
         bytes,

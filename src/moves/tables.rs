@@ -3,48 +3,46 @@
 use crate::db::Sql;
 use crate::ids::RoomId;
 
-/// Tables whose rows may change in any way: a room's rows are compared by a digest,
-/// and replaced when they differ. `room` first: the others hang from it.
-pub(super) const WHOLE: [&str; 9] = [
-    "room",
-    "room_head",
-    "room_member",
-    "room_invite",
-    "room_import",
-    "room_daily",
-    "room_daily_visits",
-    "room_counted",
-    "room_daily_user",
-];
+macro_rules! whole {
+    ($($table:literal by $key:literal),* $(,)?) => {
+        /// Tables whose rows may change in any way: a room's rows are compared by a
+        /// digest, and replaced when they differ. `room` first: the others hang from it.
+        pub(super) const WHOLE: &[&str] = &[$($table),*];
 
-/// Those whose rows go when the room's does.
+        /// (table of [`WHOLE`], room, digest) of every room in $1 that has rows.
+        pub(super) static DIGESTS: Sql = Sql {
+            name: "move_digests",
+            text: concat!(
+                "SELECT '' AS name, 0::bigint, '' WHERE false",
+                $(" UNION ALL SELECT '", $table, "', ", $key, ", sum(hashtextextended(t::text, 0))::text FROM ",
+                  $table, " AS t WHERE ", $key, " = ANY($1) GROUP BY ", $key),*
+            ),
+        };
+    };
+}
+
+whole!(
+    "room" by "id",
+    "room_head" by "room_id",
+    "room_member" by "room_id",
+    "room_invite" by "room_id",
+    "room_import" by "room_id",
+    "room_daily" by "room_id",
+    "room_daily_visits" by "room_id",
+    "room_counted" by "room_id",
+    "room_daily_user" by "room_id",
+);
+
+/// Those of them whose rows go when the room's does.
 pub(super) const HANGING: [&str; 3] = ["room_head", "room_member", "room_invite"];
 
 /// Everything else of a room.
 pub(super) const REST: [&str; 4] = ["room_event", "shape", "room_snapshot", "room_snapshot_part"];
 
-/// (table's place in [`WHOLE`], room, digest) of every room in $1 that has rows.
-pub(super) static DIGESTS: Sql = Sql {
-    name: "move_digests",
-    text: "SELECT 0, id, sum(hashtextextended(t::text, 0))::text FROM room AS t
-            WHERE id = ANY($1) GROUP BY id
-           UNION ALL SELECT 1, room_id, sum(hashtextextended(t::text, 0))::text FROM room_head AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 2, room_id, sum(hashtextextended(t::text, 0))::text FROM room_member AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 3, room_id, sum(hashtextextended(t::text, 0))::text FROM room_invite AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 4, room_id, sum(hashtextextended(t::text, 0))::text FROM room_import AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 5, room_id, sum(hashtextextended(t::text, 0))::text FROM room_daily AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 6, room_id, sum(hashtextextended(t::text, 0))::text FROM room_daily_visits AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 7, room_id, sum(hashtextextended(t::text, 0))::text FROM room_counted AS t
-            WHERE room_id = ANY($1) GROUP BY room_id
-           UNION ALL SELECT 8, room_id, sum(hashtextextended(t::text, 0))::text FROM room_daily_user AS t
-            WHERE room_id = ANY($1) GROUP BY room_id",
-};
+/// The tables that go with a room. Whoever adds one to a shard adds it here.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    WHOLE.iter().chain(&REST).copied()
+}
 
 fn key(table: &str) -> &'static str {
     if table == "room" { "id" } else { "room_id" }

@@ -1,7 +1,7 @@
 //! What a node does for all its rooms together: hears the bus, and compares
 //! their heads with the log so that nothing stays unnoticed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -70,16 +70,14 @@ async fn check_rooms(hub: &Hub, rooms: impl IntoIterator<Item = RoomId>) -> Vec<
     futures_util::future::join_all(checks).await.concat()
 }
 
-async fn check_shard(hub: &Hub, shard: ShardIndex, mut rooms: Vec<RoomId>) -> Vec<RoomId> {
+async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: Vec<RoomId>) -> Vec<RoomId> {
     if planted::has(Bug::HeadCheckOff) {
         return Vec::new();
     }
     match hub.context().history.heads(shard, &rooms, hub.context().max_stale).await {
-        Ok(heads) => {
+        Ok((heads, gone)) => {
             heads.iter().for_each(|head| hub.head(head));
-            let found: HashSet<RoomId> = heads.iter().map(|head| head.room).collect();
-            rooms.retain(|room| !found.contains(room));
-            rooms
+            gone
         }
         // Asked again at the next tick; joins and submits say it to people.
         Err(error) => {

@@ -280,9 +280,8 @@ impl Topology {
     }
 }
 
-/// Admits a server of `shard` that was just promoted by hand,
-/// whatever is seen of the others. Waits for a synchronous standby, if the
-/// server does: bound it.
+/// Admits a server of `shard` that was just promoted by hand, whatever is seen of
+/// the others. Waits for a synchronous standby, if the server does: bound it.
 pub async fn claim_promoted(
     directory: &Shard,
     shard: &Shard,

@@ -88,14 +88,9 @@ impl World {
 
     /// Looks for the rooms again, once slots have moved.
     pub async fn find_rooms(&mut self) -> Result<(), Failure> {
-        let owns = "SELECT FROM slot_owner WHERE slot = $1 AND state = 'active'";
         let admins = self.primaries().await?;
         for room in &mut self.rooms {
-            for (shard, admin) in admins.iter().enumerate() {
-                if admin.query_opt(owns, &[&slot_of(room.id)]).await?.is_some() {
-                    room.shard = shard;
-                }
-            }
+            room.shard = shard_of(&admins, room.id).await?;
         }
         Ok(())
     }
@@ -124,9 +119,9 @@ pub fn slot_of(room: u64) -> i32 {
 }
 
 async fn shard_of(admins: &[Admin], room: u64) -> Result<usize, Failure> {
-    let id = i64::try_from(room)?;
+    let owns = "SELECT FROM slot_owner WHERE slot = $1 AND state = 'active'";
     for (index, admin) in admins.iter().enumerate() {
-        if admin.query_opt("SELECT FROM room WHERE id = $1", &[&id]).await?.is_some() {
+        if admin.query_opt(owns, &[&slot_of(room)]).await?.is_some() {
             return Ok(index);
         }
     }

@@ -1,7 +1,7 @@
 //! More at once than anything between two nodes can hold: Redis' buffer for a
 //! node, the queues of the bus, what a room holds back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,6 @@ async fn a_burst_larger_than_any_buffer_loses_nothing() {
     );
     let seqs = reader.rooms[&room].seen.iter().map(|event| event["seq"].as_u64().unwrap());
     assert!(seqs.eq(1..=EVENTS), "every event once, in order, on one connection");
-    assert!(healed < Duration::from_secs(5), "{healed:?}");
     let said = std::fs::read_to_string(world.cluster().redis().service().log()).unwrap();
     assert!(
         said.contains("overcoming of output buffer limits"),

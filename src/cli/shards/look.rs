@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::open::{LOOKING, open, ranges, slots, survey};
 use crate::cli::{ConfigArgs, Failure};
-use crate::ids::Slot;
+use crate::ids::{RoomId, Slot};
 use crate::moves::{Contents, State};
 use crate::placement::SLOTS;
 use crate::tasks::Tasks;
@@ -137,10 +137,18 @@ fn problems(slot: Slot, entries: Option<&Vec<(String, State, Contents)>>) -> Vec
     }
     for (shard, state, contents) in entries {
         if *state == State::Active && !contents.broken.is_empty() {
-            problems.push(format!("slot {} on {shard}: broken logs of rooms {:?}", slot.0, contents.broken));
+            problems.push(format!(
+                "slot {} on {shard}: broken logs of rooms {}",
+                slot.0,
+                named(&contents.broken)
+            ));
         }
     }
     problems
+}
+
+fn named(rooms: &[RoomId]) -> String {
+    rooms.iter().map(RoomId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn told(slot: u16, entries: &[(String, State, Contents)]) -> Value {
@@ -152,8 +160,8 @@ fn told(slot: u16, entries: &[(String, State, Contents)]) -> Value {
         };
         json!({
             "shard": shard, "state": state, "rooms": contents.rooms, "events": contents.events,
-            "shapes": contents.shapes, "log_digest": contents.log_digest,
-            "shapes_digest": contents.shapes_digest, "broken": contents.broken,
+            "shapes": contents.shapes, "log_digest": contents.log_digest.to_string(),
+            "shapes_digest": contents.shapes_digest.to_string(), "broken": contents.broken,
         })
     };
     json!({"slot": slot, "on": entries.iter().map(entry).collect::<Vec<_>>()})

@@ -5,7 +5,7 @@
 //! before it is deleted. Of people only a digest is kept, until their day is over.
 
 use super::read::Asked;
-use super::statements::{OWN, with_facts};
+use super::statements::{OWN, is_owned, with_facts};
 use super::{Freshness, History, Read, ReadError};
 use crate::clock::Day;
 use crate::db::{Row, Sql};
@@ -26,15 +26,18 @@ macro_rules! open_day {
 }
 
 /// The $2 rooms after $1, and whether there is something to do: events that are
-/// not counted, or a day to close.
+/// not counted, or a day to close, in a room that the shard owns.
 pub(super) static UNCOUNTED: Sql = Sql {
     name: "read_uncounted",
     text: concat!(
         "SELECT head.room_id,
-                head.head_seq > coalesce(counted.seq, 0)
-             OR coalesce(counted.users_since < ",
+                (head.head_seq > coalesce(counted.seq, 0)
+                 OR coalesce(counted.users_since < ",
         open_day!(),
-        ", false)
+        ", false))
+            AND ",
+        is_owned!("head.room_id"),
+        "
            FROM (SELECT room_id, head_seq FROM room_head WHERE room_id > $1 ORDER BY room_id LIMIT $2) AS head
            LEFT JOIN LATERAL (
                 SELECT seq, users_since FROM room_counted

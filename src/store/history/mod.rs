@@ -287,22 +287,27 @@ impl History {
     }
 
     /// The heads of those of `rooms` that `shard` owns, for the check that
-    /// nothing stays unnoticed. From one endpoint, each chunk one snapshot.
+    /// nothing stays unnoticed; and those whose slots it doesn't own. From one
+    /// endpoint, each chunk one snapshot.
     pub async fn heads(
         &self,
         shard: ShardIndex,
         rooms: &[RoomId],
         max_stale: Duration,
-    ) -> Result<Vec<RoomHead>, ReadError> {
-        let mut heads = Vec::with_capacity(rooms.len());
+    ) -> Result<(Vec<RoomHead>, Vec<RoomId>), ReadError> {
+        let (mut heads, mut not_owned) = (Vec::with_capacity(rooms.len()), Vec::new());
         for chunk in rooms.chunks(HEADS_CHUNK) {
             let ids: Vec<i64> = chunk.iter().map(|room| room.as_i64()).collect();
             let slots: Vec<i32> = chunk.iter().map(|room| i32::from(slot_of(*room).0)).collect();
             let freshness = Freshness::MaxStale(max_stale);
-            let rows = self.reader.query(shard, freshness, &statements::HEADS, &[&ids, &slots]).await?;
-            heads.extend(rows.iter().filter_map(statements::head));
+            for row in self.reader.query(shard, freshness, &statements::HEADS, &[&ids, &slots]).await? {
+                match row.get(1) {
+                    Some(epoch) => heads.extend(statements::head(&row, epoch)),
+                    None => not_owned.extend(RoomId::from_i64(row.get(0))),
+                }
+            }
         }
-        Ok(heads)
+        Ok((heads, not_owned))
     }
 
     /// Asks all shards what they own; see [`Slots::refresh`].

@@ -101,13 +101,14 @@ pub(super) static SNAPSHOT: Sql = Sql {
     ),
 };
 
-/// The heads of many rooms; rooms that aren't there have no row.
+/// Of many rooms: the epoch of the slot, if it is owned here; and the head, if the
+/// room is here, which it may not be yet on a replica.
 pub(super) static HEADS: Sql = Sql {
     name: "read_heads",
-    text: "SELECT head.room_id, head.head_seq, head.head_epoch, head.access_rev, owner.epoch
+    text: "SELECT wanted.room_id, owner.epoch, head.head_seq, head.head_epoch, head.access_rev
   FROM unnest($1::bigint[], $2::int[]) AS wanted (room_id, slot)
-  JOIN room_head AS head ON head.room_id = wanted.room_id
-  JOIN slot_owner AS owner ON owner.slot = wanted.slot AND owner.state = 'active'",
+  LEFT JOIN slot_owner AS owner ON owner.slot = wanted.slot AND owner.state = 'active'
+  LEFT JOIN room_head AS head ON head.room_id = wanted.room_id",
 };
 
 /// The newest snapshot at or before $5.
@@ -135,15 +136,35 @@ pub(super) static BASE: Sql = Sql {
     ),
 };
 
-/// The $2 rooms after $1, with their heads and their newest snapshots.
+/// Whether the shard owns a room. What is left of one that moved away says nothing
+/// about the room, and a node that missed the move can't tell them apart.
+macro_rules! is_owned {
+    ($room:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM room AS owned
+               JOIN slot_owner ON slot_owner.slot = owned.slot AND slot_owner.state = 'active'
+              WHERE owned.id = ",
+            $room,
+            ")"
+        )
+    };
+}
+pub(super) use is_owned;
+
+/// The $2 rooms after $1, with their heads and their newest snapshots; there is
+/// nothing to do in those that the shard doesn't own.
 pub(super) static BEHIND: Sql = Sql {
     name: "read_behind",
-    text: "SELECT head.room_id, head.head_seq, coalesce(newest.seq, 0)
+    text: concat!(
+        "SELECT head.room_id, head.head_seq, CASE WHEN ",
+        is_owned!("head.room_id"),
+        " THEN coalesce(newest.seq, 0) ELSE head.head_seq END
   FROM (SELECT room_id, head_seq FROM room_head WHERE room_id > $1 ORDER BY room_id LIMIT $2) AS head
   LEFT JOIN LATERAL (
        SELECT seq FROM room_snapshot
         WHERE room_snapshot.room_id = head.room_id ORDER BY seq DESC LIMIT 1) AS newest ON true
- ORDER BY head.room_id",
+ ORDER BY head.room_id"
+    ),
 };
 
 /// Only of a position that is in the log.
@@ -162,15 +183,19 @@ pub(super) static ADD_PART: Sql = Sql {
 };
 
 /// Of the $2 rooms after $1: the newest snapshot that is older than the room's
-/// retention, else $3, and is not at the head; and the first event there is.
+/// retention, else $3, and is not at the head; and the first event there is. None
+/// in rooms that the shard doesn't own.
 pub(super) static EXPIRED: Sql = Sql {
     name: "read_expired",
-    text: "SELECT room.id, kept.seq, oldest.seq
+    text: concat!(
+        "SELECT room.id, kept.seq, oldest.seq
   FROM (SELECT id, least(coalesce(retention_ms, $3), 3000000000000) AS retention_ms
           FROM room WHERE id > $1 ORDER BY id LIMIT $2) AS room
   LEFT JOIN LATERAL (
        SELECT room_snapshot.seq FROM room_snapshot
-        WHERE room.retention_ms > 0 AND room_snapshot.room_id = room.id
+        WHERE room.retention_ms > 0 AND room_snapshot.room_id = room.id AND ",
+        is_owned!("room.id"),
+        "
           AND room_snapshot.seq < (SELECT head_seq FROM room_head WHERE room_head.room_id = room.id)
           AND room_snapshot.as_of < now() - room.retention_ms * interval '1 millisecond'
         ORDER BY room_snapshot.seq DESC LIMIT 1) AS kept ON true
@@ -178,7 +203,8 @@ pub(super) static EXPIRED: Sql = Sql {
        SELECT room_event.seq FROM room_event
         WHERE room_event.room_id = room.id AND kept.seq IS NOT NULL
         ORDER BY room_event.seq LIMIT 1) AS oldest ON true
- ORDER BY room.id",
+ ORDER BY room.id"
+    ),
 };
 
 /// From $2 to $3, which are behind the snapshot at $4, and counted.
@@ -260,11 +286,13 @@ pub(super) fn shape(row: &Row) -> Option<SnapshotShape> {
     Some(SnapshotShape { id, shape_type: row.get(OWN + 2), json })
 }
 
-pub(super) fn head(row: &Row) -> Option<RoomHead> {
+/// Of a row of [`HEADS`] whose slot is owned.
+pub(super) fn head(row: &Row, slot_epoch: i64) -> Option<RoomHead> {
+    let seq = Seq::from_i64(row.get::<_, Option<i64>>(2)?);
     Some(RoomHead {
         room: RoomId::from_i64(row.get(0)).ok()?,
-        position: Position::new(Epoch::from_i64(row.get(2)), Seq::from_i64(row.get(1))),
-        access_rev: row.get::<_, i64>(3).unsigned_abs(),
-        slot_epoch: Epoch::from_i64(row.get(4)),
+        position: Position::new(Epoch::from_i64(row.get(3)), seq),
+        access_rev: row.get::<_, i64>(4).unsigned_abs(),
+        slot_epoch: Epoch::from_i64(slot_epoch),
     })
 }

@@ -7,4 +7,4 @@ mod long_logs;
 mod plans;
 mod retention;
 mod time_travel;
-mod world;
+pub mod world;

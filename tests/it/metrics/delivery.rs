@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use roomgate::dev::Admin;
 use serde_json::{Value, json};
 
-use super::moves::Watch;
+use super::watch::Watch;
 use crate::client::Client;
 use crate::session::small_world;
 use crate::view::View;

@@ -3,7 +3,7 @@
 use roomgate::dev::{Admin, Options, Postgres};
 use serde_json::json;
 
-use super::moves::Watch;
+use super::watch::Watch;
 use crate::client::submit;
 use crate::world::World;
 

@@ -3,7 +3,6 @@
 
 mod delivery;
 mod failover;
-mod moves;
 mod node;
 mod refusals;
 mod replicas;
@@ -11,6 +10,7 @@ mod scrape;
 mod sessions;
 mod slots;
 mod submits;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::moves::Watch;
 use super::scrape::Scrape;
+use super::watch::Watch;
 use crate::session::{raw_session, small_world};
 use crate::world::{Person, World};
 

@@ -3,8 +3,8 @@
 use roomgate::dev::{Api, connect};
 use serde_json::{Value, json};
 
-use super::moves::Watch;
 use super::submits::on_event;
+use super::watch::Watch;
 use crate::client::{Client, rect, submit};
 use crate::session::small_world;
 use crate::world::{Person, World, now};

@@ -8,8 +8,8 @@ use nix::unistd::Pid;
 use roomgate::dev::{Admin, Options, Postgres, connect};
 use serde_json::json;
 
-use super::moves::Watch;
 use super::scrape::{Scrape, Series};
+use super::watch::Watch;
 use crate::client::Client;
 use crate::world::{Person, World};
 

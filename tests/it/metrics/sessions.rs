@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::moves::Watch;
+use super::watch::Watch;
 use crate::client::{Client, submit};
 use crate::session::{raw_close, raw_session, small_world, until_closed, with_bearer};
 use crate::straw::Straw;

@@ -3,7 +3,7 @@
 use roomgate::dev::Options;
 use serde_json::json;
 
-use super::moves::Watch;
+use super::watch::Watch;
 use crate::client::submit;
 use crate::moves::{owner, slot, told};
 use crate::world::World;

@@ -3,7 +3,7 @@
 use roomgate::dev::Admin;
 use serde_json::{Value, json};
 
-use super::moves::Watch;
+use super::watch::Watch;
 use crate::client::{Client, rect, submit};
 use crate::session::small_world;
 

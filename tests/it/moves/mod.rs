@@ -3,6 +3,7 @@
 mod faults;
 mod growing;
 mod killed;
+mod left;
 mod live;
 
 use std::path::PathBuf;
