@@ -3,15 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use roomgate::dev::{Admin, Options};
 use serde_json::Value;
 
-use super::{owner, shards, slot, told};
+use super::{shards, slot, told};
 use crate::convergence::{FROM_PRIMARY, whole_log};
 use crate::history::world::{draw, snapshots};
 use crate::world::{Person, World};
 
 const WITHOUT_ROOMS: [&str; 5] = ["slot_owner", "shard_claim", "audit", "import_line", "schema_migration"];
+
+const EVENTS: usize = 50;
+/// So many events from one snapshot to the next.
+const EVERY: usize = 20;
 
 #[tokio::test]
 async fn every_table_of_a_shard_either_goes_with_its_rooms_or_is_known_not_to() {
@@ -24,22 +29,30 @@ async fn every_table_of_a_shard_either_goes_with_its_rooms_or_is_known_not_to() 
     assert_eq!(found, known);
 }
 
-/// A room with a past, on the first shard, and one that stays there.
-async fn two_rooms(world: &World, alice: &Person) -> [u64; 2] {
+/// Rooms with a past, on the first shard, in the order in which they are looked
+/// through.
+async fn rooms(world: &World, alice: &Person, count: usize) -> Vec<u64> {
     let mut rooms = Vec::new();
-    while rooms.len() < 2 {
+    while rooms.len() < count {
         let room = world.room(alice, "drawing").await;
-        if owner(world, slot(room)).await == "a" {
+        if world.shard_of(room).await == 0 {
             rooms.push(room);
         }
     }
-    // In the order in which they are looked through.
     rooms.sort_unstable();
+    join_all(rooms.iter().map(|room| draw(world, alice, *room, EVENTS))).await;
     for room in &rooms {
-        draw(world, alice, *room, 250).await;
-        snapshots(&world.primaries().await[0], *room, 2).await;
+        snapshots(&world.primaries().await[0], *room, EVENTS / EVERY).await;
     }
-    [rooms[0], rooms[1]]
+    rooms
+}
+
+async fn world() -> World {
+    World::start(|options| {
+        let options = options.set("history.retention_interval_ms", 100).set("history.snapshot_events", EVERY);
+        Options { shards: 2, replicas: 0, nodes: 2, ..options }
+    })
+    .await
 }
 
 async fn events(admin: &Admin, room: u64) -> i64 {
@@ -49,63 +62,65 @@ async fn events(admin: &Admin, room: u64) -> i64 {
 
 #[tokio::test]
 async fn what_is_left_of_a_room_says_nothing_of_it_to_nodes_that_missed_its_move() {
-    let world = World::start(|options| {
-        let options = options.set("history.retention_interval_ms", 100);
-        Options { shards: 2, replicas: 0, nodes: 2, ..options }
-    })
-    .await;
+    let world = world().await;
     let alice = world.person("alice");
-    let [moved, stays] = two_rooms(&world, &alice).await;
+    let [moved, stays] = rooms(&world, &alice, 2).await[..] else { unreachable!() };
     let slots = slot(moved).0.to_string();
     told(&world, &["move", "--slots", &slots, "--to", "b"]).await;
     let [here, there] = &world.primaries().await[..] else { unreachable!() };
     let forget = format!("UPDATE room SET retention_ms = 1 WHERE id IN ({moved}, {stays})");
     here.batch_execute(&forget).await.unwrap();
     let end = Instant::now() + Duration::from_secs(30);
-    while events(here, stays).await > 50 {
+    while events(here, stays).await == EVENTS as i64 {
         assert!(Instant::now() < end, "nothing is ever deleted: the test is void");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(events(there, moved).await, 250, "its owner keeps everything");
-    assert_eq!(whole_log(&world, &alice, moved, FROM_PRIMARY).await.len(), 250);
+    assert_eq!(events(there, moved).await, EVENTS as i64, "its owner keeps everything");
+    assert_eq!(whole_log(&world, &alice, moved, FROM_PRIMARY).await.len(), EVENTS);
 }
 
 #[tokio::test]
 async fn what_was_left_is_made_whole_when_its_room_comes_back() {
-    let world = World::start(|options| Options { shards: 2, replicas: 0, nodes: 2, ..options }).await;
-    let alice = world.person("alice");
-    let [room, _] = two_rooms(&world, &alice).await;
-    let before = whole_log(&world, &alice, room, FROM_PRIMARY).await;
-    let slots = slot(room).0.to_string();
-    let admins = world.primaries().await;
-    for damage in [
+    let damages = [
         "DELETE FROM room_event WHERE room_id = $1 AND seq < 10",
-        "DELETE FROM room_event WHERE room_id = $1 AND seq BETWEEN 100 AND 109",
+        "DELETE FROM room_event WHERE room_id = $1 AND seq BETWEEN 10 AND 19",
         "DELETE FROM room_event WHERE room_id = $1",
         "UPDATE room_event SET body = '{}' WHERE room_id = $1 AND seq = 17",
         "UPDATE room_head SET head_seq = head_seq + 1 WHERE room_id = $1",
         "DELETE FROM shape WHERE room_id = $1",
-        "UPDATE shape SET data = '{}' WHERE room_id = $1",
-        "DELETE FROM room_member WHERE room_id = $1",
+        "UPDATE shape SET data = '{}' WHERE room_id = $1 AND NOT deleted",
+        "DELETE FROM room_snapshot WHERE room_id = $1",
         "UPDATE room SET name = 'another' WHERE id = $1",
-    ] {
-        told(&world, &["move", "--slots", &slots, "--to", "b"]).await;
-        admins[0].execute(damage, &[&(room as i64)]).await.unwrap();
-        told(&world, &["move", "--slots", &slots, "--to", "a"]).await;
-        assert_eq!(whole_log(&world, &alice, room, FROM_PRIMARY).await, before, "{damage}");
-        let verified = told(&world, &["verify", "--slots", &slots]).await;
-        let [here, there] = &verified["slots"][0]["on"].as_array().unwrap()[..] else { unreachable!() };
+    ];
+    let world = world().await;
+    let alice = world.person("alice");
+    let rooms = rooms(&world, &alice, damages.len()).await;
+    let slots = rooms.iter().map(|room| slot(*room).0.to_string()).collect::<Vec<_>>().join(",");
+    told(&world, &["move", "--slots", &slots, "--to", "b"]).await;
+    let left = &world.primaries().await[0];
+    for (damage, room) in damages.iter().zip(&rooms) {
+        let damaged = left.execute(*damage, &[&(*room as i64)]).await.unwrap();
+        assert!(damaged > 0, "{damage}");
+    }
+    told(&world, &["move", "--slots", &slots, "--to", "a"]).await;
+    let verified = told(&world, &["verify", "--slots", &slots]).await;
+    for room in &verified["slots"].as_array().unwrap()[..] {
+        let [here, there] = &room["on"].as_array().unwrap()[..] else { panic!("{verified:#}") };
         for part in ["rooms", "events", "shapes", "log_digest", "shapes_digest", "broken"] {
-            assert_eq!(here[part], there[part], "{damage}: {verified:#}");
+            assert_eq!(here[part], there[part], "{verified:#}");
         }
+    }
+    for (damage, room) in damages.iter().zip(&rooms) {
+        assert_eq!(whole_log(&world, &alice, *room, FROM_PRIMARY).await.len(), EVENTS, "{damage}");
+        assert_eq!(snapshots(left, *room, 0).await.len(), EVENTS / EVERY, "{damage}");
     }
 }
 
 #[tokio::test]
 async fn nothing_is_cleaned_up_that_its_shard_owns() {
-    let world = World::start(|options| Options { shards: 2, replicas: 0, nodes: 2, ..options }).await;
+    let world = world().await;
     let alice = world.person("alice");
-    let [room, _] = two_rooms(&world, &alice).await;
+    let room = rooms(&world, &alice, 1).await[0];
     let slots = slot(room).0.to_string();
     for to in ["b", "a"] {
         told(&world, &["move", "--slots", &slots, "--to", to]).await;
@@ -116,5 +131,5 @@ async fn nothing_is_cleaned_up_that_its_shard_owns() {
     let verified: Value = told(&world, &["verify", "--slots", &slots]).await;
     let on = verified["slots"][0]["on"].as_array().unwrap();
     assert_eq!(on.len(), 1, "{verified}");
-    assert_eq!((&on[0]["shard"], &on[0]["events"]), (&Value::from("a"), &Value::from(250)));
+    assert_eq!((&on[0]["shard"], &on[0]["events"]), (&Value::from("a"), &Value::from(EVENTS)));
 }
