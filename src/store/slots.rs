@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::db::{DbError, Sql};
 use crate::ids::{RoomId, Slot};
@@ -25,6 +25,8 @@ pub const SLOT_LOCKS: i32 = 0x736c_6f74;
 const READ_LIMIT: Duration = Duration::from_millis(500);
 /// Between two looks for slots that nobody owned.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Before each new look for a room: a slot that moves has no owner for a moment.
+const LOOK_PAUSES_MS: [u64; 5] = [0, 30, 60, 200, 500];
 /// Readings younger than this serve whoever asks for a new one.
 const FRESH: Duration = Duration::from_millis(20);
 
@@ -54,6 +56,19 @@ impl Slots {
     /// Whether any shard has said what it owns.
     pub fn are_known(&self) -> bool {
         self.map.table().unowned() < usize::from(SLOTS)
+    }
+
+    /// For who found a room nowhere: asks the shards again, after a pause that grows
+    /// with every time. False: the next pause would be longer than the deadline.
+    pub async fn look_again(&self, times: usize, deadline: Instant) -> bool {
+        let pause = LOOK_PAUSES_MS[times.min(LOOK_PAUSES_MS.len() - 1)];
+        let at = Instant::now() + Duration::from_millis(pause);
+        if at >= deadline {
+            return false;
+        }
+        sleep_until(at.into()).await;
+        self.refresh().await;
+        true
     }
 
     /// Looks again, not too often, for slots that nobody owned when they were asked for

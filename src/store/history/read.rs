@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::timeout_at;
 
 use super::judge::{Facts, Unfit};
 use super::{Read, ReadError, deadline, statements};
@@ -19,9 +19,6 @@ use crate::store::slots::Slots;
 
 /// A replica that takes longer is given up, and the next one asked.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
-/// Before each new look at who owns a room; a slot that moves has no owner for
-/// a moment.
-const REFRESH_PAUSES_MS: [u64; 5] = [0, 30, 60, 200, 500];
 
 /// What every reading of a room names.
 #[derive(Debug, Clone)]
@@ -114,20 +111,20 @@ impl Reader {
     ) -> Result<Accepted, ReadError> {
         let deadline = deadline();
         let room = asked.room;
-        let mut shard = self.shard_of(room);
-        for pause in REFRESH_PAUSES_MS.map(Duration::from_millis) {
-            if let Some(shard) = shard.and_then(|index| self.shards.get(index))
+        let mut looks = 0;
+        loop {
+            if let Some(shard) = self.shard_of(room).and_then(|index| self.shards.get(index))
                 && let Attempt::Accepted(accepted) =
                     self.read_shard(shard, asked, sql, more, &mut take, deadline).await?
             {
                 return Ok(*accepted);
             }
             // It moved, or is just moving.
-            sleep_until((Instant::now() + pause).min(deadline).into()).await;
-            self.slots.refresh().await;
-            shard = self.shard_of(room);
+            if !self.slots.look_again(looks, deadline).await {
+                return Err(ReadError::NoOwner(room));
+            }
+            looks += 1;
         }
-        Err(ReadError::NoOwner(room))
     }
 
     /// The events after `after` until `after + span`, verified to be without a

@@ -137,15 +137,16 @@ pub(super) static BASE: Sql = Sql {
 };
 
 /// Whether the shard owns a room. What is left of one that moved away says nothing
-/// about the room, and a node that missed the move can't tell them apart.
+/// about the room, and a node that missed the move can't tell them apart. (EXISTS
+/// would be planned for all rooms at once.)
 macro_rules! is_owned {
     ($room:literal) => {
         concat!(
-            "EXISTS (SELECT FROM room AS owned
-               JOIN slot_owner ON slot_owner.slot = owned.slot AND slot_owner.state = 'active'
+            "coalesce((SELECT slot_owner.state = 'active' FROM room AS owned
+               JOIN slot_owner ON slot_owner.slot = owned.slot
               WHERE owned.id = ",
             $room,
-            ")"
+            "), false)"
         )
     };
 }

@@ -95,18 +95,22 @@ impl Rooms {
         Ok(Found { facts, membership, served_by: target.served_by(), fallback: target.fallback })
     }
 
-    /// Until a server has a good answer, or none is left to ask.
+    /// Until a server has a good answer, or none is left to ask; whoever asks for a
+    /// room that is just moving waits.
     pub(super) async fn ask<T>(
         &self,
         question: &Question<'_>,
         judge: impl Fn(&Row) -> Result<Answer<T>, RoomsError>,
     ) -> Result<(T, Target), RoomsError> {
-        match self.ask_owner(question, &judge).await {
-            Err(RoomsError::NoOwner) => {
-                self.slots.refresh().await;
-                self.ask_owner(question, &judge).await
+        let mut looks = 0;
+        loop {
+            match self.ask_owner(question, &judge).await {
+                // It moved, or is just moving.
+                Err(RoomsError::NoOwner) if self.slots.look_again(looks, question.deadline).await => {
+                    looks += 1
+                }
+                answer => return answer,
             }
-            answer => answer,
         }
     }
 

@@ -146,6 +146,62 @@ async fn a_source_or_destination_that_fails_over_in_mid_move_has_no_second_owner
 }
 
 #[tokio::test]
+async fn who_comes_while_nobody_owns_a_slot_waits_and_sees_no_error() {
+    let world = World::start(|options| Options { shards: 2, replicas: 1, nodes: 2, ..options }).await;
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let room = world.room_called(&alice, "between", "drawing").await;
+    let mut writer = world.client(0, &alice).await;
+    writer.join(room).await;
+    writer.submit(room, "before", &body(0)).await;
+    let mut newcomer = world.client(1, &bob).await;
+    let tasks = Tasks::new();
+    let mover = mover(&world, &tasks).await;
+    let from = survey(&mover).await.placed().iter().find(|placed| placed.slot == slot(room)).unwrap().owner;
+    let step = Move { slot: slot(room), from, to: ShardIndex(1 - from.0), size: 0 };
+    let pausing = Pausing {
+        at: Step::SourceMoved,
+        reached: Notify::new(),
+        go_on: Notify::new(),
+        was_there: false.into(),
+    };
+    let stop = tasks.stop_signal();
+    let moving = mover.carry_out(vec![step], &pausing, &stop);
+    let coming = async {
+        pausing.reached.notified().await;
+        let (of_alice, of_bob) = (world.api_of(0, &alice), world.api_of(1, &bob));
+        let events = format!("/v1/rooms/{room}/events");
+        let item = json!({"items": [{"op": "over-http", "kind": "message", "data": 1}]});
+        let answers = async {
+            let (facts, shapes, members, log, posted) = tokio::join!(
+                of_bob.get("/v1/rooms/between"),
+                of_bob.get("/v1/rooms/between/shapes"),
+                of_alice.get("/v1/rooms/between/members"),
+                of_bob.get(&events),
+                of_alice.post(&events, &item),
+            );
+            [facts, shapes, members, log, posted].map(Result::unwrap)
+        };
+        let joined = newcomer.join(room);
+        let put = body(1);
+        let drawn = writer.submit(room, "between", &put);
+        // Longer than a move takes, and than who asks again for but a moment.
+        let going_on = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            pausing.go_on.notify_one();
+        };
+        let (answers, _, drawn, ()) = tokio::join!(answers, joined, drawn, going_on);
+        for answer in answers {
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+        assert_eq!(drawn["type"], "ack", "{drawn}");
+    };
+    let (moved, ()) = join(moving, coming).await;
+    assert_eq!(moved, [1, 0]);
+    tasks.stop();
+    newcomer.catches_up(room, 3).await;
+}
+
+#[tokio::test]
 async fn copying_waits_for_a_standby_that_is_too_far_behind() {
     let world = World::start(|options| Options { shards: 2, replicas: 1, nodes: 1, ..options }).await;
     let alice = world.person("alice");

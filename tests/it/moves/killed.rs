@@ -13,13 +13,13 @@ use roomgate::ids::Slot;
 use roomgate::moves::{Bounds, MoveError, Moved, Mover, Observer, Step, Survey};
 use roomgate::placement::{Move, ShardIndex};
 use roomgate::tasks::Tasks;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use super::slot;
+use super::{command, slot, told};
 use crate::client::rect;
 use crate::convergence::{FROM_PRIMARY, whole_log};
-use crate::world::{Person, World};
+use crate::world::{Person, World, seed};
 
 const BOUNDS: Bounds =
     Bounds { parallel: 1, bytes_per_second: None, max_lag: u64::MAX, patience: Duration::from_secs(20) };
@@ -110,6 +110,44 @@ async fn a_move_that_is_killed_at_any_step_is_finished_by_the_next_and_never_has
         let ops: Vec<&str> = log.iter().map(|event| event["op"].as_str().unwrap()).collect();
         assert_eq!(ops, (0..acked).map(|n| format!("op-{n}")).collect::<Vec<_>>());
     }
+}
+
+/// As [`a_move_that_is_killed_at_any_step_is_finished_by_the_next_and_never_has_two_owners`]
+/// does for one slot and every step, for many slots and a process.
+#[tokio::test]
+async fn a_process_that_moves_many_slots_and_is_killed_is_followed_by_one_that_finishes() {
+    let world = World::start(|options| Options { shards: 2, replicas: 0, nodes: 2, ..options }).await;
+    let alice = world.person("alice");
+    let room = world.room(&alice, "drawing").await;
+    let (tell, done) = watch::channel(false);
+    let drawing = draws(&world, &alice, 0, room, done);
+    let slots = format!("0-99,{}", slot(room).0);
+    let killing = async {
+        let seed = seed();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        for to in ["b", "a", "b", "a"] {
+            let verb = ["move", "--slots", &slots, "--to", to];
+            let mut process = command(&world, &verb).spawn().unwrap();
+            let lives = Duration::from_millis(rng.random_range(200..3000));
+            let ended = tokio::time::timeout(lives, process.wait()).await;
+            if ended.is_err() {
+                process.kill().await.unwrap();
+            }
+            let finished = told(&world, &verb).await;
+            println!("killed after {lives:?} ({ended:?}); then {} slots arrived", finished["arrived"]);
+            let verified = told(&world, &["verify", "--slots", &slots]).await;
+            for slot in verified["slots"].as_array().unwrap() {
+                let on = slot["on"].as_array().unwrap();
+                let owners: Vec<&Value> =
+                    on.iter().filter(|on| on["state"] == "active").map(|on| &on["shard"]).collect();
+                assert_eq!(owners, [to], "{slot}");
+            }
+        }
+        tell.send_replace(true);
+    };
+    let (acked, ()) = tokio::join!(drawing, killing);
+    assert_eq!(whole_log(&world, &alice, room, FROM_PRIMARY).await.len(), acked);
 }
 
 #[expect(clippy::disallowed_methods, reason = "what a test is asked for is no configuration")]
