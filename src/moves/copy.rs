@@ -92,7 +92,8 @@ struct Facts {
 impl Pair<'_> {
     /// Rows that had to be copied.
     pub async fn equalize(&self, rooms: &[RoomId]) -> Result<u64, DbError> {
-        let (here, mut there) = try_join(facts(self.source, rooms), facts(self.destination, rooms)).await?;
+        let (here, mut there) =
+            try_join(Box::pin(facts(self.source, rooms)), Box::pin(facts(self.destination, rooms))).await?;
         let wrong: Vec<RoomId> = there
             .heads
             .iter()
@@ -101,7 +102,7 @@ impl Pair<'_> {
             .collect();
         if !wrong.is_empty() {
             wipe(self.destination, &wrong).await?;
-            there = facts(self.destination, rooms).await?;
+            there = Box::pin(facts(self.destination, rooms)).await?;
         }
         let mut rows = self.whole(&here, &there).await?;
         rows += self.log(&here.heads, &there.heads).await?;

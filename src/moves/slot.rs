@@ -127,7 +127,7 @@ pub(super) struct SlotMove<'a> {
 impl SlotMove<'_> {
     pub async fn run(&self) -> Result<Moved, MoveError> {
         let destination = self.connect(self.destination).await?;
-        alone(&destination, self.slot, MoveError::Busy, self.run_alone(&destination)).await
+        alone(&destination, self.slot, MoveError::Busy, Box::pin(self.run_alone(&destination))).await
     }
 
     async fn run_alone(&self, destination: &Lease) -> Result<Moved, MoveError> {
@@ -138,9 +138,9 @@ impl SlotMove<'_> {
             (Some(State::Active), Some(State::Active)) => {
                 Err(MoveError::TwoOwners(self.source.name().clone(), self.destination.name().clone()))
             }
-            (Some(State::Active), _) => self.go(source, destination).await,
+            (Some(State::Active), _) => Box::pin(self.go(source, destination)).await,
             (Some(State::Moved(now)), Some(State::Importing)) if to(&now) => {
-                self.finish(source, destination).await
+                Box::pin(self.finish(source, destination)).await
             }
             (Some(State::Moved(now)), Some(State::Active)) if to(&now) => Ok(Moved::default()),
             _ => Err(MoveError::NotThere(self.source.name().clone())),
@@ -161,7 +161,7 @@ impl SlotMove<'_> {
         }
         self.compare(&source, destination).await?;
         self.observer.reached(self.slot, Step::Compared).await;
-        let moved = self.fence(source, destination).await?;
+        let moved = Box::pin(self.fence(source, destination)).await?;
         Ok(Moved { rows: rows + moved.rows, ..moved })
     }
 
