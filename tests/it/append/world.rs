@@ -163,7 +163,14 @@ impl Node {
             shard.primary(Instant::now() + PATIENCE).await.unwrap();
         }
         let slots = Slots::new(SlotMap::default(), shards.clone());
-        slots.refresh().await;
+        // A busy server may not say in time what it owns; some own nothing.
+        for _ in 0..20 {
+            slots.refresh().await;
+            if slots.are_known() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let heard = Arc::new(Heard::default());
         let appender =
             Appender::start(&writes, &shards, &slots, heard.clone(), 65536, &Traces::default(), &tasks);
