@@ -26,28 +26,35 @@ async fn a_shard_that_joins_a_running_cluster_takes_rooms_and_gives_them_back() 
     client.join(room).await;
     client.submit(room, "op-0", &json!({"kind": "shape.put", "shape": rect("r", 0)})).await;
 
-    let unknown = shards(&world, &["add", "b"]).await;
-    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("[[shards]]"), "{unknown:?}");
-
-    assert_eq!(world.cluster().add_shard().await.unwrap(), "b");
-    let added = shards(&world, &["add", "b"]).await;
-    assert!(added.status.success(), "{added:?}");
-    // The nodes heard of it before it had a schema, and waited for that.
-    assert!(String::from_utf8_lossy(&added.stdout).contains("all nodes know it"), "{added:?}");
     let slots = super::slot(room).0.to_string();
-    told(&world, &["move", "--slots", &slots, "--to", "b"]).await;
-    assert_eq!(slots_of(&told(&world, &["list"]).await, "b"), 1);
+    let joining = async {
+        let unknown = shards(&world, &["add", "b"]).await;
+        assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+        assert!(String::from_utf8_lossy(&unknown.stderr).contains("[[shards]]"), "{unknown:?}");
+
+        assert_eq!(world.cluster().add_shard().await.unwrap(), "b");
+        let added = shards(&world, &["add", "b"]).await;
+        assert!(added.status.success(), "{added:?}");
+        // The nodes heard of it before it had a schema, and waited for that.
+        assert!(String::from_utf8_lossy(&added.stdout).contains("all nodes know it"), "{added:?}");
+        told(&world, &["move", "--slots", &slots, "--to", "b"]).await;
+        assert_eq!(slots_of(&told(&world, &["list"]).await, "b"), 1);
+    };
+    // Who answers no pings for as long as this takes is closed.
+    client.listens_until(joining).await;
     let answer = client.submit(room, "op-1", &json!({"kind": "shape.put", "shape": rect("r", 1)})).await;
     assert_eq!(answer["type"], "ack");
 
-    let young = shards(&world, &["cleanup"]).await;
-    assert!(String::from_utf8_lossy(&young.stdout).contains("0 slots"), "{young:?}");
-    let old = shards(&world, &["cleanup", "--older-than", "0"]).await;
-    assert!(String::from_utf8_lossy(&old.stdout).contains("1 slots with 1 rooms deleted"), "{old:?}");
-    told(&world, &["move", "--slots", &slots, "--to", "a"]).await;
-    let log = whole_log(&world, &alice, room, FROM_PRIMARY).await;
-    assert_eq!(log.len(), 2);
+    let leaving = async {
+        let young = shards(&world, &["cleanup"]).await;
+        assert!(String::from_utf8_lossy(&young.stdout).contains("0 slots"), "{young:?}");
+        let old = shards(&world, &["cleanup", "--older-than", "0"]).await;
+        assert!(String::from_utf8_lossy(&old.stdout).contains("1 slots with 1 rooms deleted"), "{old:?}");
+        told(&world, &["move", "--slots", &slots, "--to", "a"]).await;
+        let log = whole_log(&world, &alice, room, FROM_PRIMARY).await;
+        assert_eq!(log.len(), 2);
+    };
+    client.listens_until(leaving).await;
     client.catches_up(room, 2).await;
 
     // Ctrl-C half way, and again.
