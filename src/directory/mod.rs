@@ -177,7 +177,8 @@ impl Directory {
         Ok(self.query(sql, params).await?.into_iter().next())
     }
 
-    /// On the primary, at most [`TRIES`] times within [`PATIENCE`].
+    /// On the primary, at most [`TRIES`] times within [`PATIENCE`]; while somebody
+    /// else has the row, for all of that: their commit may be slow.
     async fn query(
         &self,
         sql: &'static Sql,
@@ -194,6 +195,9 @@ impl Directory {
             };
             match answer {
                 Ok(rows) => return Ok(rows),
+                Err(error) if error.class() == Class::LockTimeout && Instant::now() < deadline => {
+                    tracing::debug!(%error, "waiting on in the directory");
+                }
                 Err(error) if tries < TRIES && is_worth_another_try(error.class()) => {
                     tracing::debug!(%error, "trying the directory again");
                     if matches!(error.class(), Class::Connection | Class::ReadOnly) {

@@ -281,7 +281,9 @@ impl Topology {
 }
 
 /// Admits a server of `shard` that was just promoted by hand, whatever is seen of
-/// the others. Waits for a synchronous standby, if the server does: bound it.
+/// the others. Nodes claim it as well, and whoever comes second waits for the
+/// first one's commit, and asks again. Waits for a synchronous standby, if the
+/// server does: bound it.
 pub async fn claim_promoted(
     directory: &Shard,
     shard: &Shard,
@@ -289,7 +291,17 @@ pub async fn claim_promoted(
     deadline: Instant,
 ) -> Result<(), TopologyError> {
     let directory = directory.primary(deadline).await?.pool().get().await?;
-    admit(&directory, shard, candidate).await
+    loop {
+        match admit(&directory, shard, candidate).await {
+            Err(TopologyError::Database(error)) if error.class() == Class::LockTimeout => {
+                if Instant::now() + CLAIM_RETRY >= deadline {
+                    return Err(error.into());
+                }
+                sleep(CLAIM_RETRY).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 async fn admit(directory: &Lease, shard: &Shard, candidate: &Arc<Endpoint>) -> Result<(), TopologyError> {

@@ -1,6 +1,7 @@
 //! A request with an Idempotency-Key has one effect and one answer.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use roomgate::dev::{Admin, Answer, Options, connect};
 use serde_json::{Value, json};
@@ -60,6 +61,37 @@ async fn of_many_at_once_one_has_an_effect_and_all_get_its_answer() {
     for answer in &answers {
         assert_eq!((answer.status.as_u16(), &answer.text), (201, &answers[0].text));
     }
+}
+
+/// On a directory with slow disks, so that its commits take longer than a
+/// statement waits for a row.
+#[tokio::test]
+async fn a_repeat_waits_for_the_first_however_long_its_commits_take() {
+    let world = World::shared();
+    let alice = world.person("alice");
+    let (first, looks) = (directory(world).await, directory(world).await);
+    first.batch_execute("BEGIN").await.unwrap();
+    let claim = "INSERT INTO directory.idempotency (user_id, key, digest, makes, try)
+                 VALUES ($1, 'slow', '', 1, gen_random_uuid())";
+    first.execute(claim, &[&alice.user]).await.unwrap();
+    let transaction = "SELECT pg_current_xact_id()::text::bigint";
+    let transaction: i64 = first.query_one(transaction, &[]).await.unwrap().get(0);
+    let waits = "SELECT waitstart::text FROM pg_locks WHERE transactionid::text::bigint = $1 AND NOT granted";
+    let commits_late = async {
+        let mut waits_since = BTreeSet::new();
+        let until = Instant::now() + Duration::from_secs(20);
+        while waits_since.len() < 2 {
+            assert!(Instant::now() < until, "the repeat did not wait a second time");
+            let waiting = looks.query(waits, &[&transaction]).await.unwrap();
+            waits_since.extend(waiting.iter().filter_map(|row| row.get::<_, Option<String>>(0)));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // And its node died before it had any effect.
+        first.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let wish = wish();
+    let (answer, ()) = tokio::join!(create(world, 0, &alice, "slow", &wish), commits_late);
+    assert_eq!(answer.status, 201, "{}", answer.text);
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Who may be written to, and who is handed which slots.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use futures_util::future::join_all;
 use roomgate::dev::Postgres;
 use roomgate::ids::RoomId;
 use roomgate::routing::{Fence, Freshness, Standing};
+use roomgate::store::topology;
 
 use super::world::{Node, PATIENCE, World, at, eventually, reads};
 
@@ -131,6 +133,43 @@ async fn a_promoted_replica_is_claimed_and_the_old_primary_fenced_off() {
     .await;
     let read = node.history.page(room, at(0), Freshness::Primary).await.unwrap();
     assert_eq!(read.head, head, "older events keep their epoch, and their positions");
+}
+
+/// As nodes do that claim it in the same moment, and whose commits are slow.
+#[tokio::test]
+async fn who_promotes_by_hand_waits_for_whoever_claims_it_at_the_same_time() {
+    let (directory, world) = (World::bare(0).await, World::bare(1).await);
+    let mut node = Node::start(&[("a", world.endpoints())], reads()).await;
+    let elsewhere = Node::start(&[("d", directory.endpoints())], reads()).await;
+    node.directory = elsewhere.directory.clone();
+    open(&node).await.unwrap();
+    node.sees_all(1).await;
+    world.replicated().await;
+    world.primary.service().kill().await;
+    let promoted = world.replicas[0].admin().await.unwrap();
+    promoted.batch_execute("SELECT pg_promote()").await.unwrap();
+
+    promoted.batch_execute("BEGIN; LOCK TABLE shard_claim IN EXCLUSIVE MODE").await.unwrap();
+    let looks = world.replicas[0].admin().await.unwrap();
+    let candidate = node.shard().endpoints()[1].clone();
+    let claimed =
+        topology::claim_promoted(&node.directory, node.shard(), &candidate, Instant::now() + PATIENCE);
+    let gives_up_once = async {
+        let waits =
+            "SELECT waitstart::text FROM pg_locks WHERE relation = 'shard_claim'::regclass AND NOT granted";
+        let mut waits_since = BTreeSet::new();
+        eventually("the claim has waited twice", async || {
+            let waiting = looks.query(waits, &[]).await.unwrap();
+            waits_since.extend(waiting.iter().filter_map(|row| row.get::<_, Option<String>>(0)));
+            waits_since.len() >= 2
+        })
+        .await;
+        promoted.batch_execute("COMMIT").await.unwrap();
+    };
+    let (claimed, ()) = tokio::join!(claimed, gives_up_once);
+    claimed.unwrap();
+    let claim = looks.query_one("SELECT timeline FROM shard_claim", &[]).await.unwrap();
+    assert_eq!(claim.get::<_, i32>(0), 2);
 }
 
 /// Two standbys promoted side by side get the same timeline. Whoever was seen
