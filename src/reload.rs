@@ -3,9 +3,9 @@
 //!
 //! Guarantees: a configuration with an error in it changes nothing; what changed,
 //! and what of it waits for a restart, is told in one line, by the names of keys.
-//! A shard may join, now or once it is ready; endpoints of those that are there are not live: each is pools,
-//! a monitor and a place in the budget of connections that was checked at the
-//! start, so they change with a restart, node by node.
+//! A shard may join, now or once it is ready. Endpoints of those that are there
+//! are not live: each is pools, a monitor and a place in the budget of connections
+//! that was checked at the start, so they change with a restart, node by node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -122,9 +122,9 @@ pub static DROP_EVENTS: Sql = Sql {
             WHERE event.room_id = kept.room AND event.seq < kept.seq",
 };
 
-/// What stands of the log and of the shapes of these rooms ($1) up to a seq each
-/// ($2): count, first, last and a digest of the events; a digest of the shapes
-/// that were last changed by then. All of every row counts.
+/// Of rooms ($1): count, first, last and digest of the events from a seq ($2) to
+/// another ($3), inclusive; count and digest of all shapes. Every byte of a row
+/// counts.
 pub static PROOF: Sql = Sql {
     name: "move_proof",
     text: "SELECT room, log.count, log.first, log.last, log.digest, shapes.count, shapes.digest

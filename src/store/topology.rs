@@ -241,7 +241,7 @@ impl Topology {
             shard.accept_claim(decided);
         }
         let primary = shard.primary(deadline).await?;
-        admit(&directory, shard, &primary).await
+        admit_in_turn(&directory, shard, &primary, deadline).await
     }
 
     /// The first claims and the first owners. The directory's commit comes last:
@@ -281,9 +281,7 @@ impl Topology {
 }
 
 /// Admits a server of `shard` that was just promoted by hand, whatever is seen of
-/// the others. Nodes claim it as well, and whoever comes second waits for the
-/// first one's commit, and asks again. Waits for a synchronous standby, if the
-/// server does: bound it.
+/// the others. Waits for a synchronous standby, if the server does: bound it.
 pub async fn claim_promoted(
     directory: &Shard,
     shard: &Shard,
@@ -291,13 +289,23 @@ pub async fn claim_promoted(
     deadline: Instant,
 ) -> Result<(), TopologyError> {
     let directory = directory.primary(deadline).await?.pool().get().await?;
+    admit_in_turn(&directory, shard, candidate, deadline).await
+}
+
+/// Others claim it as well, and whoever comes second waits for the first one's
+/// commit, however slow that is.
+async fn admit_in_turn(
+    directory: &Lease,
+    shard: &Shard,
+    candidate: &Arc<Endpoint>,
+    deadline: Instant,
+) -> Result<(), TopologyError> {
     loop {
-        match admit(&directory, shard, candidate).await {
-            Err(TopologyError::Database(error)) if error.class() == Class::LockTimeout => {
-                if Instant::now() + CLAIM_RETRY >= deadline {
-                    return Err(error.into());
-                }
-                sleep(CLAIM_RETRY).await;
+        match admit(directory, shard, candidate).await {
+            Err(TopologyError::Database(error))
+                if error.class() == Class::LockTimeout && Instant::now() < deadline =>
+            {
+                tracing::debug!(shard = %shard.name(), %error, "a claim waits on");
             }
             ended => return ended,
         }

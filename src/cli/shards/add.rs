@@ -11,7 +11,7 @@ use crate::db::migrate;
 use crate::tasks::Tasks;
 
 /// How long nodes have that were told of it, and waited for its schema.
-const NODES_FIND_IT: Duration = Duration::from_secs(15);
+const NODES_FIND_IT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]

@@ -131,6 +131,14 @@ fn wanted(args: &MoveArgs, mover: &Mover, survey: &Survey) -> Result<Vec<Move>, 
     let of = |slot: Slot| placed.iter().find(|placed| placed.slot == slot);
     let asked: Vec<Move> = if let (Some(slots), Some(to)) = (&args.slots, &args.to) {
         let to = index(mover, to)?;
+        let lost: Vec<Slot> =
+            slots.iter().filter(|slot| of(**slot).is_none() && !is_in(&moves, **slot)).copied().collect();
+        if !lost.is_empty() {
+            return Err(Failure::new(format!(
+                "nobody owns slots {}; see roomgate shards verify",
+                ranges(&lost)
+            )));
+        }
         let step = |slot: &Slot| {
             of(*slot).map(|placed| Move { slot: *slot, from: placed.owner, to, size: placed.size })
         };
@@ -141,12 +149,15 @@ fn wanted(args: &MoveArgs, mover: &Mover, survey: &Survey) -> Result<Vec<Move>, 
         survey.begun().into_iter().chain(survey.plan()).collect()
     };
     for step in asked {
-        let is_there = moves.iter().any(|other| other.slot == step.slot);
-        if step.from != step.to && !is_there {
+        if step.from != step.to && !is_in(&moves, step.slot) {
             moves.push(step);
         }
     }
     Ok(moves)
+}
+
+fn is_in(moves: &[Move], slot: Slot) -> bool {
+    moves.iter().any(|step| step.slot == slot)
 }
 
 /// A node that doesn't know a shard would not find what has moved there.

@@ -87,7 +87,12 @@ async fn a_submit_that_a_lost_commit_rejected_does_not_come_behind_later_ones() 
         )
         .await;
     proxy.cut(60);
-    for room in world.rooms(60).await {
+    let mut rooms = 0;
+    // Every kind of cut is to be met.
+    while rooms < 60 || proxy.cuts().iter().any(|met| *met <= 10) {
+        rooms += 1;
+        assert!(rooms <= 600, "of each kind of cut: {:?}", proxy.cuts());
+        let room = world.room().await;
         // The first one is alone in its transaction; the others share the next.
         let first = node.submit(message(room, "first", "x"));
         let rejected = node.submit(delete(room, "early", "made"));
@@ -96,8 +101,7 @@ async fn a_submit_that_a_lost_commit_rejected_does_not_come_behind_later_ones() 
         assert_eq!(rejected.rejection().await.refusal.code, Code::ShapeUnknown);
         assert_eq!(later.ack().await.position.seq.0, 2);
     }
-    let [before, after, answer] = proxy.cuts();
-    assert!(before.min(after).min(answer) > 10, "every kind of cut was met");
+    println!("rooms {rooms}, of each kind of cut: {:?}", proxy.cuts());
 }
 
 #[tokio::test]

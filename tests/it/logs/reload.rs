@@ -1,5 +1,7 @@
 //! SIGHUP: what takes effect, what is told of it, and what is refused.
 
+use std::time::Instant;
+
 use nix::sys::signal::Signal;
 use roomgate::dev::Api;
 use serde_json::{Value, json};
@@ -83,11 +85,11 @@ async fn sighup_takes_over_what_is_live_and_names_what_waits_for_a_restart() {
     assert_eq!((&told["level"], &told["changed"]), (&json!("WARN"), &json!(live)), "{told}");
     assert_eq!(told["restart_needed"], "reads.max_stale_ms", "{told}");
 
-    assert_eq!(
-        acked(&mut client, room, "after", 6).await,
-        2,
-        "the session is open, and goes by the new limit"
-    );
+    let began = Instant::now();
+    let acks = acked(&mut client, room, "after", 12).await;
+    // On a slow machine there is time for one more a second.
+    let allowed = 2 + began.elapsed().as_secs() as usize;
+    assert!((2..=allowed).contains(&acks), "the session goes by the new limit: {acks}, not 2 to {allowed}");
     assert_eq!(announced(&world, &alice).await["submit_burst"], 2);
     line(&world, 0, opened).await;
     assert!(accepts(&world, &eve).await, "a token of the new key");
@@ -99,7 +101,9 @@ async fn sighup_takes_over_what_is_live_and_names_what_waits_for_a_restart() {
         (&told["changed"], &told["restart_needed"]),
         (&json!("limits.submit_burst"), &json!("reads.max_stale_ms"))
     );
-    let back = changed.replace("submit_burst = 2", "submit_burst = 4").replace("900", "1000");
+    let back = changed
+        .replace("submit_burst = 2", "submit_burst = 4")
+        .replace("max_stale_ms = 900", "max_stale_ms = 1000");
     let told = reloaded(&world, &back).await;
     assert_eq!((&told["level"], &told["changed"]), (&json!("INFO"), &json!("")), "{told}");
 

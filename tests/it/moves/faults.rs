@@ -136,7 +136,8 @@ async fn a_source_or_destination_that_fails_over_in_mid_move_has_no_second_owner
             world.cluster().fail_over(usize::from(shard)).await.unwrap();
             pausing.go_on.notify_one();
         };
-        join(mover.carry_out(vec![step], &pausing, &stop), failing_over).await;
+        let moving = join(mover.carry_out(vec![step], &pausing, &stop), failing_over);
+        client.listens_until(moving).await;
         // Whatever became of it, the next one brings it to its end.
         let now = survey(&mover).await;
         assert_eq!(now.two_owners(), [], "{at:?}");
