@@ -225,8 +225,8 @@ pub struct Writes {
     /// How long submits wait for a shard that has no primary.
     #[serde(rename = "failover_wait_ms", with = "millis")]
     pub failover_wait: Duration,
-    /// How long a transaction waits for a locked room before it goes on
-    /// without it.
+    /// How long a statement waits for a lock. An append goes on without the
+    /// room then; the directory is asked again.
     #[serde(rename = "lock_timeout_ms", with = "millis")]
     pub lock_timeout: Duration,
 }
