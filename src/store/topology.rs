@@ -231,7 +231,7 @@ impl Topology {
             Some(promoted) => promoted,
             None => shard.primary(deadline).await?,
         };
-        admit(&directory, shard, &candidate).await
+        admit(&directory, shard, &candidate, deadline).await
     }
 
     /// Admits the primary of a shard that this node doesn't serve yet.
@@ -241,7 +241,7 @@ impl Topology {
             shard.accept_claim(decided);
         }
         let primary = shard.primary(deadline).await?;
-        admit_in_turn(&directory, shard, &primary, deadline).await
+        admit(&directory, shard, &primary, deadline).await
     }
 
     /// The first claims and the first owners. The directory's commit comes last:
@@ -257,7 +257,7 @@ impl Topology {
         let mut mentioned = vec![false; proposal.len()];
         for (_, shard) in self.inner.shards.iter() {
             let primary = shard.primary(deadline).await?;
-            admit(directory, shard, &primary).await?;
+            admit(directory, shard, &primary, deadline).await?;
             let server = primary.pool().get().await?;
             for row in server.query(&MENTIONED, &[]).await? {
                 if let Some(slot) =
@@ -289,19 +289,19 @@ pub async fn claim_promoted(
     deadline: Instant,
 ) -> Result<(), TopologyError> {
     let directory = directory.primary(deadline).await?.pool().get().await?;
-    admit_in_turn(&directory, shard, candidate, deadline).await
+    admit(&directory, shard, candidate, deadline).await
 }
 
 /// Others claim it as well, and whoever comes second waits for the first one's
 /// commit, however slow that is.
-async fn admit_in_turn(
+async fn admit(
     directory: &Lease,
     shard: &Shard,
     candidate: &Arc<Endpoint>,
     deadline: Instant,
 ) -> Result<(), TopologyError> {
     loop {
-        match admit(directory, shard, candidate).await {
+        match try_to_admit(directory, shard, candidate).await {
             Err(TopologyError::Database(error))
                 if error.class() == Class::LockTimeout && Instant::now() < deadline =>
             {
@@ -312,7 +312,11 @@ async fn admit_in_turn(
     }
 }
 
-async fn admit(directory: &Lease, shard: &Shard, candidate: &Arc<Endpoint>) -> Result<(), TopologyError> {
+async fn try_to_admit(
+    directory: &Lease,
+    shard: &Shard,
+    candidate: &Arc<Endpoint>,
+) -> Result<(), TopologyError> {
     let (name, endpoint) = (shard.name().as_str(), candidate.name());
     let server = candidate.pool().get().await?;
     let row = server.query_one(&SERVER, &[&name]).await?;

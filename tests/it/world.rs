@@ -1,9 +1,9 @@
 //! A cluster to test against, and the people in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{EncodingKey, Header};
 use roomgate::dev::{Admin, Answer, Api, Cluster, Notice, Options, Scratch, connect};
@@ -229,6 +229,19 @@ pub fn options(scratch: &Scratch) -> Options {
     ]
     .iter()
     .fold(options, |options, limit| options.set(&format!("limits.{limit}"), 0))
+}
+
+/// Until somebody waits for a lock who gave up waiting for it before. `lock`: which
+/// rows of `pg_locks`.
+pub async fn waits_again(looks: &Admin, lock: &str) {
+    let waiting = format!("SELECT waitstart::text FROM pg_locks WHERE {lock} AND NOT granted");
+    let (mut since, until) = (BTreeSet::new(), Instant::now() + Duration::from_secs(20));
+    while since.len() < 2 {
+        assert!(Instant::now() < until, "nobody waits a second time: {lock}");
+        let rows = looks.query(&waiting, &[]).await.unwrap();
+        since.extend(rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[track_caller]

@@ -76,4 +76,10 @@ async fn a_shard_that_joins_a_running_cluster_takes_rooms_and_gives_them_back() 
         "{plan}"
     );
     assert!((6700..7400).contains(&plan["moves"][0]["count"].as_u64().unwrap()), "{plan}");
+
+    let lose = "DELETE FROM slot_owner WHERE slot = 16383";
+    world.primaries().await[0].batch_execute(lose).await.unwrap();
+    let lost = shards(&world, &["move", "--slots", "16382-16383", "--to", "b"]).await;
+    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("nobody owns slots 16383"), "{lost:?}");
 }

@@ -1,6 +1,5 @@
 //! Who may be written to, and who is handed which slots.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use futures_util::future::join_all;
@@ -10,6 +9,7 @@ use roomgate::routing::{Fence, Freshness, Standing};
 use roomgate::store::topology;
 
 use super::world::{Node, PATIENCE, World, at, eventually, reads};
+use crate::world::waits_again;
 
 async fn owned(world: &World) -> Vec<(i32, i64)> {
     let rows =
@@ -154,19 +154,11 @@ async fn who_promotes_by_hand_waits_for_whoever_claims_it_at_the_same_time() {
     let candidate = node.shard().endpoints()[1].clone();
     let claimed =
         topology::claim_promoted(&node.directory, node.shard(), &candidate, Instant::now() + PATIENCE);
-    let gives_up_once = async {
-        let waits =
-            "SELECT waitstart::text FROM pg_locks WHERE relation = 'shard_claim'::regclass AND NOT granted";
-        let mut waits_since = BTreeSet::new();
-        eventually("the claim has waited twice", async || {
-            let waiting = looks.query(waits, &[]).await.unwrap();
-            waits_since.extend(waiting.iter().filter_map(|row| row.get::<_, Option<String>>(0)));
-            waits_since.len() >= 2
-        })
-        .await;
+    let commits_late = async {
+        waits_again(&looks, "relation = 'shard_claim'::regclass").await;
         promoted.batch_execute("COMMIT").await.unwrap();
     };
-    let (claimed, ()) = tokio::join!(claimed, gives_up_once);
+    let (claimed, ()) = tokio::join!(claimed, commits_late);
     claimed.unwrap();
     let claim = looks.query_one("SELECT timeline FROM shard_claim", &[]).await.unwrap();
     assert_eq!(claim.get::<_, i32>(0), 2);
