@@ -5,6 +5,8 @@ use std::fmt;
 use bb8_postgres::tokio_postgres;
 use bb8_postgres::tokio_postgres::error::{DbError as ServerError, SqlState};
 
+use super::Sql;
+
 /// What an error means for the caller. One row of the table in
 /// `docs/architecture.md` each; the table is a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,6 +121,11 @@ pub struct DbError {
 impl DbError {
     pub fn new(class: Class, what: &'static str, message: impl Into<String>) -> Self {
         Self { class, what, message: message.into(), sqlstate: None, constraint: None }
+    }
+
+    /// Of a statement that was given up: the server may be frozen, or out of reach.
+    pub fn no_answer(sql: &Sql) -> Self {
+        Self::new(Class::Connection, sql.name, "no answer in time")
     }
 
     /// `what`: the statement's name, or "connect".

@@ -13,7 +13,7 @@ use super::endpoint::{Endpoint, InFlight};
 use super::roles::Standing;
 use super::shard::{Known, Shard};
 use super::staleness::Timeline;
-use crate::db::{Class, DbError};
+use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::ids::ShardName;
 use crate::position::Position;
 use crate::protocol::{Code, Refusal};
@@ -69,6 +69,9 @@ const PRIMARY_TRIES: u32 = 2;
 /// Shares of `replica_wait` that are waited before each new look.
 const WAITS: [u32; 3] = [10, 30, 60];
 
+/// A replica that takes longer is given up, and the next one asked.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where to read. It counts as a read under way until dropped.
 pub struct Target {
     read: InFlight,
@@ -93,6 +96,21 @@ impl Target {
 
     pub fn is_primary(&self) -> bool {
         self.role == Role::Primary
+    }
+
+    /// The rows of one statement. It is not waited for beyond `deadline`, nor, while
+    /// there are others to ask, for long: a frozen server keeps its connections and
+    /// says nothing.
+    pub async fn query(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+        deadline: Instant,
+    ) -> Result<Vec<Row>, DbError> {
+        let patience = Instant::now() + REPLICA_PATIENCE;
+        let until = if self.is_primary() { deadline } else { deadline.min(patience) };
+        let rows = async { self.endpoint().pool().get().await?.query(sql, params).await };
+        timeout_at(until.into(), rows).await.unwrap_or_else(|_| Err(DbError::no_answer(sql)))
     }
 
     pub fn served_by(&self) -> ServedBy {

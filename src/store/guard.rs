@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 
 use crate::db::{Class, Connection, DbError, Lease, Sql};
 use crate::ids::RoomId;
@@ -97,11 +97,13 @@ impl Guard {
             let row = lease.query_one(&CHECK, &[&slot]).await?;
             Ok::<_, DbError>((lease, row))
         };
-        let (lease, row) = begun.await.inspect_err(|error| {
-            if matches!(error.class(), Class::Connection | Class::ReadOnly) {
-                shard.suspect(&primary);
-            }
-        })?;
+        let begun = timeout_at(wanted.deadline.into(), begun).await;
+        let (lease, row) =
+            begun.unwrap_or_else(|_| Err(DbError::no_answer(&CHECK))).inspect_err(|error| {
+                if matches!(error.class(), Class::Connection | Class::ReadOnly) {
+                    shard.suspect(&primary);
+                }
+            })?;
         let refused = match row.get::<_, Option<i64>>(0).map(Epoch::from_i64) {
             _ if !row.get::<_, bool>(1) => WriteError::NotClaimed,
             _ if wanted.is_sync && !row.get::<_, bool>(2) => WriteError::NoStandby,

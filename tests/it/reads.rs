@@ -1,6 +1,7 @@
 //! Who answers reads.
 
-use roomgate::dev::Shard;
+use hyper::Method;
+use roomgate::dev::{Options, Shard};
 use serde_json::json;
 
 use crate::client::rect;
@@ -44,6 +45,36 @@ async fn replicas_answer_the_reads_of_an_idle_cluster() {
     let all: f64 = after.values().sum::<f64>() - before.values().sum::<f64>();
     assert!(all >= 80.0, "reads went elsewhere: {before:?} {after:?}");
     assert!(made("replica") / all >= SHARE, "{} of {all}: {after:?}", made("replica"));
+}
+
+/// It keeps its connections, and says nothing on them.
+#[tokio::test]
+async fn what_is_asked_of_a_frozen_primary_is_given_up_before_the_whole_request_is() {
+    let world = World::start(|options| Options { shards: 1, replicas: 0, nodes: 1, ..options }).await;
+    let alice = world.person("alice");
+    let room = world.room(&alice, "drawing").await;
+    let (api, path) = (world.api(&alice), format!("/v1/rooms/{room}"));
+    let primary_only = format!("{path}?freshness=primary");
+    let asked = || async {
+        let change = Some(json!({"name": "Another"}).to_string());
+        let of_the_directory = "/v1/rooms/no-such-slug";
+        tokio::join!(
+            api.get(&primary_only),
+            api.send(Method::PATCH, &path, change),
+            api.get(of_the_directory)
+        )
+    };
+    let (read, changed, found) = asked().await;
+    let statuses = [read, changed, found].map(|answer| answer.unwrap().status.as_u16());
+    assert_eq!(statuses, [200, 200, 404]);
+
+    world.cluster().shards()[0].primary().service().pause();
+    let (read, changed, found) = asked().await;
+    for answer in [read, changed, found].map(Result::unwrap) {
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        assert!(!answer.text.contains("took too long"), "{}", answer.text);
+    }
+    world.cluster().shards()[0].primary().service().resume();
 }
 
 /// Read-your-writes and monotonic reads, without a word of the client.

@@ -2,13 +2,11 @@
 //! fresh enough, and on to the next one if its answer won't do.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::time::timeout_at;
+use std::time::Instant;
 
 use super::judge::{Facts, Unfit};
 use super::{Read, ReadError, deadline, statements};
-use crate::db::{Class, DbError, Row, Sql, ToSql};
+use crate::db::{DbError, Row, Sql, ToSql};
 use crate::ids::RoomId;
 use crate::log::Event;
 use crate::placement::{ShardIndex, slot_of};
@@ -16,9 +14,6 @@ use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::routing::{Freshness, Reason, Route, Shard, Shards, Target};
 use crate::store::slots::Slots;
-
-/// A replica that takes longer is given up, and the next one asked.
-const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What every reading of a room names.
 #[derive(Debug, Clone)]
@@ -175,7 +170,7 @@ impl Reader {
         let mut route = shard.read(freshness, deadline);
         loop {
             let target = route.target().await?;
-            match run(&target, sql, params, deadline).await {
+            match target.query(sql, params, deadline).await {
                 Ok(rows) => {
                     route.used(&target);
                     return Ok(rows);
@@ -203,7 +198,7 @@ impl Reader {
         let mut route = shard.read(asked.freshness, deadline);
         loop {
             let target = route.target().await?;
-            let rows = match run(&target, sql, &params, deadline).await {
+            let rows = match target.query(sql, &params, deadline).await {
                 Ok(rows) => rows,
                 Err(error) => {
                     failed(&mut route, target, error)?;
@@ -259,20 +254,4 @@ impl Unfit {
 /// Goes on to the next target, or ends with the error.
 fn failed(route: &mut Route, target: Target, error: DbError) -> Result<(), ReadError> {
     if route.failed(target, &error) { Ok(()) } else { Err(ReadError::Database(Arc::new(error))) }
-}
-
-async fn run(
-    target: &Target,
-    sql: &'static Sql,
-    params: &[&(dyn ToSql + Sync)],
-    deadline: Instant,
-) -> Result<Vec<Row>, DbError> {
-    let patience = Instant::now() + REPLICA_PATIENCE;
-    let until = if target.is_primary() { deadline } else { deadline.min(patience) };
-    let statement = async {
-        let connection = target.endpoint().pool().get().await?;
-        connection.query(sql, params).await
-    };
-    let late = |_| DbError::new(Class::Connection, sql.name, "no answer in time");
-    timeout_at(until.into(), statement).await.map_err(late).flatten()
 }

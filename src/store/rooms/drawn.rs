@@ -58,14 +58,11 @@ impl Rooms {
         freshness: Freshness,
     ) -> Result<DrawnShapes, RoomsError> {
         let (slot, limit) = (i32::from(slot_of(room).0), i64::try_from(limit).unwrap_or(i64::MAX));
-        let mut route = self.shard_of(room)?.read(freshness, Instant::now() + PATIENCE);
+        let deadline = Instant::now() + PATIENCE;
+        let mut route = self.shard_of(room)?.read(freshness, deadline);
         loop {
             let target = route.target().await?;
-            let rows = match target.endpoint().pool().get().await {
-                Ok(lease) => lease.query(&DRAWN, &[&slot, &room.as_i64(), &limit]).await,
-                Err(error) => Err(error),
-            };
-            let rows = match rows {
+            let rows = match target.query(&DRAWN, &[&slot, &room.as_i64(), &limit], deadline).await {
                 Ok(rows) => rows,
                 Err(error) if route.failed(target, &error) => continue,
                 Err(error) => return Err(error.into()),

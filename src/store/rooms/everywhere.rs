@@ -36,11 +36,7 @@ impl Part {
         let mut route = shard.read(freshness, deadline);
         loop {
             let target = route.target().await?;
-            let rows = match target.endpoint().pool().get().await {
-                Ok(lease) => lease.query(sql, params).await,
-                Err(error) => Err(error),
-            };
-            match rows {
+            match target.query(sql, params, deadline).await {
                 Ok(rows) => {
                     route.used(&target);
                     let rooms =

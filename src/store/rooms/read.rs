@@ -123,12 +123,8 @@ impl Rooms {
         let mut route = shard.read(question.freshness, question.deadline);
         loop {
             let target = route.target().await?;
-            let row = match target.endpoint().pool().get().await {
-                Ok(lease) => lease.query_one(question.sql, question.params).await,
-                Err(error) => Err(error),
-            };
-            let answer = match row {
-                Ok(row) => judge(&row)?,
+            let answer = match target.query(question.sql, question.params, question.deadline).await {
+                Ok(rows) => judge(rows.first().ok_or_else(|| no_row(question.sql))?)?,
                 Err(error) if route.failed(target, &error) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -147,6 +143,10 @@ impl Rooms {
             }
         }
     }
+}
+
+fn no_row(sql: &Sql) -> DbError {
+    DbError::new(Class::Other, sql.name, "it answers always, and did not")
 }
 
 /// For work on a whole shard, which its primary must know of.
