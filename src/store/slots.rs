@@ -85,8 +85,9 @@ impl Slots {
         self.looked_for().entry(slot_of(room)).or_insert_with(|| (shard, Instant::now()));
     }
 
-    /// What has moved between two readings, and what writers found.
-    fn tell(&self, before: &SlotTable, now: &SlotTable) {
+    /// What has moved between two readings, and what writers found. Shards that said
+    /// nothing still own what they owned as far as is known: that ends nobody's wait.
+    fn tell(&self, before: &SlotTable, now: &SlotTable, silent: &[ShardIndex]) {
         let mut missed = self.looked_for();
         for slot in (0..SLOTS).map(Slot) {
             let owner = now.owner(slot).map(|owner| owner.shard);
@@ -97,7 +98,7 @@ impl Slots {
                     missed.remove(&slot);
                     metrics::moves::followed(looked_for.map(|(_, since)| since.elapsed()));
                 }
-                (Some(_), Some(_)) => drop(missed.remove(&slot)),
+                (Some(_), Some(owner)) if !silent.contains(&owner) => drop(missed.remove(&slot)),
                 _ if looked_for.is_some() => metrics::moves::waited(),
                 _ => {}
             }
@@ -120,16 +121,19 @@ impl Slots {
         let begun = Instant::now();
         let known = self.map.table();
         let reads = self.shards.iter().map(|(index, shard)| async move { (index, active(shard).await) });
-        let mut table = SlotTable::default();
+        let (mut table, mut silent) = (SlotTable::default(), Vec::new());
         for (shard, slots) in futures_util::future::join_all(reads).await {
             match slots {
                 Some(slots) => {
                     slots.into_iter().for_each(|(slot, epoch)| table.claim(slot, Owner { shard, epoch }));
                 }
-                None => keep(&known, shard, &mut table),
+                None => {
+                    keep(&known, shard, &mut table);
+                    silent.push(shard);
+                }
             }
         }
-        self.tell(&known, &table);
+        self.tell(&known, &table, &silent);
         // In the middle of a move nobody owns a slot: who writes to it is told so
         // where it was, and waits.
         table.keep_unowned(&known);
