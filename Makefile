@@ -12,6 +12,10 @@ FILE ?= tests/data/excalidraw-excerpt.ndjson.gz
 
 part = @echo "==> $@ ($$(date +%T))"
 
+# What `make test` consists of keeps its servers' data there.
+test unit it faults browser-test api-test smoke operators-test autobahn: \
+    export TMPDIR := $(shell scripts/test-folder.sh)
+
 .PHONY: help
 help: ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16

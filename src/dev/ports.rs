@@ -58,9 +58,9 @@ fn lock_file(number: u16) -> std::io::Result<File> {
 }
 
 /// One a user: a folder of root's would shut out the others. Between users the
-/// bind alone decides.
+/// bind alone decides. Not in TMPDIR, which may differ: ports are the machine's.
 fn lock_folder() -> PathBuf {
-    std::env::temp_dir().join(format!("roomgate-ports-{}", nix::unistd::geteuid()))
+    PathBuf::from(format!("/tmp/roomgate-ports-{}", nix::unistd::geteuid()))
 }
 
 #[cfg(test)]
