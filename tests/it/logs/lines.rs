@@ -61,7 +61,7 @@ async fn a_slow_statement_is_logged_once_by_its_name_and_without_its_data() {
     admin
         .batch_execute(
             "CREATE FUNCTION dawdles() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep(1.2); RETURN NEW; END $$;
+             $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
              CREATE TRIGGER dawdles BEFORE INSERT ON room_event FOR EACH ROW
                WHEN (NEW.op_id = 'culprit') EXECUTE FUNCTION dawdles();",
         )
@@ -74,16 +74,18 @@ async fn a_slow_statement_is_logged_once_by_its_name_and_without_its_data() {
         let ack = client.submit(room, op, &json!({"kind": "shape.add", "shape": shape})).await;
         assert_eq!(ack["type"], "ack", "{ack}");
     }
-    // The insert holds up the statements that are sent behind it, up to COMMIT.
-    let slow: Vec<Value> =
-        lines(&world).into_iter().filter(|line| line["message"] == "a slow statement").collect();
+    // The insert holds up the statements that are sent behind it, up to COMMIT. Others
+    // may be slow as well, on a busy disk, but not for so long.
+    let elapsed = |line: &Value| line["elapsed_ms"].as_u64().unwrap();
+    let is_slow = |line: &Value| line["message"] == "a slow statement" && elapsed(line) >= 2000;
+    let slow: Vec<Value> = lines(&world).into_iter().filter(is_slow).collect();
     assert_eq!(slow.len(), 1, "{slow:?}");
     let line = &slow[0];
     assert_eq!((&line["level"], &line["statement"]), (&json!("WARN"), &json!("append_add_events")), "{line}");
     let shard = world.cluster().shards()[0];
     let endpoint = shard.primary().endpoint().name;
     assert_eq!((&line["shard"], &line["endpoint"]), (&json!(shard.name()), &json!(endpoint)), "{line}");
-    assert!((1200..5000).contains(&line["elapsed_ms"].as_u64().unwrap()), "{line}");
+    assert!(elapsed(line) < 10_000, "{line}");
     let log = log_text(&world);
     for data in ["nobody's business", "culprit", &alice.user] {
         assert!(!log.contains(data), "{data} is logged");
