@@ -323,6 +323,8 @@ fn write_settings(data: &Path, port: u16, upstream: Option<(String, String)>) ->
          shared_preload_libraries = '{libraries}'\n\
          max_connections = {MAX_CONNECTIONS}\n\
          shared_buffers = 128MB\n\
+         # with the data: what is killed would leave it behind in /dev/shm\n\
+         dynamic_shared_memory_type = mmap\n\
          jit = off\n\
          track_io_timing = on\n\
          # durable for real: what the tests prove depends on it\n\
@@ -391,6 +393,26 @@ mod tests {
         assert!(silence.is_err());
         server.service().resume();
         asked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_frozen_server_that_is_dropped_leaves_no_process_and_no_memory() {
+        let scratch = Scratch::new("postgres").unwrap();
+        let server = Postgres::primary(&scratch.path().join("a-1"), "a-1").await.unwrap();
+        let admin = server.admin().await.unwrap();
+        let row = admin.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+        let serving = format!("/proc/{}", row.get::<_, i32>(0));
+        let row = admin.query_one("SHOW dynamic_shared_memory_type", &[]).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), "mmap", "which goes with the data");
+        server.service().pause();
+        assert!(Path::new(&serving).exists());
+        drop(server);
+        let gone = async {
+            while Path::new(&serving).exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.expect("it is gone");
     }
 
     #[tokio::test]

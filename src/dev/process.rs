@@ -130,11 +130,16 @@ impl Process {
         }
     }
 
+    /// To its group. Paused children elsewhere go on, to see that their parent ends.
     fn signal_group(&self, signal: Signal) {
+        let family = children(self.pid);
         let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
         if !*reaped {
             killpg(self.pid, signal).ok();
             killpg(self.pid, Signal::SIGCONT).ok();
+            for child in family {
+                kill(child, Signal::SIGCONT).ok();
+            }
         }
     }
 
