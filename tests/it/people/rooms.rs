@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use roomgate::db::Class;
 use roomgate::digests::PasswordHash;
 use roomgate::ids::RoomId;
 use roomgate::log::Authority;
@@ -95,6 +96,19 @@ async fn nothing_is_written_to_a_slot_that_moved_away_while_its_lock_was_waited_
     assert_eq!(world.count("room").await, 0);
     let read = world.find(new.room, &user("ann")).await;
     assert!(matches!(read, Err(RoomsError::NoOwner)), "{read:?}");
+}
+
+/// And not of the deadline, which cuts the last of several attempts off.
+#[tokio::test]
+async fn who_waits_for_a_slots_lock_until_the_end_is_told_of_the_lock() {
+    let world = World::start().await;
+    let new = new_room(&user("ann"));
+    let (fence, slot) = (world.server.admin().await.unwrap(), i32::from(slot_of(new.room).0));
+    fence.execute("SELECT pg_advisory_lock($1, $2)::text", &[&SLOT_LOCKS, &slot]).await.unwrap();
+    let written = world.rooms.insert(&new, Instant::now() + Duration::from_secs(3)).await;
+    let is_told = |error: &RoomsError| matches!(error, RoomsError::Database(error) if error.class() == Class::LockTimeout);
+    assert!(written.as_ref().is_err_and(is_told), "{written:?}");
+    assert_eq!(world.count("room").await, 0);
 }
 
 #[tokio::test]
