@@ -177,7 +177,7 @@ impl Connector {
             Some(types) => Statements::Whole(types.clone()),
             None => Statements::Prepared(Mutex::default()),
         };
-        Connection::new(client, statements, not_replicated)
+        Connection::new(client, statements, not_replicated, self.settings.statement_timeout)
     }
 
     /// Says of a server that isn't spoken to why; else what it said.

@@ -11,6 +11,7 @@ use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
 use bytes::Bytes;
 use futures_util::future::try_join;
 use futures_util::{SinkExt, TryStreamExt};
+use tokio::time::timeout;
 
 use super::error::{Class, DbError};
 use super::statements::{Ready, Statements};
@@ -38,6 +39,8 @@ pub struct Connection {
     abandoned: AtomicBool,
     in_transaction: AtomicBool,
     metrics: Option<EndpointMetrics>,
+    /// With a statement; `None` is for ever.
+    patience: Option<Duration>,
     /// Of its last statement.
     last_end: Mutex<Instant>,
 }
@@ -45,9 +48,18 @@ pub struct Connection {
 /// A statement that takes longer is logged: by its name, never with what it
 /// says. Those that take a tenth of it are counted.
 const SLOW_LOGGED: Duration = Duration::from_secs(1);
+/// For the answer of a server that has ended a statement at its `statement_timeout`.
+/// A frozen one ends nothing, and keeps its connections.
+const LATE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    pub(super) fn new(client: Client, statements: Statements, not_replicated: Arc<AtomicBool>) -> Self {
+    /// `statement_timeout`: the server's; zero is none.
+    pub(super) fn new(
+        client: Client,
+        statements: Statements,
+        not_replicated: Arc<AtomicBool>,
+        statement_timeout: Duration,
+    ) -> Self {
         Self {
             client,
             statements,
@@ -55,6 +67,7 @@ impl Connection {
             abandoned: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
             metrics: None,
+            patience: (!statement_timeout.is_zero()).then_some(statement_timeout + LATE),
             last_end: Mutex::new(Instant::now()),
         }
     }
@@ -231,14 +244,22 @@ impl Connection {
     }
 
     /// Runs a statement to its end, measures it, and notes it if it is dropped
-    /// before.
+    /// before, or given up.
     async fn watch<T>(
         &self,
         what: &'static str,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, DbError> {
         let running = Running { connection: self, what, started: Instant::now(), ended: false };
-        let result = statement.await;
+        let answered = match self.patience {
+            Some(patience) => timeout(patience, statement).await,
+            None => Ok(statement.await),
+        };
+        let Ok(result) = answered else {
+            let error = DbError::no_answer(what);
+            self.count(&error);
+            return Err(error);
+        };
         running.end();
         result.map_err(|error| {
             let error = DbError::from_postgres(what, &error);

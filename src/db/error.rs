@@ -5,8 +5,6 @@ use std::fmt;
 use bb8_postgres::tokio_postgres;
 use bb8_postgres::tokio_postgres::error::{DbError as ServerError, SqlState};
 
-use super::Sql;
-
 /// What an error means for the caller. One row of the table in
 /// `docs/architecture.md` each; the table is a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,8 +122,8 @@ impl DbError {
     }
 
     /// Of a statement that was given up: the server may be frozen, or out of reach.
-    pub fn no_answer(sql: &Sql) -> Self {
-        Self::new(Class::Connection, sql.name, "no answer in time")
+    pub fn no_answer(what: &'static str) -> Self {
+        Self::new(Class::Connection, what, "no answer in time")
     }
 
     /// `what`: the statement's name, or "connect".

@@ -17,7 +17,6 @@ mod tickets;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::time::timeout_at;
 
 use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::protocol::{Code, Refusal};
@@ -191,7 +190,7 @@ impl Directory {
             tries += 1;
             let primary = self.database.primary(deadline).await.map_err(|_| DirectoryError::NoPrimary)?;
             let rows = async { primary.pool().get().await?.query(sql, params).await };
-            match timeout_at(deadline.into(), rows).await.unwrap_or_else(|_| Err(DbError::no_answer(sql))) {
+            match rows.await {
                 Ok(rows) => return Ok(rows),
                 Err(error) if error.class() == Class::LockTimeout && Instant::now() < deadline => {
                     tracing::debug!(%error, "waiting on in the directory");

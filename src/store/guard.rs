@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::sleep;
 
 use crate::db::{Class, Connection, DbError, Lease, Sql};
 use crate::ids::RoomId;
@@ -70,22 +70,18 @@ pub struct Guard {
 impl Guard {
     /// Tries until the deadline: nothing has been written yet.
     pub async fn begin(shards: &Shards, slots: &Slots, wanted: Wanted) -> Result<Self, WriteError> {
-        let mut before = None;
         loop {
             let error = match Self::attempt(shards, slots, wanted).await {
                 Ok(guard) => return Ok(guard),
                 Err(error) => error,
             };
-            let now = Instant::now();
-            if !error.is_passing() || now + PAUSE >= wanted.deadline {
-                // One that the deadline cut off says less than the one before it.
-                return Err(before.filter(|_| now >= wanted.deadline).unwrap_or(error));
+            if !error.is_passing() || Instant::now() + PAUSE >= wanted.deadline {
+                return Err(error);
             }
             sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
             if matches!(error, WriteError::NoOwner) {
                 slots.refresh().await;
             }
-            before = Some(error);
         }
     }
 
@@ -99,16 +95,13 @@ impl Guard {
             let slot = i32::from(slot_of(wanted.room).0);
             lease.query_one(&LOCK_SLOT, &[&SLOT_LOCKS, &slot]).await?;
             let row = lease.query_one(&CHECK, &[&slot]).await?;
-            Ok((lease, row))
+            Ok::<_, DbError>((lease, row))
         };
-        let begun = timeout_at(wanted.deadline.into(), begun).await;
-        // That time is up may be nobody's fault; monitors notice who is frozen.
-        let (lease, row) =
-            begun.map_err(|_| DbError::no_answer(&CHECK))?.inspect_err(|error: &DbError| {
-                if matches!(error.class(), Class::Connection | Class::ReadOnly) {
-                    shard.suspect(&primary);
-                }
-            })?;
+        let (lease, row) = begun.await.inspect_err(|error| {
+            if matches!(error.class(), Class::Connection | Class::ReadOnly) {
+                shard.suspect(&primary);
+            }
+        })?;
         let refused = match row.get::<_, Option<i64>>(0).map(Epoch::from_i64) {
             _ if !row.get::<_, bool>(1) => WriteError::NotClaimed,
             _ if wanted.is_sync && !row.get::<_, bool>(2) => WriteError::NoStandby,

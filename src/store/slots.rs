@@ -59,11 +59,11 @@ impl Slots {
     }
 
     /// For who found a room nowhere: asks the shards again, after a pause that grows
-    /// with every time. False: the next pause would be longer than the deadline.
+    /// with every time. False: their answers might come after the deadline.
     pub async fn look_again(&self, times: usize, deadline: Instant) -> bool {
         let pause = LOOK_PAUSES_MS[times.min(LOOK_PAUSES_MS.len() - 1)];
         let at = Instant::now() + Duration::from_millis(pause);
-        if at >= deadline {
+        if at + READ_LIMIT >= deadline {
             return false;
         }
         sleep_until(at.into()).await;
@@ -85,9 +85,8 @@ impl Slots {
         self.looked_for().entry(slot_of(room)).or_insert_with(|| (shard, Instant::now()));
     }
 
-    /// What has moved between two readings, and what writers found. Shards that said
-    /// nothing still own what they owned as far as is known: that ends nobody's wait.
-    fn tell(&self, before: &SlotTable, now: &SlotTable, silent: &[ShardIndex]) {
+    /// What has moved between two readings, and what writers found.
+    fn tell(&self, before: &SlotTable, now: &SlotTable) {
         let mut missed = self.looked_for();
         for slot in (0..SLOTS).map(Slot) {
             let owner = now.owner(slot).map(|owner| owner.shard);
@@ -98,7 +97,7 @@ impl Slots {
                     missed.remove(&slot);
                     metrics::moves::followed(looked_for.map(|(_, since)| since.elapsed()));
                 }
-                (Some(_), Some(owner)) if !silent.contains(&owner) => drop(missed.remove(&slot)),
+                (Some(_), Some(_)) => drop(missed.remove(&slot)),
                 _ if looked_for.is_some() => metrics::moves::waited(),
                 _ => {}
             }
@@ -127,13 +126,12 @@ impl Slots {
                 Some(slots) => {
                     slots.into_iter().for_each(|(slot, epoch)| table.claim(slot, Owner { shard, epoch }));
                 }
-                None => {
-                    keep(&known, shard, &mut table);
-                    silent.push(shard);
-                }
+                None => silent.push(shard),
             }
         }
-        self.tell(&known, &table, &silent);
+        // What is only kept is no answer to who looks for an owner.
+        self.tell(&known, &table);
+        silent.into_iter().for_each(|shard| keep(&known, shard, &mut table));
         // In the middle of a move nobody owns a slot: who writes to it is told so
         // where it was, and waits.
         table.keep_unowned(&known);

@@ -29,6 +29,19 @@ async fn pids(pool: &Pool) -> Vec<i32> {
     futures_util::future::join_all(leases.iter().map(pid)).await
 }
 
+/// A frozen server keeps its connections, and ends no statement at its time.
+#[tokio::test]
+async fn a_statement_on_a_frozen_server_is_given_up_with_its_connection() {
+    let world = World::start(0).await;
+    let node = world.node().await;
+    let lease = node.shard().endpoints()[0].pool().get().await.unwrap();
+    world.primary.service().pause();
+    let begun = tokio::time::timeout(PATIENCE, lease.begin()).await.expect("it is given up");
+    world.primary.service().resume();
+    assert_eq!(begun.unwrap_err().class(), Class::Connection);
+    assert!(lease.is_broken());
+}
+
 #[tokio::test]
 async fn a_connection_whose_statement_or_transaction_was_abandoned_is_not_used_again() {
     let world = World::start(0).await;
