@@ -12,9 +12,9 @@ FILE ?= tests/data/excalidraw-excerpt.ndjson.gz
 
 part = @echo "==> $@ ($$(date +%T))"
 
-# What `make test` consists of keeps its servers' data there.
-test unit it faults browser-test api-test smoke operators-test autobahn: \
-    export TMPDIR := $(shell scripts/test-folder.sh)
+# Where what `make test` consists of keeps its servers' data.
+TEST_FOLDER := $(shell scripts/test-folder.sh)
+test unit it faults browser-test api-test smoke operators-test autobahn: export TMPDIR := $(TEST_FOLDER)
 
 .PHONY: help
 help: ## this text
@@ -63,7 +63,7 @@ unit: ## unit tests, the layout of the source, examples in the docs
 .PHONY: it
 it: ## integration tests against real clusters
 	$(part)
-	$(CARGO) test --locked --test it
+	$(CARGO) test --locked --test it -- --quiet
 
 # The gateway as it is; then with bugs planted in it, to see that each is caught.
 .PHONY: faults

@@ -120,25 +120,26 @@ impl Process {
             return status;
         }
         tracing::warn!(process = self.name, ?limit, "did not stop in time and is killed");
-        self.signal_group(self.kill_with);
+        self.end_all(self.kill_with);
         match tokio::time::timeout(KILL_WAIT, self.ended()).await {
             Ok(status) => status,
             Err(_) => {
-                self.signal_group(Signal::SIGKILL);
+                self.end_all(Signal::SIGKILL);
                 self.ended().await
             }
         }
     }
 
-    /// To its group. Paused children elsewhere go on, to see that their parent ends.
-    fn signal_group(&self, signal: Signal) {
+    /// To its group, and to its children elsewhere. Those that are paused wake to it.
+    fn end_all(&self, signal: Signal) {
         let family = children(self.pid);
         let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
         if !*reaped {
-            killpg(self.pid, signal).ok();
-            killpg(self.pid, Signal::SIGCONT).ok();
-            for child in family {
-                kill(child, Signal::SIGCONT).ok();
+            for signal in [signal, Signal::SIGCONT] {
+                killpg(self.pid, signal).ok();
+                for child in &family {
+                    kill(*child, signal).ok();
+                }
             }
         }
     }
@@ -146,9 +147,9 @@ impl Process {
     /// Blocks for some milliseconds, so that its files and ports are free when
     /// this returns.
     pub(super) fn kill_blocking(&self) {
-        self.signal_group(self.kill_with);
+        self.end_all(self.kill_with);
         if !self.wait_blocking(KILL_WAIT) {
-            self.signal_group(Signal::SIGKILL);
+            self.end_all(Signal::SIGKILL);
             self.wait_blocking(KILL_WAIT);
         }
     }
