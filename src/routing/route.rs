@@ -110,7 +110,7 @@ impl Target {
         let patience = Instant::now() + REPLICA_PATIENCE;
         let until = if self.is_primary() { deadline } else { deadline.min(patience) };
         let rows = async { self.endpoint().pool().get().await?.query(sql, params).await };
-        timeout_at(until.into(), rows).await.unwrap_or_else(|_| Err(DbError::no_answer(sql)))
+        timeout_at(until.into(), rows).await.unwrap_or_else(|_| Err(DbError::no_answer(sql.name)))
     }
 
     pub fn served_by(&self) -> ServedBy {
@@ -162,7 +162,11 @@ impl Route {
                     }
                 }
                 Choice::Wait(closest) => self.wait(indices[closest]).await,
-                Choice::Primary(reason) => return self.primary(reason).await,
+                Choice::Primary(reason) => {
+                    if let Some(target) = self.primary(reason).await? {
+                        return Ok(target);
+                    }
+                }
                 Choice::Nobody(reason) => {
                     if let Some(target) = self.without_primary(reason).await? {
                         return Ok(target);
@@ -315,8 +319,8 @@ impl Route {
     }
 
     /// A place on the primary, of which there are few: reads that the replicas
-    /// should have answered must not sink it.
-    async fn primary(&mut self, reason: Option<Reason>) -> Result<Target, Unavailable> {
+    /// should have answered must not sink it. None: it has just been lost.
+    async fn primary(&mut self, reason: Option<Reason>) -> Result<Option<Target>, Unavailable> {
         let unavailable = |reason| Unavailable { shard: self.shard.name().clone(), reason };
         let shared = &self.shard.shared;
         let Some(_waiting) =
@@ -326,37 +330,41 @@ impl Route {
         };
         let place = timeout_at(self.deadline.into(), shared.primary_reads.clone().acquire_owned()).await;
         let place = place.ok().and_then(Result::ok).ok_or_else(|| unavailable(Reason::Saturated))?;
-        let primary = self.shard.primary_now().filter(|primary| primary.breaker.enter(Instant::now()));
-        let primary = primary.ok_or_else(|| unavailable(Reason::Down))?;
+        let Some(primary) = self.shard.primary_now() else { return Ok(None) };
+        if !primary.breaker.enter(Instant::now()) {
+            return Err(unavailable(Reason::Down));
+        }
         self.primary_tries += 1;
         let read = InFlight::start(primary);
         let as_of = Some(Instant::now());
-        Ok(Target { read, fallback: reason, as_of, role: Role::Primary, _place: Some(place) })
+        Ok(Some(Target { read, fallback: reason, as_of, role: Role::Primary, _place: Some(place) }))
     }
 
-    /// Waits for a primary, as long as a poll may take; a read that proves
-    /// itself may then go to any replica, however stale it is.
+    /// Waits for a primary until the deadline, as writers do: it may be promoted just
+    /// now, or only late with its answer to the monitor. What is known is looked at
+    /// again in between, and a read that proves itself may go to any replica then,
+    /// however stale it is.
     async fn without_primary(&mut self, reason: Reason) -> Result<Option<Target>, Unavailable> {
-        let unavailable = Unavailable { shard: self.shard.name().clone(), reason };
-        if std::mem::replace(&mut self.last_resort, true) {
-            return Err(unavailable);
+        let waits = self.primary_tries < PRIMARY_TRIES && self.shard.primary_now().is_none();
+        let last_look = !waits && std::mem::replace(&mut self.last_resort, true);
+        if last_look || Instant::now() >= self.deadline {
+            return Err(Unavailable { shard: self.shard.name().clone(), reason });
         }
         let end = (Instant::now() + self.shard.shared.reads.monitor_timeout).min(self.deadline);
-        let tries_left = self.primary_tries < PRIMARY_TRIES;
-        if tries_left && self.shard.primary_now().is_none() && self.shard.primary(end).await.is_ok() {
+        if waits && self.shard.primary(end).await.is_ok() {
             return Ok(None);
         }
-        // Who was busy then needn't be now.
+        // Who was busy or away then needn't be now.
         self.patience = None;
         for refused in &mut self.refused {
-            refused.take_if(|refused| refused.reason == Reason::Saturated);
+            refused.take_if(|refused| matches!(refused.reason, Reason::Saturated | Reason::Down));
         }
         if let Freshness::AtLeast(_) = self.freshness
             && let (Choice::Replica(chosen), indices) = self.choose(Need::Any)
         {
             return Ok(self.replica(indices[chosen], Need::Any).await);
         }
-        Err(unavailable)
+        Ok(None)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use roomgate::ids::RoomId;
 use roomgate::routing::{Freshness, Reason, ServedBy, Standing};
 
-use super::world::{Node, World, eventually, reads};
+use super::world::{Node, PATIENCE, World, eventually, reads};
 
 async fn served(node: &Node, room: RoomId, bound: Duration) -> (ServedBy, Option<Reason>) {
     let read = node.history.head(room, Freshness::MaxStale(bound)).await.unwrap();
@@ -116,6 +116,27 @@ async fn no_answer_is_older_than_its_bound() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(from_replica > 50 && from_primary > 5, "{from_replica} {from_primary}: both were tried");
+}
+
+/// As writers do.
+#[tokio::test]
+async fn who_reads_where_there_is_no_primary_waits_for_one_until_the_deadline() {
+    let world = World::start(0).await;
+    let node = world.node().await;
+    let shard = node.shard();
+    let read = async |patience: Duration| {
+        let target = shard.read(Freshness::Primary, Instant::now() + patience).target().await;
+        target.map(|target| target.is_primary())
+    };
+    world.primary.service().kill().await;
+    eventually("it is seen to be gone", async || shard.primary_now().is_none()).await;
+    let (asked, patience) = (Instant::now(), Duration::from_secs(2));
+    read(patience).await.unwrap_err();
+    assert!(asked.elapsed() >= patience, "refused after {:?}", asked.elapsed());
+
+    let restarted = async { world.primary.service().restart().await.unwrap() };
+    let (read, ()) = futures_util::future::join(read(PATIENCE), restarted).await;
+    assert!(read.unwrap());
 }
 
 #[tokio::test]
