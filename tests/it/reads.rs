@@ -12,7 +12,12 @@ const SHARE: f64 = 0.9;
 
 #[tokio::test]
 async fn replicas_answer_the_reads_of_an_idle_cluster() {
-    let world = World::start(|options| options.set("sessions.memory_serving", false)).await;
+    // A machine that stands still for seconds makes no replica late.
+    let world = World::start(|options| {
+        let options = options.set("reads.max_stale_ms", 10_000).set("reads.monitor_timeout_ms", 5000);
+        options.set("sessions.memory_serving", false)
+    })
+    .await;
     let alice = world.person("alice");
     let mut rooms = Vec::new();
     for _ in 0..4 {

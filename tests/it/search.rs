@@ -1,11 +1,12 @@
 //! Rooms by what their metadata contains, over all shards.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomgate::dev::{Answer, Options};
 use serde_json::{Value, json};
 
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World};
 
 /// Rooms of one test: nobody else's have this.
@@ -151,7 +152,7 @@ async fn a_shard_that_is_away_is_named_and_its_rooms_come_when_it_is_back() {
     assert!(missing.len() > 1 && missing.len() < 19, "or it proves nothing: {missing:?}");
     let postgres = world.cluster().shards()[gone].primary().service().clone();
     postgres.pause();
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let answer = ask(&world, 0, &alice, &metadata, "").await;
     let took = begun.elapsed();
     assert_eq!(answer.json()["incomplete"], json!([name]), "{}", answer.text);

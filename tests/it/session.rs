@@ -95,7 +95,7 @@ async fn answers_come_in_order_and_carry_the_id_of_what_they_answer() {
     assert_eq!((&welcome["user"], &welcome["name"]), (&json!(alice.user), &json!("alice")));
     assert_eq!(
         (&welcome["heartbeat_ms"], &welcome["limits"]["message_bytes"]),
-        (&json!(25_000), &json!(65_536))
+        (&json!(600_000), &json!(65_536))
     );
     let joined = &answers[2];
     assert_eq!(
@@ -408,8 +408,8 @@ async fn silent_dead_and_stuck_clients_are_told_apart() {
         [
             ("heartbeat_ms", 500),
             ("pong_timeout_ms", 3000),
-            ("hello_timeout_ms", 700),
-            ("slow_consumer_timeout_ms", 1500),
+            ("hello_timeout_ms", 4000),
+            ("slow_consumer_timeout_ms", 4000),
         ]
         .into_iter()
         .fold(options, |options, (key, value)| options.set(&format!("sessions.{key}"), value))

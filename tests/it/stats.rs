@@ -1,10 +1,11 @@
 //! Counts of a room's days: from its log, once an event, whatever becomes of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomgate::dev::{Admin, Answer, Options};
 use serde_json::{Value, json};
 
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World};
 
 /// So many messages of a person in one request; `op` tells them from others.
@@ -23,7 +24,7 @@ async fn stats(world: &World, person: &Person, room: u64, query: &str) -> Answer
 
 /// Once events up to the head are counted.
 async fn counted(world: &World, person: &Person, room: u64, query: &str) -> Value {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     loop {
         let answer = stats(world, person, room, query).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -83,7 +84,7 @@ async fn today_counts_events_different_people_and_visits() {
     for person in [&alice, &bob, &bob] {
         world.client(1, person).await.join(room).await;
     }
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     loop {
         let now = counted(world, &carol, room, "").await;
         assert_eq!((&now[0]["events"], &now[0]["users"]), (&json!(50), &json!(3)));
@@ -144,7 +145,7 @@ async fn days_are_of_utc_in_order_in_pages_and_forget_who_it_was_when_they_are_o
         ))
         .await
         .unwrap();
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     while number(&admin, &known).await > 0 {
         assert!(begun.elapsed() < Duration::from_secs(10), "a quiet room's day is closed too");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -194,7 +195,7 @@ async fn events_are_counted_before_they_are_deleted_and_their_days_stay() {
     let admin = shard(&world, room).await;
     writes(&world, &alice, room, "a", 350).await;
     let snapshots = format!("SELECT count(*) FROM room_snapshot WHERE room_id = {room}");
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     while number(&admin, &snapshots).await < 3 {
         assert!(begun.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,10 +1,12 @@
 //! What follows each class of errors: the table of `docs/architecture.md`, with
 //! errors of a real server in the middle of a real append.
 
+use std::time::Duration;
+
 use roomgate::config::Writes;
 use roomgate::protocol::Code;
 
-use super::world::{World, message};
+use super::world::{World, message, writes};
 
 /// An error that passes.
 struct Passing {
@@ -74,7 +76,7 @@ async fn an_error_that_passes_costs_time_and_each_submit_has_one_effect() {
     world.sql(TABLES).await;
     for Passing { state, provoke: what, times } in PASSING {
         // A lane of its own, without the breaker of the case before.
-        let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+        let node = world.node_with(Writes { lanes: 1, ..writes() }).await;
         let room = world.room().await;
         provoke(&world, what, times).await;
         let pending: Vec<_> =
@@ -92,7 +94,7 @@ async fn an_error_that_passes_costs_time_and_each_submit_has_one_effect() {
 async fn an_error_that_lasts_is_the_culprits_alone() {
     let world = World::start().await;
     world.sql(TABLES).await;
-    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let node = world.node_with(Writes { lanes: 1, ..writes() }).await;
     for (state, what) in LASTING {
         let room = world.room().await;
         provoke(&world, what, i64::MAX).await;
@@ -110,7 +112,7 @@ async fn an_error_that_lasts_is_the_culprits_alone() {
 async fn an_error_that_should_pass_and_does_not_is_refused_without_effect() {
     let world = World::start().await;
     world.sql(TABLES).await;
-    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let node = world.node_with(Writes { lanes: 1, failover_wait: Duration::from_secs(10), ..writes() }).await;
     let room = world.room().await;
     provoke(&world, "RAISE SQLSTATE '40001'", i64::MAX).await;
     let rejection = node.submit(message(room, "culprit", "x")).rejection().await;

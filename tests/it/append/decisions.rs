@@ -6,7 +6,7 @@ use roomgate::config::Writes;
 use roomgate::log::Authority;
 use roomgate::protocol::{Code, Version};
 
-use super::world::{World, add, clear, delete, message, poison, put, update, user};
+use super::world::{World, add, clear, delete, message, poison, put, update, user, writes};
 
 #[tokio::test]
 async fn ack_is_sent_only_after_commit() {
@@ -137,7 +137,7 @@ async fn unknown_and_archived_rooms_are_named() {
 async fn poison_item_is_refused_alone() {
     let world = World::start().await;
     // One lane, so that the poison shares its batch with everything else.
-    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let node = world.node_with(Writes { lanes: 1, ..writes() }).await;
     let rooms = world.rooms(5).await;
     let mut pending = Vec::new();
     for n in 0..100 {
@@ -197,7 +197,7 @@ async fn answers_keep_the_order_of_a_rooms_submits() {
 #[tokio::test]
 async fn a_full_lane_refuses_at_once() {
     let world = World::start().await;
-    let writes = Writes { lane_queue: 10, batch_max: 5, ..Writes::default() };
+    let writes = Writes { lane_queue: 10, batch_max: 5, ..writes() };
     let (node, room) = (world.node_with(writes).await, world.room().await);
     let mut pending: Vec<_> = (0..40).map(|n| node.submit(message(room, &format!("op{n}"), "x"))).collect();
     let refusal = pending.pop().unwrap().refusal();

@@ -7,7 +7,7 @@ use roomgate::config::Writes;
 use roomgate::protocol::Code;
 
 use super::proxy::Proxy;
-use super::world::{Node, World, delete, message, put};
+use super::world::{Node, World, delete, message, put, writes};
 use crate::world::seed;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn commit_cut_has_exactly_one_effect() {
     let world = World::start().await;
     let proxy = Proxy::start(world.server.port(), seed).await;
     let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
-    let node = Node::start(&[endpoint], Writes::default()).await;
+    let node = Node::start(&[endpoint], writes()).await;
     let rooms = world.rooms(6).await;
     proxy.cut(40);
     let mut seq_of: HashMap<String, u64> = HashMap::new();
@@ -72,7 +72,7 @@ async fn a_submit_that_a_lost_commit_rejected_does_not_come_behind_later_ones() 
     let world = World::start().await;
     let proxy = Proxy::start(world.server.port(), seed).await;
     let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
-    let node = Node::start(&[endpoint], Writes { lanes: 1, ..Writes::default() }).await;
+    let node = Node::start(&[endpoint], Writes { lanes: 1, ..writes() }).await;
     // As if somebody else had been quick, each time "later" is written.
     world
         .sql(
@@ -109,7 +109,7 @@ async fn a_commit_that_stays_unknown_is_not_answered_as_refused() {
     let world = World::start().await;
     let proxy = Proxy::start(world.server.port(), 1).await;
     let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
-    let node = Node::start(&[endpoint], Writes::default()).await;
+    let node = Node::start(&[endpoint], writes()).await;
     let room = world.room().await;
     // Every COMMIT is cut, so the deadline comes first.
     proxy.cut(100);
@@ -163,7 +163,7 @@ async fn a_primary_whose_packets_are_lost_is_noticed_within_10_s_and_nothing_is_
     let world = World::start().await;
     let proxy = Proxy::start(world.server.port(), 1).await;
     let endpoint = roomgate::config::Endpoint { port: proxy.address.port(), ..world.server.endpoint() };
-    let (node, rooms) = (Node::start(&[endpoint], Writes::default()).await, world.rooms(8).await);
+    let (node, rooms) = (Node::start(&[endpoint], writes()).await, world.rooms(8).await);
     let submit = |n: usize| node.submit(message(rooms[n % 8], &format!("op{n}"), "x"));
     let mut pending: Vec<_> = (0..40).map(submit).collect();
     let lost_at = Instant::now();
@@ -203,9 +203,9 @@ async fn writes_wait_for_a_server_that_comes_back() {
 #[tokio::test]
 async fn without_a_primary_submits_are_refused_after_the_wait() {
     let world = World::start().await;
-    let writes = Writes { failover_wait: Duration::from_millis(500), ..Writes::default() };
+    let writes = Writes { failover_wait: Duration::from_secs(3), ..writes() };
     let (node, room) = (world.node_with(writes).await, world.room().await);
-    world.server.service().kill().await;
+    world.server.service().stop().await;
     let rejection = node.submit(message(room, "a", "x")).rejection().await;
     assert_eq!(rejection.refusal.code, Code::ShardUnavailable);
     assert!(rejection.refusal.retry_after_ms.is_some());
@@ -214,7 +214,7 @@ async fn without_a_primary_submits_are_refused_after_the_wait() {
 #[tokio::test]
 async fn a_server_on_an_unclaimed_timeline_is_read_only() {
     let world = World::start().await;
-    let writes = Writes { failover_wait: Duration::from_millis(500), ..Writes::default() };
+    let writes = Writes { failover_wait: Duration::from_secs(3), ..writes() };
     let (node, room) = (world.node_with(writes).await, world.room().await);
     world.sql("UPDATE shard_claim SET timeline = 2").await;
     let rejection = node.submit(message(room, "a", "x")).rejection().await;
@@ -226,7 +226,7 @@ async fn a_server_on_an_unclaimed_timeline_is_read_only() {
 #[tokio::test]
 async fn a_batch_too_large_for_the_server_is_halved() {
     let world = World::start().await;
-    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let node = world.node_with(Writes { lanes: 1, ..writes() }).await;
     let room = world.room().await;
     world
         .sql(

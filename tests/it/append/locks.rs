@@ -1,6 +1,6 @@
 //! Rooms that somebody else holds, and several nodes that want the same ones.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -10,17 +10,18 @@ use roomgate::ids::{RoomId, ShardName};
 use roomgate::placement::slot_of;
 use roomgate::protocol::Code;
 
-use super::world::{Node, World, insert_room, message, prepare_shard, put};
+use super::world::{Node, World, insert_room, message, prepare_shard, put, writes};
+use crate::stopwatch::Stopwatch;
 
 #[tokio::test]
 async fn locked_room_does_not_stall_its_lane() {
     let world = World::start().await;
-    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let node = world.node_with(Writes { lanes: 1, ..writes() }).await;
     let rooms = world.rooms(4).await;
     let locker = world.server.admin().await.unwrap();
     let lock = format!("BEGIN; SELECT FROM room_head WHERE room_id = {} FOR UPDATE", rooms[0]);
     locker.batch_execute(&lock).await.unwrap();
-    let started = Instant::now();
+    let started = Stopwatch::start();
     let mut stuck = Vec::new();
     for round in 0..20 {
         stuck.push(node.submit(message(rooms[0], &format!("op{round}"), "x")));
@@ -43,7 +44,7 @@ async fn locked_room_does_not_stall_its_lane() {
 #[tokio::test]
 async fn a_room_locked_for_too_long_is_refused_without_effect() {
     let world = World::start().await;
-    let writes = Writes { failover_wait: Duration::from_millis(700), ..Writes::default() };
+    let writes = Writes { failover_wait: Duration::from_secs(3), ..writes() };
     let (node, room) = (world.node_with(writes).await, world.room().await);
     let locker = world.server.admin().await.unwrap();
     locker.batch_execute("BEGIN; SELECT FROM room_head FOR UPDATE").await.unwrap();
@@ -86,7 +87,7 @@ async fn deadlocks_are_retried() {
     let world = World::start().await;
     world.sql("ALTER SYSTEM SET deadlock_timeout = '10ms'; ").await;
     world.sql("SELECT pg_reload_conf()").await;
-    let node = world.node_with(Writes { lanes: 1, ..Writes::default() }).await;
+    let node = world.node_with(Writes { lanes: 1, ..writes() }).await;
     let rooms = world.rooms(8).await;
     let mut rng = SmallRng::seed_from_u64(7);
     let rival = world.server.admin().await.unwrap();
@@ -125,7 +126,7 @@ async fn writers_follow_a_slot_that_has_moved() {
         weight: 100,
         endpoints: vec![server.endpoint()],
     };
-    let node = Node::over(vec![shard("a", &world.server), shard("b", &other)], Writes::default()).await;
+    let node = Node::over(vec![shard("a", &world.server), shard("b", &other)], writes()).await;
     let room = world.room().await;
     assert_eq!(node.submit(message(room, "before", "x")).ack().await.position.epoch.0, 7);
 

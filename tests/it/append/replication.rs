@@ -14,7 +14,7 @@ use super::world::{World, message, sync_writes};
 #[tokio::test]
 async fn sync_without_standby_is_not_acked() {
     let world = World::start().await;
-    let writes = Writes { failover_wait: Duration::from_millis(400), ..sync_writes() };
+    let writes = Writes { failover_wait: Duration::from_secs(3), ..sync_writes() };
     let (node, room) = (world.node_with(writes).await, world.room().await);
     // `synchronous_commit = on` with nobody to wait for commits like async.
     let rejection = node.submit(message(room, "a", "x")).rejection().await;

@@ -79,7 +79,7 @@ impl World {
     }
 
     pub async fn node(&self) -> Node {
-        self.node_with(Writes::default()).await
+        self.node_with(writes()).await
     }
 
     pub async fn node_with(&self, writes: Writes) -> Node {
@@ -311,6 +311,11 @@ pub fn poison(room: RoomId, op: &str) -> Submit {
     Submit { body: "{not json".into(), ..message(room, op, "poison") }
 }
 
+/// Submits wait for what a test does meanwhile, also on busy machines.
+pub fn writes() -> Writes {
+    Writes { failover_wait: PATIENCE, ..Writes::default() }
+}
+
 pub fn sync_writes() -> Writes {
-    Writes { durability: Durability::Sync, ..Writes::default() }
+    Writes { durability: Durability::Sync, ..writes() }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::world::{shard, state_at};
 use crate::client::rect;
 use crate::convergence::{FROM_PRIMARY, state_over_http, whole_log};
+use crate::stopwatch::Stopwatch;
 use crate::world::{World, now};
 
 async fn import(api: &Api, room: u64, op: &str, lines: &str) -> Answer {
@@ -85,7 +86,7 @@ async fn an_import_is_one_range_of_events_that_every_node_sees() {
     assert_eq!(done["rejected"], json!(rejected));
     assert_eq!((&done["imported"], &done["from"], &done["to"]), (&json!(2002), &json!(4), &json!(2005)));
 
-    let imported = Instant::now();
+    let imported = Stopwatch::start();
     for client in &mut clients {
         client.catches_up(room, 2005).await;
     }

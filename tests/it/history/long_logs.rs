@@ -35,7 +35,7 @@ pub async fn fill(world: &World, room: RoomId, events: u64) {
 }
 
 /// Rows of the log that were read since the server began. A backend tells what
-/// it has counted when it ends.
+/// it has counted when it ends; the one that asks is made to.
 async fn rows_read(world: &World) -> i64 {
     let backends = "SELECT pid FROM pg_stat_activity WHERE usename = 'roomgate'";
     let rows = world.admin.query(backends, &[]).await.unwrap();
@@ -50,6 +50,7 @@ async fn rows_read(world: &World) -> i64 {
         world.admin.query_one(left, &[&pids]).await.unwrap().get::<_, i64>(0) == 0
     })
     .await;
+    world.admin.query_one("SELECT pg_stat_force_next_flush()", &[]).await.unwrap();
     let count = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'room_event'";
     world.admin.query_one(count, &[]).await.unwrap().get(0)
 }

@@ -157,7 +157,7 @@ async fn a_stream_that_is_not_read_costs_bounded_memory_and_goes_on_from_the_log
     const BATCH: usize = 100;
     /// Beyond what the node has grown to while it was read: its outbox holds 1 MiB,
     /// and an allocator differs from time to time.
-    const GROWTH: usize = 16 * MIB;
+    const GROWTH: usize = 32 * MIB;
     let change = |options: Options| {
         Options { nodes: 2, shards: 1, ..options }.set("sessions.slow_consumer_timeout_ms", 120_000)
     };

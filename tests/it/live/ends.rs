@@ -1,12 +1,13 @@
 //! How a stream ends: as a session does, with a `goodbye` and then no more.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use roomgate::dev::{Api, Options};
 use serde_json::json;
 
 use super::reader::{Ask, Reader, says};
+use crate::stopwatch::Stopwatch;
 use crate::straw::Straw;
 use crate::world::{Person, World, now};
 
@@ -52,7 +53,7 @@ async fn who_is_removed_loses_the_stream_on_every_node_within_5_s_also_if_it_is_
     }
 
     remove(&world, room, &bob).await;
-    let removed = Instant::now();
+    let removed = Stopwatch::start();
     for reader in &mut bobs {
         let goodbye = reader.wait(|m| m["type"] == "goodbye").await;
         assert_eq!(goodbye["reason"], "kicked", "{goodbye}");
@@ -168,7 +169,7 @@ async fn a_stream_that_takes_nothing_is_closed_when_its_time_is_up() {
     straw.close();
     let mut writer = world.client(0, &alice).await;
     writer.join(room).await;
-    let began = Instant::now();
+    let began = Stopwatch::start();
     for n in 0..100 {
         writer.submit(room, &format!("op{n}"), &says(&"x".repeat(60_000))).await;
     }
@@ -193,7 +194,7 @@ async fn a_stream_ends_with_its_room_within_5_s() {
     let path = format!("/v1/rooms/{room}");
     let archived = world.api_of(0, &alice).send("DELETE".parse().unwrap(), &path, None).await.unwrap();
     assert_eq!(archived.status, 204, "{}", archived.text);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     for reader in &mut readers {
         assert_eq!(reader.wait(|m| m["type"] == "error").await["code"], "room_archived");
         reader.wait(|m| m["type"] == "goodbye").await;

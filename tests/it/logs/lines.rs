@@ -61,31 +61,36 @@ async fn a_slow_statement_is_logged_once_by_its_name_and_without_its_data() {
     admin
         .batch_execute(
             "CREATE FUNCTION dawdles() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
+             $$ BEGIN PERFORM pg_sleep(TG_ARGV[0]::float); RETURN NEW; END $$;
+             CREATE TRIGGER just BEFORE INSERT ON room_event FOR EACH ROW
+               WHEN (NEW.op_id = 'just-slow') EXECUTE FUNCTION dawdles(1.2);
              CREATE TRIGGER dawdles BEFORE INSERT ON room_event FOR EACH ROW
-               WHEN (NEW.op_id = 'culprit') EXECUTE FUNCTION dawdles();",
+               WHEN (NEW.op_id = 'culprit') EXECUTE FUNCTION dawdles(2);",
         )
         .await
         .unwrap();
     let mut shape = rect("a", 1);
     shape["text"] = "nobody's business".into();
-    for op in ["before", "culprit", "after"] {
+    for op in ["before", "just-slow", "culprit", "after"] {
         shape["id"] = op.into();
         let ack = client.submit(room, op, &json!({"kind": "shape.add", "shape": shape})).await;
         assert_eq!(ack["type"], "ack", "{ack}");
     }
-    // The insert holds up the statements that are sent behind it, up to COMMIT. Others
-    // may be slow as well, on a busy disk, but not for so long.
+    // On a busy machine other statements may be slow as well.
     let elapsed = |line: &Value| line["elapsed_ms"].as_u64().unwrap();
-    let is_slow = |line: &Value| line["message"] == "a slow statement" && elapsed(line) >= 2000;
-    let slow: Vec<Value> = lines(&world).into_iter().filter(is_slow).collect();
-    assert_eq!(slow.len(), 1, "{slow:?}");
-    let line = &slow[0];
-    assert_eq!((&line["level"], &line["statement"]), (&json!("WARN"), &json!("append_add_events")), "{line}");
+    let mut slow: Vec<Value> = lines(&world)
+        .into_iter()
+        .filter(|line| line["message"] == "a slow statement" && line["statement"] == "append_add_events")
+        .filter(|line| elapsed(line) >= 1200)
+        .collect();
+    slow.sort_by_key(elapsed);
+    let [.., line] = &slow[..] else { panic!("no statement was slow") };
+    assert!(elapsed(line) >= 2000, "{slow:?}");
+    assert_eq!(slow.len(), 2, "one line for each: {slow:?}");
+    assert_eq!(line["level"], "WARN", "{line}");
     let shard = world.cluster().shards()[0];
     let endpoint = shard.primary().endpoint().name;
     assert_eq!((&line["shard"], &line["endpoint"]), (&json!(shard.name()), &json!(endpoint)), "{line}");
-    assert!(elapsed(line) < 10_000, "{line}");
     let log = log_text(&world);
     for data in ["nobody's business", "culprit", &alice.user] {
         assert!(!log.contains(data), "{data} is logged");

@@ -50,7 +50,7 @@ pub const REFUSALS: &[&str] = &[
 async fn every_refusal_is_counted_over_sockets_and_http() {
     let world = small_world(|options| {
         let one = options.set("writes.lanes", 1).set("writes.batch_max", 1).set("writes.lane_queue", 2);
-        one.set("writes.failover_wait_ms", 1000)
+        one.set("writes.failover_wait_ms", 4000)
     })
     .await;
     let watch = Watch::of(&world.cluster().nodes()[0]);

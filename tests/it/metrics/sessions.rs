@@ -182,7 +182,7 @@ async fn who_is_too_slow_too_silent_or_asks_too_much_is_counted() {
             // Not when the others have had their ten seconds.
             ("sessions.heartbeat_ms", 3000),
             ("sessions.pong_timeout_ms", 4000),
-            ("sessions.hello_timeout_ms", 700),
+            ("sessions.hello_timeout_ms", 4000),
             ("sessions.slow_consumer_timeout_ms", 3000),
         ];
         let limits = [

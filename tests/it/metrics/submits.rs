@@ -29,7 +29,7 @@ pub const SUBMITS: &[&str] = &[
 
 #[tokio::test]
 async fn every_outcome_of_a_submit_and_of_its_transaction_is_counted() {
-    let world = small_world(|options| options.set("writes.failover_wait_ms", 1000)).await;
+    let world = small_world(|options| options.set("writes.failover_wait_ms", 4000)).await;
     let watch = Watch::of(&world.cluster().nodes()[0]);
     let alice = world.person("alice");
     let room = world.room(&alice, "drawing").await;

@@ -1,7 +1,7 @@
 //! People draw in rooms whose slots go to another shard and come back.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use roomgate::dev::Options;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{owner, slot, told};
 use crate::client::{Client, rect};
 use crate::convergence::{FROM_PRIMARY, whole_log};
+use crate::stopwatch::Stopwatch;
 use crate::view::View;
 use crate::world::{Person, World};
 
@@ -132,7 +133,7 @@ async fn who_only_reads_hears_of_what_is_drawn_after_a_move_within_5_s_without_r
     writer.join(room).await;
     let body = json!({"kind": "shape.put", "shape": rect("r", 1)});
     assert_eq!(writer.submit(room, "op", &body).await["type"], "ack");
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     reader.catches_up(room, 1).await;
     assert!(begun.elapsed() < HEARD_WITHIN, "{:?}", begun.elapsed());
 }

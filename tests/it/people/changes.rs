@@ -1,10 +1,11 @@
 //! A room is changed and archived by its owners.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomgate::dev::{Answer, Options};
 use serde_json::{Value, json};
 
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World, refused};
 
 fn wish(rest: Value) -> Value {
@@ -166,7 +167,7 @@ async fn an_archived_room_takes_nothing_and_is_entered_by_nobody() {
         refused(&send(world, &olga, method, &path(&made, rest), body).await, 410, "room_archived");
     }
     for node in 0..3 {
-        let archived = Instant::now();
+        let archived = Stopwatch::start();
         for by in [slug, &made["room"].to_string()] {
             loop {
                 let events = format!("/v1/rooms/{by}/events");
@@ -204,7 +205,7 @@ async fn no_node_goes_on_with_what_it_knew_of_a_room_for_long_with_redis_and_wit
             assert_eq!(read.status, 200, "{}", read.text);
         }
         let until = async |what: &str, is_so: &dyn Fn(&Answer) -> bool, rest: &str| {
-            let since = Instant::now();
+            let since = Stopwatch::start();
             for node in 0..2 {
                 while !is_so(&world.api_of(node, &bob).get(&format!("{by_slug}{rest}")).await.unwrap()) {
                     assert!(since.elapsed() < Duration::from_secs(5), "node {node} doesn't know: {what}");

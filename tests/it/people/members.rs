@@ -1,10 +1,11 @@
 //! Members over HTTP: given roles, removed, leaving, listed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomgate::dev::{Answer, Options};
 use serde_json::{Value, json};
 
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World, now, refused};
 
 struct Room<'a> {
@@ -42,7 +43,7 @@ impl<'a> Room<'a> {
 
     /// A door may rest on an answer that is a second old.
     async fn shuts_out(&self, person: &Person) {
-        let since = Instant::now();
+        let since = Stopwatch::start();
         loop {
             let answer = self.shapes(person).await;
             if answer.status != 200 {
@@ -210,7 +211,7 @@ async fn a_kick_is_told_over_redis_at_once() {
     let path = format!("/v1/rooms/{room}/members/{}", bob.user);
     let removed = world.api_of(0, &olga).send("DELETE".parse().unwrap(), &path, None).await.unwrap();
     assert_eq!(removed.status, 204, "{}", removed.text);
-    let told = Instant::now();
+    let told = Stopwatch::start();
     for client in &mut clients {
         assert_eq!(client.ends().await, Some(4102));
     }

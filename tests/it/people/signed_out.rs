@@ -1,11 +1,12 @@
 //! Whoever signs out is signed out everywhere at once: sessions, access tokens.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomgate::dev::{Api, Options};
 use serde_json::{Value, json};
 
 use crate::client::Client;
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World};
 
 const PROMISED: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ async fn status(world: &World, node: usize, person: &Person) -> u16 {
 }
 
 async fn closed_as_unauthenticated(clients: &mut [Client]) {
-    let started = Instant::now();
+    let started = Stopwatch::start();
     for client in clients {
         assert_eq!(client.ends().await, Some(4100));
         let goodbye = client.hears().await.unwrap();
