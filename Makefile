@@ -16,6 +16,10 @@ part = @echo "==> $@ ($$(date +%T))"
 TEST_FOLDER := $(shell scripts/test-folder.sh)
 test unit it faults browser-test api-test smoke operators-test autobahn: export TMPDIR := $(TEST_FOLDER)
 
+# The gateway for those that are no tests of cargo's. `cargo build` has other features
+# of some crates, and would compile nearly all of them once more.
+BUILD := $(CARGO) test --locked --no-run --test tidy
+
 .PHONY: help
 help: ## this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -131,27 +135,26 @@ hunt: install ## 100 000 reads of late, cut off and promoted replicas; then the 
 .PHONY: browser-test
 browser-test: install-test ## the whiteboard in a real browser
 	$(part)
-	# With the tests' features, so that nothing is compiled twice.
-	$(CARGO) test --locked --no-run --test it
+	$(BUILD)
 	cd tests/browser && npm ci --no-audit --no-fund && npm test
 
 .PHONY: api-test
 api-test: install-test target/api/installed ## the gateway against its own OpenAPI description
 	$(part)
-	$(CARGO) build --locked
+	$(BUILD)
 	target/api/bin/python tests/api/run.py
 
 .PHONY: smoke
 smoke: install-test target/loadtest/installed ## people drawing together through the balancer, by k6
 	$(part)
-	$(CARGO) build --locked
+	$(BUILD)
 	target/loadtest/bin/python loadtest/run.py smoke --binary target/debug/roomgate
 
 # Every query of every dashboard is asked of a Prometheus that watches a cluster.
 .PHONY: operators-test
 operators-test: install-test target/grafana/installed target/loadtest/installed ## alerts, runbook and dashboards against a real Prometheus
 	$(part)
-	$(CARGO) build --locked
+	$(BUILD)
 	target/grafana/bin/python grafana/live_test.py --binary target/debug/roomgate --k6 target/loadtest/bin/k6
 
 .PHONY: install-alerts

@@ -84,17 +84,19 @@ async fn abuse(world: &World, person: &Person, messages: Vec<Message>, code: u16
 async fn a_commit_whose_fate_is_unknown_at_the_deadline_closes_the_session_without_an_answer() {
     let world = World::start(|options| {
         let options = Options { nodes: 2, shards: 1, replicas: 1, sync: true, ..options };
-        options.set("writes.failover_wait_ms", 4000)
+        options.set("writes.failover_wait_ms", 8000)
     })
     .await;
     let alice = world.person("alice");
     let room = world.room(&alice, "open").await;
     let mut client = world.client(0, &alice).await;
     client.join(room).await;
+    let body = json!({"kind": "message", "data": 1});
+    let first = client.submit(room, "first", &body).await;
+    assert_eq!(first["seq"], 1, "connections and statements are ready: {first}");
     let standby = world.cluster().shards()[0].replicas().next().unwrap();
     // COMMIT waits for it, and nobody can tell how it ends.
     receiver(standby, Signal::SIGSTOP).await;
-    let body = json!({"kind": "message", "data": 1});
     client.send(&submit(room, "op", &body)).await;
     let goodbye = client.wait(|m| ["ack", "reject", "goodbye"].contains(&m["type"].as_str().unwrap())).await;
     assert_eq!(
@@ -109,7 +111,7 @@ async fn a_commit_whose_fate_is_unknown_at_the_deadline_closes_the_session_witho
     let mut again = Client::connect(&world.cluster().nodes()[1].url(), &alice).await;
     again.join(room).await;
     let ack = again.submit(room, "op", &body).await;
-    assert_eq!((&ack["type"], &ack["seq"]), (&json!("ack"), &json!(1)), "{ack}");
-    again.catches_up(room, 1).await;
-    assert_eq!(again.submit(room, "next", &body).await["seq"], 2, "one effect");
+    assert_eq!((&ack["type"], &ack["seq"]), (&json!("ack"), &json!(2)), "{ack}");
+    again.catches_up(room, 2).await;
+    assert_eq!(again.submit(room, "next", &body).await["seq"], 3, "one effect");
 }

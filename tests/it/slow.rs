@@ -113,7 +113,7 @@ async fn a_client_at_8_kbit_s_is_told_last_values_and_keeps_its_session() {
 
 #[tokio::test]
 async fn who_takes_a_little_stays_and_who_takes_nothing_is_closed_when_its_time_is_up() {
-    const TIMEOUT: Duration = Duration::from_secs(3);
+    const TIMEOUT: Duration = Duration::from_secs(5);
     let world =
         two_nodes(|options| options.set("sessions.slow_consumer_timeout_ms", TIMEOUT.as_millis())).await;
     let (alice, bob) = (world.person("alice"), world.person("bob"));
@@ -126,7 +126,7 @@ async fn who_takes_a_little_stays_and_who_takes_nothing_is_closed_when_its_time_
     for client in [&mut little, &mut nothing, &mut lively] {
         client.join(room).await;
     }
-    straws[0].bytes_per_second(32 * 1024);
+    straws[0].bytes_per_second(128 * 1024);
     straws[1].close();
     let began = Instant::now();
     commits(&world, &alice, &mut [&mut lively], room, 4 * MIB).await;
