@@ -43,7 +43,7 @@ impl Raw {
     /// The code of the close frame, `None` if the connection ends without one.
     async fn close_code(&mut self) -> Option<u16> {
         loop {
-            let (opcode, payload) = tokio::time::timeout(Duration::from_secs(30), self.frame())
+            let (opcode, payload) = tokio::time::timeout(Duration::from_secs(60), self.frame())
                 .await
                 .expect("the server answers")?;
             if opcode == 8 {

@@ -65,7 +65,7 @@ async fn wait_for_pid(file: &Path, fits: impl Fn(i32) -> bool) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), fits).await.expect("dev.json tells of the new process");
+    tokio::time::timeout(Duration::from_secs(60), fits).await.expect("dev.json tells of the new process");
 }
 
 #[tokio::test]

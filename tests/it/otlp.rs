@@ -14,7 +14,7 @@ use crate::client::rect;
 use crate::session::small_world;
 use crate::world::World;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes OTLP over HTTP.
 struct Collector {

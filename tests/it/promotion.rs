@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::client::{Client, rect};
 use crate::world::World;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// In `sync`, with one standby cut off, and the directory on the shard that
 /// loses its primary.

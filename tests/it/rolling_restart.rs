@@ -77,7 +77,7 @@ async fn in_service(world: &World, node: &str) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), up).await.expect("the balancer finds the node");
+    tokio::time::timeout(Duration::from_secs(60), up).await.expect("the balancer finds the node");
 }
 
 /// Goes on elsewhere whenever its connection ends, when it was told to, and asks

@@ -171,7 +171,7 @@ async fn a_shard_that_is_away_is_named_and_its_rooms_come_when_it_is_back() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let rest = tokio::time::timeout(Duration::from_secs(30), back).await.expect("it is back");
+    let rest = tokio::time::timeout(Duration::from_secs(60), back).await.expect("it is back");
     assert_eq!(rooms(&rest).into_iter().collect::<BTreeSet<_>>(), missing);
     assert_eq!(rest.json()["next_cursor"], Value::Null, "{}", rest.text);
 }

@@ -17,7 +17,7 @@ use crate::world::{Person, World, now};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An upgrade at `path` of the world's first node, with these headers; the
 /// status if it is refused.

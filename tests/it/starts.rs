@@ -6,7 +6,7 @@ use roomgate::dev::{Api, Options, connect};
 
 use crate::world::World;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_node_that_learns_of_no_slot_at_its_start_asks_again() {

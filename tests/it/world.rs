@@ -129,7 +129,7 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), found).await.expect("a node behind the balancer");
+        tokio::time::timeout(Duration::from_secs(60), found).await.expect("a node behind the balancer");
     }
 
     /// Superuser connections to the primaries, by shard.
@@ -154,7 +154,7 @@ impl World {
                         tokio::time::sleep(Duration::from_millis(10)).await;
                     }
                 };
-                tokio::time::timeout(Duration::from_secs(20), caught_up)
+                tokio::time::timeout(Duration::from_secs(60), caught_up)
                     .await
                     .expect("a replica that replays");
             }

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 pub const SCHEMA: &str = include_str!("../../../migrations/shard/0001_rooms.up.sql");
 /// Long enough for anything that works at all.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub server: Postgres,

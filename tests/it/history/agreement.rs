@@ -193,7 +193,7 @@ impl Writer {
     async fn append(&self, submits: Vec<Submit>) -> Vec<String> {
         let sent = submits.into_iter().map(|submit| {
             let (tell, answer) = oneshot::channel();
-            let deadline = Instant::now() + Duration::from_secs(30);
+            let deadline = Instant::now() + Duration::from_secs(60);
             let taken = self.appender.append(
                 submit,
                 deadline,

@@ -197,7 +197,7 @@ async fn an_import_waits_for_who_moves_the_slot_and_never_writes_beside_them() {
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = {slot} AND NOT granted)
                 AND (SELECT count(*) FROM import_line) >= 50"
         );
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(60);
         while !watcher.query_one(&waits, &[]).await.unwrap().get::<_, bool>(0) {
             assert!(Instant::now() < end, "it didn't wait");
         }

@@ -77,7 +77,7 @@ pub async fn shard(world: &World, room: u64) -> Admin {
 
 /// The seqs of a room's snapshots, once there are `count` or more.
 pub async fn snapshots(admin: &Admin, room: u64, count: usize) -> Vec<u64> {
-    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let rows = "SELECT seq FROM room_snapshot WHERE room_id = $1 ORDER BY seq";
         let rows = admin.query(rows, &[&i64::try_from(room).unwrap()]).await.unwrap();

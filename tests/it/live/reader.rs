@@ -13,7 +13,7 @@ use crate::view::View;
 use crate::world::Person;
 
 /// Longer than any promise.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Reader {
     socket: BufReader<TcpStream>,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::session::small_world;
 use crate::world::World;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A small world that logs JSON, with the limits of the configuration's file.
 pub async fn logging_world(change: impl FnOnce(Options) -> Options) -> World {

@@ -11,7 +11,7 @@ use super::scrape::{Scrape, Series};
 
 const LOOK: Duration = Duration::from_millis(25);
 /// From the end of an action; some figures are taken every 30 s.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One node, and what was seen to move on it.
 pub struct Watch<'a> {

@@ -130,7 +130,7 @@ async fn a_source_or_destination_that_fails_over_in_mid_move_has_no_second_owner
         let step = Move { slot: slot(room), from, to, size: 0 };
         let stop = tasks.stop_signal();
         let failing_over = async {
-            let reached = timeout(Duration::from_secs(30), pausing.reached.notified()).await;
+            let reached = timeout(Duration::from_secs(60), pausing.reached.notified()).await;
             reached.unwrap_or_else(|_| panic!("the move doesn't get to {at:?}"));
             let shard = if is_source { from.0 } else { to.0 };
             world.cluster().fail_over(usize::from(shard)).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_source_or_destination_that_fails_over_in_mid_move_has_no_second_owner
     let log = whole_log(&world, &alice, room, FROM_PRIMARY).await;
     let ops: Vec<&str> = log.iter().map(|event| event["op"].as_str().unwrap()).collect();
     assert_eq!(ops, (0..count).map(|n| format!("op-{n}")).collect::<Vec<_>>());
-    timeout(Duration::from_secs(30), client.catches_up(room, log.len() as u64)).await.unwrap();
+    timeout(Duration::from_secs(60), client.catches_up(room, log.len() as u64)).await.unwrap();
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn copying_waits_for_a_standby_that_is_too_far_behind() {
     assert!(early.is_err(), "it ended while its standby had a megabyte to replay: {early:?}");
     assert_ne!(owner(&world, slot(room)).await, name);
     standby.set_replay_paused(false).await.unwrap();
-    let ended = timeout(Duration::from_secs(30), moving.wait()).await.unwrap();
+    let ended = timeout(Duration::from_secs(60), moving.wait()).await.unwrap();
     assert!(ended.unwrap().success());
     assert_eq!(owner(&world, slot(room)).await, name);
 }

@@ -244,7 +244,7 @@ async fn rooms_of_the_erased_go_to_the_longest_standing_member_of_the_highest_ro
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), checked).await.expect("it is gone through once more");
+    tokio::time::timeout(Duration::from_secs(60), checked).await.expect("it is gone through once more");
     assert!(room_facts(&world, late).await.1);
 }
 

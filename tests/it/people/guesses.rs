@@ -106,7 +106,7 @@ async fn the_budget_for_guesses_is_one_over_all_nodes_and_each_nodes_own_without
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), together).await.expect("the nodes count together again");
+    tokio::time::timeout(Duration::from_secs(60), together).await.expect("the nodes count together again");
 }
 
 #[tokio::test]

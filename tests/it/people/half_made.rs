@@ -56,7 +56,7 @@ impl<'a> Left<'a> {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), repaired).await.expect("the janitor repairs it")
+        tokio::time::timeout(Duration::from_secs(60), repaired).await.expect("the janitor repairs it")
     }
 
     async fn rows(&self, slug: &str) -> usize {

@@ -18,7 +18,7 @@ use roomgate::store::rooms::{self, NewRoom, Rooms};
 use roomgate::store::slots::Slots;
 use roomgate::tasks::Tasks;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub server: Postgres,

@@ -16,7 +16,7 @@ use roomgate::store::topology::Topology;
 use roomgate::tasks::Tasks;
 
 /// Long enough for anything that works at all.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The epoch that [`World`] gives to all slots.
 pub const EPOCH: u64 = 7;
 
