@@ -94,6 +94,12 @@ async fn a_commit_whose_fate_is_unknown_at_the_deadline_closes_the_session_witho
     let body = json!({"kind": "message", "data": 1});
     let first = client.submit(room, "first", &body).await;
     assert_eq!(first["seq"], 1, "connections and statements are ready: {first}");
+    // Who counts visits would wait for the standby as well, with the room locked: then
+    // nothing of the submit is ever written, and it is refused.
+    let counted = format!("SELECT visits FROM room_head WHERE room_id = {room}");
+    while world.primaries().await[0].query_one(&counted, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let standby = world.cluster().shards()[0].replicas().next().unwrap();
     // COMMIT waits for it, and nobody can tell how it ends.
     receiver(standby, Signal::SIGSTOP).await;

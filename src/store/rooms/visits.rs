@@ -2,8 +2,8 @@
 //! a second.
 //!
 //! A thousand people who come back at once cost one statement a shard. A room
-//! whose head is locked just then waits for the next time, so this never makes
-//! an append wait. A crash loses at most the last second's count.
+//! whose head is locked just then waits for the next time: an append waits for no
+//! more than its commit. A crash loses at most the last second's count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
