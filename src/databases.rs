@@ -40,6 +40,17 @@ pub enum DatabaseError {
     OverBudget { server: String, over: OverBudget },
 }
 
+impl DatabaseError {
+    /// A server is slow, or has no connection free; a moment later it may be otherwise.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Migrate(MigrateError::Database { error, .. }) => error.class().may_pass(),
+            Self::Topology(TopologyError::Database(error)) => error.class().may_pass(),
+            _ => false,
+        }
+    }
+}
+
 /// What a node has its data from. Cheap to clone.
 #[derive(Clone)]
 pub struct Databases {
@@ -59,9 +70,9 @@ impl Databases {
         let directory = Directory::new(directory_cluster(config, &budget, tasks));
         let shards = Shards::start(&config.shards, setup(config, &budget, None, store::STATEMENTS), tasks);
         shards.iter().for_each(|(_, shard)| tell_durability(config, shard));
-        check(directory.database(), Schema::Directory).await?;
+        patiently(async |until| check(directory.database(), Schema::Directory, until).await).await?;
         for (_, shard) in shards.iter() {
-            match check(shard, Schema::Shard).await {
+            match patiently(async |until| check(shard, Schema::Shard, until).await).await {
                 // The others can be served; this one is checked by whoever writes to it.
                 Err(DatabaseError::NoPrimary(shard)) => {
                     tracing::warn!(%shard, "no primary was found; its rooms can't be written to now");
@@ -71,7 +82,7 @@ impl Databases {
         }
         let slots = Slots::new(SlotMap::default(), shards.clone());
         let topology = Topology::new(shards.clone(), directory.database().clone(), slots.clone());
-        topology.open(Instant::now() + PATIENCE).await?;
+        patiently(async |until| Ok(topology.open(until).await?)).await?;
         topology.keep_claims(tasks);
         Ok(Self {
             directory,
@@ -96,8 +107,9 @@ impl Databases {
         let joining = Shard::start(shard, setup(&self.config, &budget, None, store::STATEMENTS), &tasks);
         tell_durability(&self.config, &joining);
         let checked = async {
-            check(&joining, Schema::Shard).await?;
-            self.topology.admit_newcomer(&joining, Instant::now() + PATIENCE).await?;
+            let until = Instant::now() + PATIENCE;
+            check(&joining, Schema::Shard, until).await?;
+            self.topology.admit_newcomer(&joining, until).await?;
             Ok(())
         };
         if let Err(error) = checked.await {
@@ -143,16 +155,29 @@ fn setup<'a>(
     }
 }
 
+/// Tries again what may pass, within [`PATIENCE`].
+async fn patiently(step: impl AsyncFn(Instant) -> Result<(), DatabaseError>) -> Result<(), DatabaseError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match step(until).await {
+            Err(error) if error.may_pass() && Instant::now() < until => {
+                tracing::warn!(%error, "a database can't be used yet; trying again");
+            }
+            ended => return ended,
+        }
+    }
+}
+
 /// Every server that answers must allow the connections of all nodes, and the
 /// database have the schema that this program needs.
-async fn check(database: &Shard, schema: Schema) -> Result<(), DatabaseError> {
+async fn check(database: &Shard, schema: Schema, until: Instant) -> Result<(), DatabaseError> {
     let name = database.name();
-    let primary = database.primary(Instant::now() + PATIENCE).await;
+    let primary = database.primary(until).await;
     database.asked(Instant::now() + FIRST_ANSWERS).await;
     // Before connections are opened that others may need.
     check_budget(database)?;
     let Ok(primary) = primary else { return Err(DatabaseError::NoPrimary(name.clone())) };
-    let failed = |error| MigrateError::Database { target: name.to_string(), error: Box::new(error) };
+    let failed = |error| migrate::not_connected(error, name.as_str());
     let connection = primary.pool().get().await.map_err(failed)?;
     Ok(migrate::require(&connection, schema, name.as_str()).await?)
 }

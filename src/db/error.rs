@@ -77,6 +77,18 @@ impl Class {
         }
     }
 
+    /// What failed may go well in a moment, without anybody's doing.
+    pub fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::Connection
+                | Self::TooManyConnections
+                | Self::PoolTimeout
+                | Self::LockTimeout
+                | Self::Cancelled
+        )
+    }
+
     /// The connection can't be trusted any more.
     pub fn breaks_connection(self) -> bool {
         matches!(self, Self::Connection | Self::ReadOnly | Self::NotReplicated)
@@ -107,7 +119,7 @@ impl Class {
 
 /// A failed statement, connect or checkout. Its text never holds a password, a
 /// DSN or a body: PostgreSQL's `DETAIL`, which quotes rows, is left out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DbError {
     class: Class,
     what: &'static str,

@@ -200,12 +200,11 @@ impl Manager {
 
 /// Why the pool can't connect, so that a timeout can say it.
 #[derive(Debug, Clone, Default)]
-struct LastError(Arc<Mutex<Option<(Class, String)>>>);
+struct LastError(Arc<Mutex<Option<DbError>>>);
 
 impl LastError {
     fn take(&self) -> Option<DbError> {
-        let error = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        error.map(|(class, message)| DbError::new(class, "connect", message))
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -216,7 +215,7 @@ impl bb8::ErrorSink<DbError> for LastError {
             return;
         }
         tracing::warn!(%error, "can't connect to the database");
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.class(), error.to_string()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<DbError>> {

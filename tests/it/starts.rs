@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use roomgate::dev::{Api, Options, connect};
+use roomgate::dev::{Api, Gateway, Options, connect};
 
 use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+fn log(node: &Gateway) -> String {
+    std::fs::read_to_string(node.service().log()).unwrap()
+}
 
 #[tokio::test]
 async fn a_node_that_learns_of_no_slot_at_its_start_asks_again() {
@@ -54,7 +58,7 @@ async fn a_node_refuses_servers_that_allow_fewer_connections_than_all_nodes_may_
         }
     };
     tokio::time::timeout(PATIENCE, told).await.expect("/health/detailed tells of it");
-    let log = std::fs::read_to_string(node.service().log()).unwrap();
+    let log = log(node);
     assert!(log.contains("too few connections"), "{log}");
 
     // Another one doesn't start, and says what to do; so does the check.
@@ -71,4 +75,47 @@ async fn a_node_refuses_servers_that_allow_fewer_connections_than_all_nodes_may_
     // A server that is away is no reason to refuse.
     limit("ALTER SYSTEM RESET max_connections").await;
     node.service().restart().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_starts_once_a_database_that_was_slow_takes_it_in() {
+    let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 0, ..options }).await;
+    let node = &world.cluster().nodes()[0];
+    node.service().stop().await;
+    let admin = connect(&world.cluster().shards()[0].primary().admin_dsn()).await.unwrap();
+    // No connection can prepare its statements.
+    admin.batch_execute("BEGIN; LOCK TABLE room_head").await.unwrap();
+    let slow = async {
+        let mut starts = node.service().starts();
+        starts.changed().await.unwrap();
+        let first = node.service().pid();
+        while !log(node).contains("a database can't be used yet") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        admin.batch_execute("ROLLBACK").await.unwrap();
+        first
+    };
+    let started = async { tokio::join!(node.service().restart(), slow) };
+    let Ok((restarted, first)) = tokio::time::timeout(PATIENCE, started).await else {
+        panic!("the node doesn't become ready\n{}", log(node));
+    };
+    restarted.unwrap();
+    assert_eq!(node.service().pid(), first, "it was not started again\n{}", log(node));
+}
+
+#[tokio::test]
+async fn a_node_refuses_a_database_without_its_tables_and_says_what_to_do() {
+    let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 0, ..options }).await;
+    world.cluster().nodes()[0].service().stop().await;
+    let admin = connect(&world.cluster().shards()[0].primary().admin_dsn()).await.unwrap();
+    for (database, schema) in [("a", "public"), ("directory", "directory")] {
+        admin.batch_execute(&format!("ALTER SCHEMA {schema} RENAME TO aside")).await.unwrap();
+        let answer = world.roomgate(&["serve"]);
+        let text = String::from_utf8_lossy(&answer.stderr);
+        let last = text.lines().last().unwrap_or_default();
+        assert_eq!(answer.status.code(), Some(1), "{text}");
+        assert!(last.starts_with(&format!("roomgate: {database}: the schema lacks")), "{text}");
+        assert!(last.ends_with("bring it up with `roomgate migrate up`"), "{text}");
+        admin.batch_execute(&format!("ALTER SCHEMA aside RENAME TO {schema}")).await.unwrap();
+    }
 }

@@ -30,4 +30,9 @@ pub enum MigrateError {
          bring it up with `roomgate migrate up`"
     )]
     TooOld { target: String, found: i64, needed: i64 },
+    #[error(
+        "{target}: the schema lacks what this program needs ({error}); \
+         bring it up with `roomgate migrate up`"
+    )]
+    Lacking { target: String, error: Box<DbError> },
 }

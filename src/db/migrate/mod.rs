@@ -18,10 +18,18 @@ pub use files::{Migration, Schema};
 pub use run::{Progress, State, Status, down, status, up};
 pub use target::{Target, targets};
 
-use super::{Connection, Sql};
+use super::{Connection, DbError, Sql};
 
 static VERSION: Sql =
     Sql { name: "schema_version", text: "SELECT coalesce(max(version), 0) FROM schema_migration" };
+
+/// Why no connection of a pool could be opened, in which every statement is prepared
+/// at once: that fails where a table or column is missing.
+pub fn not_connected(error: DbError, name: &str) -> MigrateError {
+    let (target, lacks) = (name.to_owned(), error.sqlstate().is_some_and(|state| state.starts_with("42")));
+    let error = Box::new(error);
+    if lacks { MigrateError::Lacking { target, error } } else { MigrateError::Database { target, error } }
+}
 
 /// Refuses a database whose schema is older than this program needs. A newer one
 /// is fine: schema changes come before the programs that use them.
