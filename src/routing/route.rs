@@ -11,7 +11,7 @@ use tokio::time::{sleep_until, timeout_at};
 use super::choose::{Candidate, Choice, Need, Reason, Refused, View, choose, still_does};
 use super::endpoint::{Endpoint, InFlight};
 use super::roles::Standing;
-use super::shard::{Known, Shard};
+use super::shard::{Known, Shard, Shared};
 use super::staleness::Timeline;
 use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::ids::ShardName;
@@ -61,8 +61,8 @@ impl From<Unavailable> for Refusal {
 }
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Readers that may wait for each place on the primary; the rest are told at
-/// once.
+/// Readers that may wait for each place on the primary, or for there to be one; the
+/// rest are told at once.
 const WAITING_PER_PLACE: usize = 32;
 /// How often a read goes to the primary, when its first try failed.
 const PRIMARY_TRIES: u32 = 2;
@@ -323,11 +323,7 @@ impl Route {
     async fn primary(&mut self, reason: Option<Reason>) -> Result<Option<Target>, Unavailable> {
         let unavailable = |reason| Unavailable { shard: self.shard.name().clone(), reason };
         let shared = &self.shard.shared;
-        let Some(_waiting) =
-            Waiting::start(&shared.primary_readers, shared.reads.primary_cap * WAITING_PER_PLACE)
-        else {
-            return Err(unavailable(Reason::Saturated));
-        };
+        let _waiting = Waiting::start(shared).ok_or_else(|| unavailable(Reason::Saturated))?;
         let place = timeout_at(self.deadline.into(), shared.primary_reads.clone().acquire_owned()).await;
         let place = place.ok().and_then(Result::ok).ok_or_else(|| unavailable(Reason::Saturated))?;
         let Some(primary) = self.shard.primary_now() else { return Ok(None) };
@@ -343,9 +339,12 @@ impl Route {
     /// Waits for a primary until the deadline, as writers do: it may be promoted just
     /// now, or only late with its answer to the monitor. What is known is looked at
     /// again in between, and a read that proves itself may go to any replica then,
-    /// however stale it is.
+    /// however stale it is; where too many wait already, it only looks.
     async fn without_primary(&mut self, reason: Reason) -> Result<Option<Target>, Unavailable> {
-        let waits = self.primary_tries < PRIMARY_TRIES && self.shard.primary_now().is_none();
+        let shard = self.shard.clone();
+        let may_wait = self.primary_tries < PRIMARY_TRIES && shard.primary_now().is_none();
+        let waiting = if may_wait { Waiting::start(&shard.shared) } else { None };
+        let waits = waiting.is_some();
         let last_look = !waits && std::mem::replace(&mut self.last_resort, true);
         if last_look || Instant::now() >= self.deadline {
             return Err(Unavailable { shard: self.shard.name().clone(), reason });
@@ -372,10 +371,11 @@ impl Route {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn start(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
+    fn start(shared: &'a Shared) -> Option<Self> {
+        let (count, places) = (&shared.primary_readers, shared.reads.primary_cap.max(1));
         let waiting = Self(count);
         // Counted first, so that a refused one is taken back when dropped.
-        (count.fetch_add(1, Ordering::Relaxed) < limit.max(1)).then_some(waiting)
+        (count.fetch_add(1, Ordering::Relaxed) < places * WAITING_PER_PLACE).then_some(waiting)
     }
 }
 

@@ -14,9 +14,11 @@ use roomgate::store::history::{EventQuery, Head, PageOutcome, ReadError};
 
 use super::world::{EPOCH, Node, PATIENCE, World, at, eventually, reads, seqs};
 
-/// Replicas qualify however late they are: only the answer can tell.
+/// Replicas qualify however late they are, and however late the monitor hears of
+/// them: only the answer can tell.
 fn any_age() -> config::Reads {
-    config::Reads { max_stale: Duration::from_secs(600), ..reads() }
+    let monitor_timeout = Duration::from_secs(30);
+    config::Reads { max_stale: Duration::from_secs(600), monitor_timeout, ..reads() }
 }
 
 async fn lost(node: &Node, room: RoomId, after: Position) -> ResyncReason {
@@ -129,7 +131,7 @@ async fn a_snapshot_shows_live_shapes_at_one_position() {
     );
     world.sql(&shapes).await;
     world.replicated().await;
-    let node = world.node().await;
+    let node = world.node_with(any_age()).await;
     let read = node.history.snapshot(room, Freshness::AtLeast(head)).await.unwrap();
     assert_eq!((read.value.position, read.served_by), (head, ServedBy::Replica("a-2".into())));
     let items: Vec<&str> = read.value.shapes.iter().map(AsRef::as_ref).collect();
@@ -137,7 +139,7 @@ async fn a_snapshot_shows_live_shapes_at_one_position() {
         [r#"{"version":1,"shape":{"id":"a"}}"#, r#"{"version":4,"shape":{"id":"b","x":1e131071}}"#];
     assert_eq!(items, expected, "as they were sent, ordered by id");
     let asked = [room, RoomId::random()];
-    let (heads, not_owned) = node.history.heads(ShardIndex(0), &asked, reads().max_stale).await.unwrap();
+    let (heads, not_owned) = node.history.heads(ShardIndex(0), &asked, any_age().max_stale).await.unwrap();
     assert_eq!((heads.len(), not_owned), (1, vec![]), "a room that is not here, in a slot that is");
     assert_eq!((heads[0].room, heads[0].position, heads[0].access_rev), (room, head, 3));
 }
@@ -202,9 +204,9 @@ async fn a_recovery_conflict_goes_to_the_primary_unseen() {
     let replica = world.replicas[0].admin().await.unwrap();
     replica.batch_execute("ALTER SYSTEM SET max_standby_streaming_delay = 0").await.unwrap();
     replica.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    let node = world.node().await;
+    let node = world.node_with(any_age()).await;
     let deadline = Instant::now() + PATIENCE;
-    let mut route = node.shard().read(Freshness::MaxStale(reads().max_stale), deadline);
+    let mut route = node.shard().read(Freshness::MaxStale(any_age().max_stale), deadline);
     let target = route.target().await.unwrap();
     assert!(!target.is_primary());
     let lease = target.endpoint().pool().get().await.unwrap();

@@ -1,9 +1,12 @@
 //! Replicas are read while they are fresh, and only then.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join, join_all};
+use roomgate::config;
 use roomgate::ids::RoomId;
-use roomgate::routing::{Freshness, Reason, ServedBy, Standing};
+use roomgate::routing::{Freshness, Reason, ServedBy};
 
 use super::world::{Node, PATIENCE, World, eventually, reads};
 
@@ -34,19 +37,11 @@ async fn an_idle_replica_is_not_called_late() {
     let node = world.node().await;
     let admin = world.replicas[0].admin().await.unwrap();
     let by_clock = "SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8";
-    let mut known = node.shard().watch_known();
-    loop {
-        known.changed().await.unwrap();
-        let facts = known.borrow_and_update().facts[1].clone();
-        assert_eq!(facts.standing, Standing::Replica);
-        let staleness = facts.staleness(Instant::now()).unwrap();
-        assert!(staleness < reads().max_stale, "{staleness:?}");
-        let clock: f64 = admin.query_one(by_clock, &[]).await.unwrap().get(0);
-        if clock > 1.5 {
-            break;
-        }
-    }
-    assert_eq!(served(&node, room, reads().max_stale).await, (ServedBy::Replica("a-2".into()), None));
+    eventually("nothing has happened for longer than the bound", async || {
+        admin.query_one(by_clock, &[]).await.unwrap().get::<_, f64>(0) > 1.5
+    })
+    .await;
+    is_back(&node, room).await;
 }
 
 #[tokio::test]
@@ -135,8 +130,32 @@ async fn who_reads_where_there_is_no_primary_waits_for_one_until_the_deadline() 
     assert!(asked.elapsed() >= patience, "refused after {:?}", asked.elapsed());
 
     let restarted = async { world.primary.service().restart().await.unwrap() };
-    let (read, ()) = futures_util::future::join(read(PATIENCE), restarted).await;
+    let (read, ()) = join(read(PATIENCE), restarted).await;
     assert!(read.unwrap());
+}
+
+#[tokio::test]
+async fn of_those_who_wait_for_a_primary_more_than_so_many_are_told_at_once() {
+    let world = World::start(0).await;
+    let node = world.node_with(config::Reads { primary_cap: 1, ..reads() }).await;
+    let shard = node.shard();
+    world.primary.service().kill().await;
+    eventually("it is seen to be gone", async || shard.primary_now().is_none()).await;
+    let told = AtomicUsize::new(0);
+    let read = async |_: usize| {
+        let target = shard.read(Freshness::Primary, Instant::now() + PATIENCE).target().await;
+        if target.is_err() {
+            told.fetch_add(1, Ordering::Relaxed);
+        }
+        target.is_ok()
+    };
+    let reads = join_all((0..40).map(read));
+    let restarted = async {
+        eventually("eight are told", async || told.load(Ordering::Relaxed) == 8).await;
+        world.primary.service().restart().await.unwrap();
+    };
+    let (served, ()) = join(reads, restarted).await;
+    assert_eq!(served.iter().filter(|served| **served).count(), 32);
 }
 
 #[tokio::test]
