@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::delivery::draws_and_is_seen;
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World};
 
 const TICK: Duration = Duration::from_millis(250);
@@ -63,7 +64,7 @@ struct Polls {
 }
 
 async fn polls(world: &World, reader: &mut Client) -> Polls {
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let (before, took_before) = statements(world).await;
     loop {
         reader.listens_until(tokio::time::sleep(WINDOW)).await;
