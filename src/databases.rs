@@ -15,7 +15,7 @@ use crate::db::{Budget, OverBudget, Sql};
 use crate::directory::{self, Directory};
 use crate::ids::ShardName;
 use crate::placement::SlotMap;
-use crate::routing::{Setup, Shard, Shards};
+use crate::routing::{Endpoint, Setup, Shard, Shards};
 use crate::store;
 use crate::store::append::Appender;
 use crate::store::slots::Slots;
@@ -40,17 +40,6 @@ pub enum DatabaseError {
     OverBudget { server: String, over: OverBudget },
 }
 
-impl DatabaseError {
-    /// A server is slow, or has no connection free; a moment later it may be otherwise.
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Migrate(MigrateError::Database { error, .. }) => error.class().may_pass(),
-            Self::Topology(TopologyError::Database(error)) => error.class().may_pass(),
-            _ => false,
-        }
-    }
-}
-
 /// What a node has its data from. Cheap to clone.
 #[derive(Clone)]
 pub struct Databases {
@@ -70,9 +59,9 @@ impl Databases {
         let directory = Directory::new(directory_cluster(config, &budget, tasks));
         let shards = Shards::start(&config.shards, setup(config, &budget, None, store::STATEMENTS), tasks);
         shards.iter().for_each(|(_, shard)| tell_durability(config, shard));
-        patiently(async |until| check(directory.database(), Schema::Directory, until).await).await?;
+        check(directory.database(), Schema::Directory).await?;
         for (_, shard) in shards.iter() {
-            match patiently(async |until| check(shard, Schema::Shard, until).await).await {
+            match check(shard, Schema::Shard).await {
                 // The others can be served; this one is checked by whoever writes to it.
                 Err(DatabaseError::NoPrimary(shard)) => {
                     tracing::warn!(%shard, "no primary was found; its rooms can't be written to now");
@@ -82,7 +71,7 @@ impl Databases {
         }
         let slots = Slots::new(SlotMap::default(), shards.clone());
         let topology = Topology::new(shards.clone(), directory.database().clone(), slots.clone());
-        patiently(async |until| Ok(topology.open(until).await?)).await?;
+        topology.open(Instant::now() + PATIENCE).await?;
         topology.keep_claims(tasks);
         Ok(Self {
             directory,
@@ -107,9 +96,8 @@ impl Databases {
         let joining = Shard::start(shard, setup(&self.config, &budget, None, store::STATEMENTS), &tasks);
         tell_durability(&self.config, &joining);
         let checked = async {
-            let until = Instant::now() + PATIENCE;
-            check(&joining, Schema::Shard, until).await?;
-            self.topology.admit_newcomer(&joining, until).await?;
+            check(&joining, Schema::Shard).await?;
+            self.topology.admit_newcomer(&joining, Instant::now() + PATIENCE).await?;
             Ok(())
         };
         if let Err(error) = checked.await {
@@ -155,31 +143,34 @@ fn setup<'a>(
     }
 }
 
-/// Tries again what may pass, within [`PATIENCE`].
-async fn patiently(step: impl AsyncFn(Instant) -> Result<(), DatabaseError>) -> Result<(), DatabaseError> {
+/// Every server that answers must allow the connections of all nodes, and the
+/// database have the schema that this program needs. One that is slow is asked again.
+async fn check(database: &Shard, schema: Schema) -> Result<(), DatabaseError> {
     let until = Instant::now() + PATIENCE;
+    let name = database.name();
+    let found = database.primary(until).await;
+    database.asked(Instant::now() + FIRST_ANSWERS).await;
+    // Before connections are opened that others may need.
+    check_budget(database)?;
+    let absent = |_| DatabaseError::NoPrimary(name.clone());
+    let mut primary = found.map_err(absent)?;
     loop {
-        match step(until).await {
-            Err(error) if error.may_pass() && Instant::now() < until => {
-                tracing::warn!(%error, "a database can't be used yet; trying again");
+        match check_schema(name, &primary, schema).await {
+            Err(MigrateError::Database { error, .. })
+                if error.class().may_pass() && Instant::now() < until =>
+            {
+                tracing::warn!(database = %name, %error, "a database can't be used yet; trying again");
+                primary = database.primary(until).await.map_err(absent)?;
             }
-            ended => return ended,
+            ended => return Ok(ended?),
         }
     }
 }
 
-/// Every server that answers must allow the connections of all nodes, and the
-/// database have the schema that this program needs.
-async fn check(database: &Shard, schema: Schema, until: Instant) -> Result<(), DatabaseError> {
-    let name = database.name();
-    let primary = database.primary(until).await;
-    database.asked(Instant::now() + FIRST_ANSWERS).await;
-    // Before connections are opened that others may need.
-    check_budget(database)?;
-    let Ok(primary) = primary else { return Err(DatabaseError::NoPrimary(name.clone())) };
-    let failed = |error| migrate::not_connected(error, name.as_str());
-    let connection = primary.pool().get().await.map_err(failed)?;
-    Ok(migrate::require(&connection, schema, name.as_str()).await?)
+async fn check_schema(name: &ShardName, primary: &Endpoint, schema: Schema) -> Result<(), MigrateError> {
+    let connection = primary.pool().get().await;
+    let connection = connection.map_err(|error| migrate::not_connected(error, name.as_str()))?;
+    migrate::require(&connection, schema, name.as_str()).await
 }
 
 fn check_budget(database: &Shard) -> Result<(), DatabaseError> {

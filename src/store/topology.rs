@@ -142,15 +142,19 @@ impl Topology {
     /// Begins the topology if there is none: claims every shard's primary and
     /// hands out the slots as the ring proposes. All shards must answer for
     /// that; once it is done this only reads what is, and a shard that is away
-    /// is no error.
+    /// is no error. What fails and may pass is tried again: a server may be slow,
+    /// and another node that begins may hold the lock for longer than `lock_timeout`.
     pub async fn open(&self, deadline: Instant) -> Result<(), TopologyError> {
-        let directory = self.lock(deadline).await?;
-        let begun: bool = directory.query_one(&BEGUN, &[]).await?.get(0);
-        if !begun {
-            self.begin(&directory, deadline).await?;
-        }
-        directory.commit().await?;
-        drop(directory);
+        let begun = loop {
+            match self.find_or_begin(deadline).await {
+                Err(TopologyError::Database(error))
+                    if error.class().may_pass() && Instant::now() < deadline =>
+                {
+                    tracing::warn!(%error, "the topology can't be opened yet; trying again");
+                }
+                ended => break ended?,
+            }
+        };
         if begun {
             let claims = self.inner.shards.iter().map(|(_, shard)| self.claim(shard));
             for error in join_all(claims).await.into_iter().filter_map(Result::err) {
@@ -161,18 +165,17 @@ impl Topology {
         Ok(())
     }
 
-    /// A transaction on the directory that holds the topology's lock. Another
-    /// node that begins may hold it for longer than `lock_timeout`.
-    async fn lock(&self, deadline: Instant) -> Result<Lease, TopologyError> {
-        loop {
-            let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
-            directory.begin().await?;
-            match directory.query_one(&LOCK, &[&TOPOLOGY_LOCK]).await {
-                Ok(_) => return Ok(directory),
-                Err(error) if error.class() == Class::LockTimeout && Instant::now() < deadline => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Whether there was one before; under a lock that lets in one node at a time.
+    async fn find_or_begin(&self, deadline: Instant) -> Result<bool, TopologyError> {
+        let directory = self.inner.directory.primary(deadline).await?.pool().get().await?;
+        directory.begin().await?;
+        directory.query_one(&LOCK, &[&TOPOLOGY_LOCK]).await?;
+        let begun: bool = directory.query_one(&BEGUN, &[]).await?.get(0);
+        if !begun {
+            self.begin(&directory, deadline).await?;
         }
+        directory.commit().await?;
+        Ok(begun)
     }
 
     /// Keeps the claims true, in the background: a promoted primary is claimed,

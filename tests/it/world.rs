@@ -121,23 +121,6 @@ impl World {
         Client::connect(&self.cluster.url(), person).await
     }
 
-    /// What a replica answers: the primary does while the monitor has not heard of one
-    /// in time.
-    pub async fn by_replica(&self, api: &Api, path: &str) -> Answer {
-        let answered = async {
-            loop {
-                let answer = api.get(path).await.unwrap();
-                let served_by = answer.headers.get("roomgate-served-by").map(|by| by.to_str().unwrap());
-                if served_by.is_some_and(|by| by.starts_with("replica/")) {
-                    return answer;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let patience = Duration::from_secs(60);
-        tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| panic!("no replica answers {path}"))
-    }
-
     /// Waits until the balancer has found a node again.
     pub async fn balanced(&self) {
         let api = Api::new(&self.cluster.url());

@@ -12,13 +12,11 @@ use roomgate::protocol::server::ResyncReason;
 use roomgate::routing::{Freshness, Reason, ServedBy};
 use roomgate::store::history::{EventQuery, Head, PageOutcome, ReadError};
 
-use super::world::{EPOCH, Node, PATIENCE, World, at, eventually, reads, seqs};
+use super::world::{EPOCH, Node, PATIENCE, World, at, eventually, patient_reads, reads, seqs};
 
-/// Replicas qualify however late they are, and however late the monitor hears of
-/// them: only the answer can tell.
+/// Replicas qualify however late they are: only the answer can tell.
 fn any_age() -> config::Reads {
-    let monitor_timeout = Duration::from_secs(30);
-    config::Reads { max_stale: Duration::from_secs(600), monitor_timeout, ..reads() }
+    config::Reads { max_stale: Duration::from_secs(600), ..patient_reads() }
 }
 
 async fn lost(node: &Node, room: RoomId, after: Position) -> ResyncReason {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 use roomgate::config;
 use roomgate::ids::RoomId;
-use roomgate::routing::{Freshness, Reason, ServedBy};
+use roomgate::routing::{Freshness, Reason, ServedBy, Standing};
 
-use super::world::{Node, PATIENCE, World, eventually, reads};
+use super::world::{Node, PATIENCE, World, eventually, patient_reads, reads};
+use crate::stopwatch::Stopwatch;
 
 async fn served(node: &Node, room: RoomId, bound: Duration) -> (ServedBy, Option<Reason>) {
     let read = node.history.head(room, Freshness::MaxStale(bound)).await.unwrap();
@@ -34,14 +35,24 @@ async fn an_idle_replica_is_not_called_late() {
     let world = World::start(1).await;
     let room = world.room().await;
     world.replicated().await;
-    let node = world.node().await;
+    let watch = Stopwatch::start();
+    let bound = || reads().max_stale + watch.stood_still();
+    let node = world.node_with(patient_reads()).await;
     let admin = world.replicas[0].admin().await.unwrap();
     let by_clock = "SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp())::float8";
-    eventually("nothing has happened for longer than the bound", async || {
-        admin.query_one(by_clock, &[]).await.unwrap().get::<_, f64>(0) > 1.5
-    })
-    .await;
-    is_back(&node, room).await;
+    let mut known = node.shard().watch_known();
+    loop {
+        known.changed().await.unwrap();
+        let facts = known.borrow_and_update().facts[1].clone();
+        assert_eq!(facts.standing, Standing::Replica);
+        let staleness = facts.staleness(Instant::now()).unwrap();
+        assert!(staleness < bound(), "{staleness:?}");
+        let clock: f64 = admin.query_one(by_clock, &[]).await.unwrap().get(0);
+        if clock > 1.5 {
+            break;
+        }
+    }
+    assert_eq!(served(&node, room, bound()).await, (ServedBy::Replica("a-2".into()), None));
 }
 
 #[tokio::test]
