@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::config::{self, Config, Durability};
 use crate::db::migrate::{self, MigrateError, Schema};
-use crate::db::{Budget, OverBudget, Sql};
+use crate::db::{Budget, Class, DbError, OverBudget, Sql};
 use crate::directory::{self, Directory};
 use crate::ids::ShardName;
 use crate::placement::SlotMap;
@@ -36,6 +36,8 @@ pub enum DatabaseError {
     Topology(#[from] TopologyError),
     #[error("{0}: no primary was found in {PATIENCE:?}; is it running, and can it be reached?")]
     NoPrimary(ShardName),
+    #[error("{database}: {error}")]
+    Misconfigured { database: ShardName, error: Box<DbError> },
     #[error("{server}: too few connections: {over}")]
     OverBudget { server: String, over: OverBudget },
 }
@@ -57,7 +59,8 @@ impl Databases {
     pub async fn open(config: &Config, tasks: &Tasks) -> Result<Self, DatabaseError> {
         let budget = Budget::of(config);
         let directory = Directory::new(directory_cluster(config, &budget, tasks));
-        let shards = Shards::start(&config.shards, setup(config, &budget, None, store::STATEMENTS), tasks);
+        let shards =
+            Shards::start(&config.shards, setup(config, &budget, Schema::Shard, store::STATEMENTS), tasks);
         shards.iter().for_each(|(_, shard)| tell_durability(config, shard));
         check(directory.database(), Schema::Directory).await?;
         for (_, shard) in shards.iter() {
@@ -93,7 +96,8 @@ impl Databases {
     ) -> Result<(), DatabaseError> {
         let tasks = Tasks::new();
         let budget = Budget::of(all);
-        let joining = Shard::start(shard, setup(&self.config, &budget, None, store::STATEMENTS), &tasks);
+        let joining =
+            Shard::start(shard, setup(&self.config, &budget, Schema::Shard, store::STATEMENTS), &tasks);
         tell_durability(&self.config, &joining);
         let checked = async {
             check(&joining, Schema::Shard).await?;
@@ -122,14 +126,14 @@ fn tell_durability(config: &Config, shard: &Shard) {
 }
 
 fn directory_cluster(config: &Config, budget: &Budget, tasks: &Tasks) -> Shard {
-    let setup = setup(config, budget, Some("directory"), &[directory::STATEMENTS]);
+    let setup = setup(config, budget, Schema::Directory, &[directory::STATEMENTS]);
     Shard::start(&config.directory.as_shard(), setup, tasks)
 }
 
 fn setup<'a>(
     config: &'a Config,
     budget: &'a Budget,
-    search_path: Option<&'static str>,
+    schema: Schema,
     statements: &'static [&'static [&'static Sql]],
 ) -> Setup<'a> {
     Setup {
@@ -138,7 +142,7 @@ fn setup<'a>(
         budget,
         reads: &config.reads,
         lock_timeout: config.writes.lock_timeout,
-        search_path,
+        search_path: schema.namespace(),
         statements,
     }
 }
@@ -148,8 +152,9 @@ fn setup<'a>(
 async fn check(database: &Shard, schema: Schema) -> Result<(), DatabaseError> {
     let until = Instant::now() + PATIENCE;
     let name = database.name();
-    let found = database.primary(until).await;
     database.asked(Instant::now() + FIRST_ANSWERS).await;
+    refuse_misconfigured(database)?;
+    let found = database.primary(until).await;
     // Before connections are opened that others may need.
     check_budget(database)?;
     let absent = |_| DatabaseError::NoPrimary(name.clone());
@@ -171,6 +176,21 @@ async fn check_schema(name: &ShardName, primary: &Endpoint, schema: Schema) -> R
     let connection = primary.pool().get().await;
     let connection = connection.map_err(|error| migrate::not_connected(error, name.as_str()))?;
     migrate::require(&connection, schema, name.as_str()).await
+}
+
+/// Waiting doesn't mend a setting: without a primary that may be used, a node says at
+/// once which setting is wrong.
+fn refuse_misconfigured(database: &Shard) -> Result<(), DatabaseError> {
+    if database.primary_now().is_some() {
+        return Ok(());
+    }
+    let known = database.known();
+    let mut errors = known.facts.iter().filter_map(|facts| facts.error.as_ref());
+    let wrong = errors.find(|error| error.class() == Class::Misconfigured);
+    wrong.map_or(Ok(()), |error| {
+        let (database, error) = (database.name().clone(), Box::new(error.clone()));
+        Err(DatabaseError::Misconfigured { database, error })
+    })
 }
 
 fn check_budget(database: &Shard) -> Result<(), DatabaseError> {

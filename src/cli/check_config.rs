@@ -148,17 +148,13 @@ async fn ask(
         connect_timeout: config.pool.connect_timeout,
         statement_timeout: config.pool.statement_timeout,
         lock_timeout: config.writes.lock_timeout,
-        search_path: Some(schema.namespace()),
+        search_path: schema.namespace(),
     };
     let connection = Connector::new(endpoint, settings.clone(), tasks).connect().await?;
     let facts = ServerFacts::ask(&connection).await?;
     let missing = match &endpoint.pgbouncer {
         None => Vec::new(),
-        Some(_) => {
-            let search_path = settings.search_path.filter(|_| schema == Schema::Directory);
-            let pooled = Connector::pooled(endpoint, SessionSettings { search_path, ..settings }, tasks);
-            pooled.missing_settings(&pooled.connect().await?).await?
-        }
+        Some(_) => Connector::pooled(endpoint, settings.clone(), tasks).missing_settings().await?,
     };
     Ok((facts, migrate::require(&connection, schema, name).await, missing))
 }

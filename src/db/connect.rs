@@ -16,61 +16,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connection::Connection;
 use super::error::{Class, DbError};
+use super::notices::Notices;
+use super::settings::{Difference, FOUND, IN_A_SESSION, SessionSettings};
 use super::statements::{KnownTypes, Statements};
 use crate::config::{Endpoint, Tls};
 use crate::tasks::Tasks;
 use crate::tls::Trust;
-
-/// What a connection is for; becomes its settings on the server, if they are
-/// not the role's own behind a PgBouncer.
-#[derive(Debug, Clone)]
-pub struct SessionSettings {
-    /// Shown in `pg_stat_activity`, e.g. `roomgate/n1/append`.
-    pub application_name: String,
-    /// From TCP to "ready for query".
-    pub connect_timeout: Duration,
-    pub statement_timeout: Duration,
-    pub lock_timeout: Duration,
-    /// `directory` for the directory's tables, else the server's default.
-    pub search_path: Option<&'static str>,
-}
-
-/// Every statement of the gateway looks things up by key, so its plan is a
-/// nested loop over an index, and is made once. Left to itself, PostgreSQL plans
-/// those with short arrays anew each time, which costs several times what it
-/// takes to run them; and a plan made while a table was small, which is when a
-/// new shard's connections are opened, reads the whole table until the next
-/// ANALYZE, however large it has grown.
-pub const PLANNER: [(&str, &str); 6] = [
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-    ("enable_material", "off"),
-    // It looks at costs, which the switches above raise where nothing else is left.
-    ("jit", "off"),
-];
-
-impl SessionSettings {
-    /// What the server must be set to, as `pg_settings` shows it.
-    pub(super) fn wanted(&self) -> Vec<(&'static str, String)> {
-        let millis = |time: Duration| time.as_millis().to_string();
-        let mut wanted = vec![
-            ("statement_timeout", millis(self.statement_timeout)),
-            ("lock_timeout", millis(self.lock_timeout)),
-            ("idle_in_transaction_session_timeout", millis(self.statement_timeout * 2)),
-            ("TimeZone", "UTC".to_owned()),
-        ];
-        wanted.extend(PLANNER.map(|(name, value)| (name, value.to_owned())));
-        wanted.extend(self.search_path.map(|path| ("search_path", path.to_owned())));
-        wanted
-    }
-
-    fn options(&self) -> String {
-        let options = self.wanted().into_iter().map(|(name, value)| format!("-c {name}={value}"));
-        options.collect::<Vec<_>>().join(" ")
-    }
-}
 
 /// The way to one server, for one purpose.
 pub struct Connector {
@@ -79,6 +30,7 @@ pub struct Connector {
     trust: Trust,
     /// Through PgBouncer: what is known of statements.
     pooled: Option<Arc<KnownTypes>>,
+    advised: AtomicBool,
     tasks: Tasks,
 }
 
@@ -92,7 +44,14 @@ impl Connector {
     /// To the server itself.
     pub fn new(endpoint: &Endpoint, settings: SessionSettings, tasks: &Tasks) -> Self {
         let trust = Trust::new(endpoint.ca_file.clone());
-        Self { endpoint: endpoint.clone(), settings, trust, pooled: None, tasks: tasks.clone() }
+        Self {
+            endpoint: endpoint.clone(),
+            settings,
+            trust,
+            pooled: None,
+            advised: AtomicBool::new(false),
+            tasks: tasks.clone(),
+        }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -113,11 +72,78 @@ impl Connector {
         self.settings.connect_timeout
     }
 
-    /// Opens a connection and spawns the task that drives it.
+    /// Opens a connection, and spawns the task that drives it. Refuses a server
+    /// on which a setting breaks a guarantee.
+    ///
+    /// # Errors
+    /// [`Class::Misconfigured`] names the setting and the remedy.
     pub async fn connect(&self) -> Result<Connection, DbError> {
         let limit = self.timeout();
         let late = |_| self.failed(format!("no connection to {} in {limit:?}", self.endpoint.name));
-        timeout(limit, self.open()).await.map_err(late)?
+        timeout(limit, self.open_checked()).await.map_err(late)?
+    }
+
+    /// The statements that give the pool's role its settings behind a PgBouncer.
+    ///
+    /// # Errors
+    /// If no connection can be opened.
+    pub async fn missing_settings(&self) -> Result<Vec<String>, DbError> {
+        let limit = self.timeout();
+        let late = |_| self.failed(format!("no connection to {} in {limit:?}", self.endpoint.name));
+        let differences = async { self.differences(&self.open().await?).await };
+        let differences = timeout(limit, differences).await.map_err(late)??;
+        Ok(differences.iter().map(|difference| self.alter_role(difference)).collect())
+    }
+
+    async fn open_checked(&self) -> Result<Connection, DbError> {
+        let connection = self.open().await?;
+        if !self.is_pooled() {
+            connection.batch(IN_A_SESSION).await?;
+        }
+        let differences = self.differences(&connection).await?;
+        self.refuse(&differences)?;
+        if !differences.is_empty() && !self.advised.swap(true, Ordering::Relaxed) {
+            let endpoint = &self.endpoint.name;
+            tracing::error!(
+                endpoint,
+                "behind PgBouncer the role lacks settings of its own. {}",
+                self.remedy(&differences)
+            );
+        }
+        Ok(connection)
+    }
+
+    /// Compares the settings again, on a connection that is open: a server may
+    /// have read its configuration anew.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn check(&self, connection: &Connection) -> Result<(), DbError> {
+        self.refuse(&self.differences(connection).await?)
+    }
+
+    fn refuse(&self, differences: &[Difference]) -> Result<(), DbError> {
+        match differences.iter().find(|difference| difference.breaks_a_guarantee()) {
+            Some(first) => Err(first.refusal(&self.endpoint.name, &self.remedy(differences))),
+            None => Ok(()),
+        }
+    }
+
+    async fn differences(&self, connection: &Connection) -> Result<Vec<Difference>, DbError> {
+        Ok(self.settings.compare(&connection.query(&FOUND, &[&self.settings.names()]).await?))
+    }
+
+    fn remedy(&self, differences: &[Difference]) -> String {
+        if self.is_pooled() {
+            let statements: Vec<String> = differences.iter().map(|each| self.alter_role(each)).collect();
+            return format!("Run {}; then RECONNECT on PgBouncer's console", statements.join("; "));
+        }
+        let broken = differences.iter().filter(|difference| difference.breaks_a_guarantee());
+        broken.map(Difference::remedy).collect::<Vec<_>>().join(". ")
+    }
+
+    fn alter_role(&self, difference: &Difference) -> String {
+        difference.alter_role(&self.endpoint.user, &self.endpoint.database)
     }
 
     async fn open(&self) -> Result<Connection, DbError> {
@@ -150,18 +176,16 @@ impl Connector {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let not_replicated = Arc::new(AtomicBool::new(false));
-        let noticed = not_replicated.clone();
+        let notices = Notices::default();
+        let noticed = notices.clone();
         let name = self.endpoint.name.clone();
         self.tasks.spawn_for_handle("db-connection", async move {
             loop {
                 match poll_fn(|cx| driver.poll_message(cx)).await {
-                    // The notice comes before COMMIT's answer, and is noted here
-                    // before the driver hands that answer to whoever waits for it.
+                    // The notice arrives before the answer to COMMIT. It is noted here
+                    // before the driver passes that answer on.
                     Some(Ok(AsyncMessage::Notice(notice))) => {
-                        if Class::of_sqlstate(notice.code().code()) == Class::NotReplicated {
-                            noticed.store(true, Ordering::SeqCst);
-                        }
+                        noticed.note(notice.code().code(), notice.routine());
                         tracing::debug!(endpoint = name, code = notice.code().code(), "{}", notice.message());
                     }
                     Some(Ok(_)) => {}
@@ -177,7 +201,7 @@ impl Connector {
             Some(types) => Statements::Whole(types.clone()),
             None => Statements::Prepared(Mutex::default()),
         };
-        Connection::new(client, statements, not_replicated, self.settings.statement_timeout)
+        Connection::new(client, statements, notices, self.settings.statement_timeout)
     }
 
     /// Says of a server that isn't spoken to why; else what it said.

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bb8_postgres::tokio_postgres::types::ToSql;
@@ -14,6 +14,7 @@ use futures_util::{SinkExt, TryStreamExt};
 use tokio::time::timeout;
 
 use super::error::{Class, DbError};
+use super::notices::Notices;
 use super::statements::{Ready, Statements};
 use crate::metrics::EndpointMetrics;
 
@@ -35,8 +36,9 @@ pub struct Sql {
 pub struct Connection {
     client: Client,
     statements: Statements,
-    not_replicated: Arc<AtomicBool>,
+    notices: Notices,
     abandoned: AtomicBool,
+    stale: AtomicBool,
     in_transaction: AtomicBool,
     metrics: Option<EndpointMetrics>,
     /// With a statement; `None` is for ever.
@@ -57,14 +59,15 @@ impl Connection {
     pub(super) fn new(
         client: Client,
         statements: Statements,
-        not_replicated: Arc<AtomicBool>,
+        notices: Notices,
         statement_timeout: Duration,
     ) -> Self {
         Self {
             client,
             statements,
-            not_replicated,
+            notices,
             abandoned: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
             metrics: None,
             patience: (!statement_timeout.is_zero()).then_some(statement_timeout + LATE),
@@ -82,6 +85,20 @@ impl Connection {
         sql: &'static Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DbError> {
+        match self.query_once(sql, params).await {
+            Err(error) if self.can_repeat(&error, sql) => {}
+            rows => return self.replicated(sql.name, rows?),
+        }
+        // Boxed, since it is rare, and every query would be as large.
+        let rows = Box::pin(self.query_once(sql, params)).await?;
+        self.replicated(sql.name, rows)
+    }
+
+    async fn query_once(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DbError> {
         let ready = self.ready(sql).await?;
         self.watch(sql.name, ready.query(&self.client, sql, params)).await
     }
@@ -91,19 +108,55 @@ impl Connection {
         sql: &'static Sql,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, DbError> {
-        let ready = self.ready(sql).await?;
-        self.watch(sql.name, ready.query_opt(&self.client, sql, params)).await
+        let mut rows = self.query(sql, params).await?;
+        let row = rows.pop();
+        if rows.is_empty() { Ok(row) } else { Err(wrong_count(sql, rows.len() + 1)) }
     }
 
     pub async fn query_one(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Row, DbError> {
-        let ready = self.ready(sql).await?;
-        self.watch(sql.name, ready.query_one(&self.client, sql, params)).await
+        self.query_opt(sql, params).await?.ok_or_else(|| wrong_count(sql, 0))
     }
 
     /// How many rows it touched.
     pub async fn execute(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<u64, DbError> {
+        match self.execute_once(sql, params).await {
+            Err(error) if self.can_repeat(&error, sql) => {}
+            count => return self.replicated(sql.name, count?),
+        }
+        let count = Box::pin(self.execute_once(sql, params)).await?;
+        self.replicated(sql.name, count)
+    }
+
+    async fn execute_once(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<u64, DbError> {
         let ready = self.ready(sql).await?;
         self.watch(sql.name, ready.execute(&self.client, sql, params)).await
+    }
+
+    /// A statement that was prepared before a table changed has not run, and may be
+    /// prepared again. In a transaction it has taken the statements before it
+    /// along: then the whole connection is replaced, and the caller repeats the
+    /// transaction.
+    fn can_repeat(&self, error: &DbError, sql: &Sql) -> bool {
+        if error.class() != Class::Stale {
+            return false;
+        }
+        let in_transaction = self.in_transaction.load(Ordering::SeqCst);
+        if in_transaction {
+            self.stale.store(true, Ordering::SeqCst);
+        }
+        self.statements.forget(sql);
+        !in_transaction
+    }
+
+    /// Outside a transaction, a statement's answer is its commit's too.
+    fn replicated<T>(&self, what: &'static str, value: T) -> Result<T, DbError> {
+        if self.in_transaction.load(Ordering::SeqCst) || !self.replication_cancelled() {
+            return Ok(value);
+        }
+        let message = "committed on the primary, but a synchronous standby may not have it";
+        let error = DbError::new(Class::NotReplicated, what, message);
+        self.count(&error);
+        Err(error)
     }
 
     /// Rows in the text form of COPY; how many there were. Not in a transaction.
@@ -165,26 +218,25 @@ impl Connection {
 
     /// Statements without parameters, for schema work. Not for transactions.
     pub async fn batch(&self, text: &str) -> Result<(), DbError> {
-        self.watch("batch", self.client.batch_execute(text)).await
+        self.watch("batch", self.client.batch_execute(text)).await?;
+        self.replicated("batch", ())
     }
 
+    /// Begins a transaction in which each statement sees what was committed before
+    /// it began, whatever isolation level the server's administrator prefers.
     pub async fn begin(&self) -> Result<(), DbError> {
         self.in_transaction.store(true, Ordering::SeqCst);
-        self.watch("begin", self.client.batch_execute("BEGIN")).await
+        self.watch("begin", self.client.batch_execute(self.statements.begin())).await
     }
 
     /// `Ok` says that the server answered, which it also does when an earlier
     /// statement failed and it rolled back: every statement's answer counts.
     pub async fn commit(&self) -> Result<(), DbError> {
+        self.notices.awaits_commit(true);
         self.watch("commit", self.client.batch_execute("COMMIT")).await?;
+        self.notices.awaits_commit(false);
         self.in_transaction.store(false, Ordering::SeqCst);
-        if self.replication_cancelled() {
-            let message = "committed on the primary, but a synchronous standby may not have it";
-            let error = DbError::new(Class::NotReplicated, "commit", message);
-            self.count(&error);
-            return Err(error);
-        }
-        Ok(())
+        self.replicated("commit", ())
     }
 
     pub async fn rollback(&self) -> Result<(), DbError> {
@@ -222,15 +274,22 @@ impl Connection {
     /// A wait for synchronous replication was cancelled on this connection:
     /// what it committed must not be acked.
     pub fn replication_cancelled(&self) -> bool {
-        self.not_replicated.load(Ordering::SeqCst)
+        self.notices.replication_cancelled()
     }
 
     /// Must not be used again.
     pub fn is_broken(&self) -> bool {
         self.client.is_closed()
             || self.abandoned.load(Ordering::SeqCst)
+            || self.is_stale()
             || self.in_transaction.load(Ordering::SeqCst)
             || self.replication_cancelled()
+    }
+
+    /// A table changed after this connection's statements were prepared, which a
+    /// transaction noticed: those of other connections are as old.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::SeqCst)
     }
 
     /// The statement behind `sql`, prepared on first use.
@@ -279,6 +338,10 @@ impl Connection {
             metrics.error(error.class().as_str());
         }
     }
+}
+
+fn wrong_count(sql: &Sql, rows: usize) -> DbError {
+    DbError::new(Class::Other, sql.name, format!("{rows} rows came where one was expected"))
 }
 
 struct Running<'a> {

@@ -25,22 +25,28 @@ pub enum Class {
     PoolTimeout,
     /// 25006, or a recovery function on the wrong role: not the primary.
     ReadOnly,
-    /// Notice 01000: committed here, but perhaps on no standby.
+    /// The wait for a standby was cancelled: committed here, perhaps on no standby.
     NotReplicated,
+    /// 26000, 42P05, and the 0A000 of a cached plan: the connection's statements
+    /// were prepared before a table changed. The statement did not run.
+    Stale,
+    /// 42501, and the 42xxx and 3Fxxx of a missing table, column, function or
+    /// schema; a setting that breaks a guarantee. An operator must act.
+    Misconfigured,
     /// 53100, 58030: disk full or failing.
     Storage,
     /// 53200: out of memory or locks.
     OutOfMemory,
     /// 23505.
     UniqueViolation,
-    /// 22xxx, other 23xxx, 42xxx: a bug or bad input; never retried.
+    /// 22xxx, other 23xxx and 42xxx: a bug or bad input; never retried.
     BadInput,
     /// Anything else.
     Other,
 }
 
 impl Class {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Serialization,
         Self::Deadlock,
         Self::LockTimeout,
@@ -50,6 +56,8 @@ impl Class {
         Self::PoolTimeout,
         Self::ReadOnly,
         Self::NotReplicated,
+        Self::Stale,
+        Self::Misconfigured,
         Self::Storage,
         Self::OutOfMemory,
         Self::UniqueViolation,
@@ -69,6 +77,8 @@ impl Class {
             Self::PoolTimeout => "pool_timeout",
             Self::ReadOnly => "read_only",
             Self::NotReplicated => "not_replicated",
+            Self::Stale => "stale",
+            Self::Misconfigured => "misconfigured",
             Self::Storage => "storage",
             Self::OutOfMemory => "out_of_memory",
             Self::UniqueViolation => "unique_violation",
@@ -86,7 +96,13 @@ impl Class {
                 | Self::PoolTimeout
                 | Self::LockTimeout
                 | Self::Cancelled
+                | Self::Stale
         )
+    }
+
+    /// A transaction that may be repeated is worth it: the next one may succeed.
+    pub fn is_worth_another_transaction(self) -> bool {
+        !matches!(self, Self::BadInput | Self::Misconfigured | Self::Other | Self::Storage)
     }
 
     /// The connection can't be trusted any more.
@@ -104,7 +120,8 @@ impl Class {
             "53300" => Self::TooManyConnections,
             // 55000 is what `pg_current_wal_lsn()` answers during recovery.
             "25006" | "55000" => Self::ReadOnly,
-            "01000" => Self::NotReplicated,
+            "26000" | "42P05" => Self::Stale,
+            "42501" | "42P01" | "42703" | "42704" | "42883" | "3F000" => Self::Misconfigured,
             "53100" | "58030" => Self::Storage,
             "53200" => Self::OutOfMemory,
             "23505" => Self::UniqueViolation,
@@ -123,13 +140,13 @@ impl Class {
 pub struct DbError {
     class: Class,
     what: &'static str,
-    message: String,
-    sqlstate: Option<String>,
-    constraint: Option<String>,
+    message: Box<str>,
+    sqlstate: Option<Box<str>>,
+    constraint: Option<Box<str>>,
 }
 
 impl DbError {
-    pub fn new(class: Class, what: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(class: Class, what: &'static str, message: impl Into<Box<str>>) -> Self {
         Self { class, what, message: message.into(), sqlstate: None, constraint: None }
     }
 
@@ -147,12 +164,16 @@ impl DbError {
     }
 
     fn from_server(what: &'static str, server: &ServerError) -> Self {
+        // Other statements with this SQLSTATE ask for something that the server can't do.
+        let is_stale_plan = *server.code() == SqlState::FEATURE_NOT_SUPPORTED
+            && server.routine() == Some("RevalidateCachedQuery");
+        let class = if is_stale_plan { Class::Stale } else { Class::of_sqlstate(server.code().code()) };
         Self {
-            class: Class::of_sqlstate(server.code().code()),
+            class,
             what,
-            message: server.message().to_owned(),
-            sqlstate: Some(server.code().code().to_owned()),
-            constraint: server.constraint().map(str::to_owned),
+            message: server.message().into(),
+            sqlstate: Some(server.code().code().into()),
+            constraint: server.constraint().map(Box::from),
         }
     }
 
@@ -172,6 +193,23 @@ impl DbError {
     /// The violated constraint or index, if it was one.
     pub fn constraint(&self) -> Option<&str> {
         self.constraint.as_deref()
+    }
+
+    /// What an operator has to do, where nothing else helps.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self.sqlstate.as_deref()? {
+            "42501" => Some(
+                "Grant the gateway's role its privileges again with `roomgate migrate up`, or remove the row policy",
+            ),
+            "42P01" | "42703" | "42704" | "42883" | "3F000" => Some(
+                "A table, column or function was renamed or dropped, or a migration is missing: compare the \
+                 schema with `roomgate migrate status`, restore it, then run `roomgate migrate up`",
+            ),
+            "26000" | "42P05" => Some(
+                "If a PgBouncer stands between the gateway and the server, name it as the endpoint's `pgbouncer`",
+            ),
+            _ => None,
+        }
     }
 
     /// Inside a transaction that an earlier statement broke: look there.
@@ -195,9 +233,10 @@ impl fmt::Display for DbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} ({}", self.what, self.message, self.class.as_str())?;
         match &self.sqlstate {
-            Some(state) => write!(f, ", SQLSTATE {state})"),
-            None => f.write_str(")"),
+            Some(state) => write!(f, ", SQLSTATE {state})")?,
+            None => f.write_str(")")?,
         }
+        self.remedy().map_or(Ok(()), |remedy| write!(f, ". {remedy}"))
     }
 }
 
@@ -219,7 +258,14 @@ mod tests {
             ("08006", Class::Connection),
             ("53300", Class::TooManyConnections),
             ("25006", Class::ReadOnly),
-            ("01000", Class::NotReplicated),
+            ("26000", Class::Stale),
+            ("42501", Class::Misconfigured),
+            ("42P01", Class::Misconfigured),
+            ("42703", Class::Misconfigured),
+            ("3F000", Class::Misconfigured),
+            ("0A000", Class::Other),
+            // A warning is no error: see `Notices`.
+            ("01000", Class::Other),
             ("53100", Class::Storage),
             ("58030", Class::Storage),
             ("23505", Class::UniqueViolation),

@@ -5,15 +5,16 @@
 //! notices and statements, nor knows of abandoned queries.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bb8_postgres::bb8;
 
-use super::connect::{Connector, SessionSettings};
+use super::connect::Connector;
 use super::connection::{Connection, Sql};
 use super::error::{Class, DbError};
+use super::settings::SessionSettings;
 use crate::config;
 use crate::metrics::EndpointMetrics;
 use crate::tasks::Tasks;
@@ -56,7 +57,6 @@ impl Pool {
             connector: Connector::pooled(endpoint, settings, tasks),
             statements,
             generation: generation.clone(),
-            settings_told: AtomicBool::new(false),
             metrics: metrics.clone(),
         };
         let inner = bb8::Pool::builder()
@@ -84,7 +84,8 @@ impl Pool {
         let error = match connection {
             Ok(connection) => {
                 let (metrics, started) = (self.metrics.clone(), Instant::now());
-                return Ok(Lease { connection, metrics, started });
+                let generation = self.generation.clone();
+                return Ok(Lease { connection, generation, metrics, started });
             }
             Err(bb8::RunError::User(error)) => error,
             Err(bb8::RunError::TimedOut) => self.last_error.take().unwrap_or_else(|| {
@@ -117,6 +118,7 @@ impl Pool {
 /// A connection on loan; it goes back when dropped, or away if it is broken.
 pub struct Lease {
     connection: bb8::PooledConnection<'static, Manager>,
+    generation: Arc<AtomicU64>,
     metrics: EndpointMetrics,
     started: Instant,
 }
@@ -124,6 +126,15 @@ pub struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.metrics.connection_held(self.started.elapsed());
+        let Managed { connection, generation } = &*self.connection;
+        if connection.is_stale() {
+            // Once for all connections of its age, which are stale as well.
+            let (old, new) = (*generation, generation + 1);
+            if self.generation.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                let [shard, endpoint] = self.metrics.names();
+                tracing::info!(shard, endpoint, "a table changed; the pool replaces its connections");
+            }
+        }
     }
 }
 
@@ -139,7 +150,6 @@ struct Manager {
     connector: Connector,
     statements: &'static [&'static [&'static Sql]],
     generation: Arc<AtomicU64>,
-    settings_told: AtomicBool,
     metrics: EndpointMetrics,
 }
 
@@ -178,12 +188,6 @@ impl Manager {
         let generation = self.generation.load(Ordering::SeqCst);
         let started = Instant::now();
         let connection = self.connector.connect().await?;
-        if self.connector.is_pooled() && !self.settings_told.swap(true, Ordering::Relaxed) {
-            for missing in self.connector.missing_settings(&connection).await? {
-                let endpoint = &self.connector.endpoint().name;
-                tracing::error!(endpoint, "behind PgBouncer a role needs settings of its own: {missing}");
-            }
-        }
         let connection = connection.measured_by(self.metrics.clone());
         let left = self.connector.timeout().saturating_sub(started.elapsed());
         let statements = self.statements.concat();

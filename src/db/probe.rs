@@ -1,7 +1,6 @@
 //! What a server says about itself, for checks before it is used.
 
-use super::{Connection, ConnectionLimit, Connector, DbError, Row, Sql};
-use crate::config::Endpoint;
+use super::{Connection, ConnectionLimit, DbError, Sql};
 
 static FACTS: Sql = Sql {
     name: "server_facts",
@@ -34,27 +33,5 @@ impl ServerFacts {
             may_monitor: row.get(4),
             synchronous: row.get(5),
         })
-    }
-}
-
-static SETTINGS: Sql = Sql {
-    name: "server_settings",
-    text: "SELECT wanted.name, wanted.value
-             FROM unnest($1::text[], $2::text[]) AS wanted (name, value)
-             JOIN pg_settings AS found USING (name)
-            WHERE found.setting <> wanted.value",
-};
-
-impl Connector {
-    /// What its role must still be given by ALTER ROLE, as statements.
-    pub async fn missing_settings(&self, connection: &Connection) -> Result<Vec<String>, DbError> {
-        let (names, values): (Vec<&str>, Vec<String>) = self.settings().wanted().into_iter().unzip();
-        let missing = connection.query(&SETTINGS, &[&names, &values]).await?;
-        let Endpoint { user, database, .. } = self.endpoint();
-        let statement = |row: &Row| {
-            let (name, value): (&str, &str) = (row.get(0), row.get(1));
-            format!("ALTER ROLE \"{user}\" IN DATABASE \"{database}\" SET {name} = '{value}'")
-        };
-        Ok(missing.iter().map(statement).collect())
     }
 }

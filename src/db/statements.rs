@@ -9,6 +9,7 @@ use bb8_postgres::tokio_postgres::types::{ToSql, Type};
 use bb8_postgres::tokio_postgres::{Client, Error, Row, Statement};
 
 use super::connection::Sql;
+use super::settings::{BEGIN, IN_A_TRANSACTION};
 
 /// What one connection knows of statements.
 pub(super) enum Statements {
@@ -40,6 +41,22 @@ impl Statements {
             Self::Whole(types) => drop(locked(&types.0).insert(sql.name, statement.params().into())),
         }
     }
+
+    /// The text that begins a transaction.
+    pub fn begin(&self) -> &'static str {
+        match self {
+            Self::Prepared(_) => BEGIN,
+            Self::Whole(_) => IN_A_TRANSACTION,
+        }
+    }
+
+    /// Makes the next use prepare it again.
+    pub fn forget(&self, sql: &Sql) {
+        match self {
+            Self::Prepared(statements) => drop(locked(statements).remove(sql.name)),
+            Self::Whole(types) => drop(locked(&types.0).remove(sql.name)),
+        }
+    }
 }
 
 impl Ready {
@@ -47,25 +64,6 @@ impl Ready {
         match self {
             Self::Prepared(statement) => client.query(statement, params).await,
             Self::Whole(types) => client.query_typed(sql.text, &typed(params, types)).await,
-        }
-    }
-
-    pub async fn query_opt(
-        &self,
-        client: &Client,
-        sql: &Sql,
-        params: Params<'_>,
-    ) -> Result<Option<Row>, Error> {
-        match self {
-            Self::Prepared(statement) => client.query_opt(statement, params).await,
-            Self::Whole(types) => client.query_typed_opt(sql.text, &typed(params, types)).await,
-        }
-    }
-
-    pub async fn query_one(&self, client: &Client, sql: &Sql, params: Params<'_>) -> Result<Row, Error> {
-        match self {
-            Self::Prepared(statement) => client.query_one(statement, params).await,
-            Self::Whole(types) => client.query_typed_one(sql.text, &typed(params, types)).await,
         }
     }
 

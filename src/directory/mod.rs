@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::protocol::{Code, Refusal};
 use crate::routing::Shard;
+use crate::store::misconfigured;
 
 pub use accounts::{Account, AccountChange, Credentials, NewAccount};
 pub use erasures::Erasure;
@@ -113,6 +114,9 @@ impl DirectoryError {
             Self::SlugTaken => Refusal::new(Code::SlugTaken, "another room has this slug"),
             Self::RefreshTokenInvalid => Refusal::new(Code::Unauthenticated, "sign in again"),
             Self::NoPrimary => unavailable(),
+            Self::Database(error) if error.class() == Class::Misconfigured => {
+                misconfigured("the directory", error)
+            }
             Self::Database(error) if error.class() != Class::BadInput => {
                 tracing::warn!(%error, "the directory failed");
                 unavailable()
@@ -208,7 +212,10 @@ impl Directory {
 }
 
 fn is_worth_another_try(class: Class) -> bool {
-    matches!(class, Class::Connection | Class::ReadOnly | Class::Serialization | Class::Deadlock)
+    matches!(
+        class,
+        Class::Connection | Class::ReadOnly | Class::Serialization | Class::Deadlock | Class::Stale
+    )
 }
 
 /// For parameters that SQL multiplies with `interval '1 millisecond'`.

@@ -86,9 +86,7 @@ impl MoveError {
         match self {
             Self::Busy | Self::Locked(_) | Self::TooSlow | Self::StandbyBehind(_) => true,
             Self::SourceChanged(_) | Self::NotClaimed(_) | Self::NoPrimary(_) => true,
-            Self::Database(error) => {
-                !matches!(error.class(), Class::BadInput | Class::Other | Class::Storage)
-            }
+            Self::Database(error) => error.class().is_worth_another_transaction(),
             Self::NotThere(_) | Self::TwoOwners(..) | Self::Differs(_) => false,
         }
     }

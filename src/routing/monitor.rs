@@ -47,7 +47,14 @@ static LOOK: Sql = Sql {
        (SELECT count(*) FROM pg_stat_replication
          WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum')) AS synchronous,
        (SELECT count(*) FROM pg_stat_activity
-         WHERE backend_type = 'client backend' AND state <> 'idle') AS active
+         WHERE backend_type = 'client backend' AND state <> 'idle') AS active,
+       current_setting('fsync') = 'on'
+         AND current_setting('full_page_writes') = 'on'
+         AND current_setting('data_sync_retry') = 'off'
+         AND current_setting('ignore_invalid_pages') = 'off'
+         AND current_setting('zero_damaged_pages') = 'off'
+         AND current_setting('ignore_checksum_failure') = 'off'
+         AND current_setting('session_replication_role') = 'origin' AS keeps_its_word
   FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) AS role",
 };
 
@@ -68,7 +75,7 @@ struct Observed {
     answer: Option<Answer>,
     /// [`Endpoint::doubts`] when the answer was asked for.
     doubts: u64,
-    error: Option<String>,
+    error: Option<DbError>,
     over_budget: Option<OverBudget>,
     settled: bool,
     standing: Standing,
@@ -139,7 +146,7 @@ impl Monitor {
                 observed.answer = Some(answer);
             }
             Err(error) => {
-                observed.error = Some(error.to_string());
+                observed.error = Some(error);
                 observed.answer = None;
             }
         }
@@ -212,7 +219,8 @@ impl Monitor {
                 tracing::error!(shard, endpoint = name, why = fence.as_str(), "endpoint fenced off");
             }
             Standing::Down => {
-                let error = observed.error.as_deref().unwrap_or("doubted by a writer");
+                let doubted = || "doubted by a writer".to_owned();
+                let error = observed.error.as_ref().map_or_else(doubted, DbError::to_string);
                 tracing::warn!(shard, endpoint = name, error, "endpoint down");
             }
             _ => tracing::info!(shard, endpoint = name, ?standing, ?timeline, "endpoint seen"),
@@ -339,6 +347,9 @@ impl Probe {
         };
         let asked = Instant::now();
         let row = timeout(self.limit, connection.query_one(&LOOK, &[])).await.map_err(late)??;
+        if !row.get::<_, bool>("keeps_its_word") {
+            self.connector.check(&connection).await?;
+        }
         let answer = read_answer(asked, limit, &row)?;
         self.connection = Some((connection, limit));
         Ok(answer)
@@ -365,4 +376,18 @@ fn read_answer(asked: Instant, limit: ConnectionLimit, row: &Row) -> Result<Answ
         active_connections: row.get("active"),
         limit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::CHECKED;
+
+    #[test]
+    fn each_look_compares_every_checked_setting() {
+        for setting in CHECKED {
+            let condition = format!("current_setting('{}') = '{}'", setting.name, setting.value);
+            assert!(LOOK.text.contains(&condition), "{condition}");
+        }
+    }
 }

@@ -216,6 +216,14 @@ impl Route {
                 endpoint.breaker.failed(Instant::now(), false);
                 self.note(&target, Reason::Saturated, true);
             }
+            // Its connection was replaced; a connection that is new has new statements.
+            Class::Stale => self.note(&target, Reason::Saturated, true),
+            // A server with a wrong setting, which others may not have.
+            Class::Misconfigured if error.sqlstate().is_none() => {
+                endpoint.breaker.failed(Instant::now(), false);
+                self.note(&target, Reason::Down, true);
+            }
+            Class::Misconfigured => return false,
             Class::NotReplicated | Class::UniqueViolation | Class::BadInput | Class::Other => return false,
         }
         self.primary_tries < PRIMARY_TRIES && Instant::now() < self.deadline

@@ -15,7 +15,7 @@ use super::roles::{Claim, Fence, Standing, SystemId};
 use super::route::{Freshness, Route};
 use super::staleness::{Lsn, Timeline};
 use crate::config;
-use crate::db::{Budget, Class, OverBudget, Pool, SessionSettings, Sql};
+use crate::db::{Budget, Class, DbError, OverBudget, Pool, SessionSettings, Sql};
 use crate::ids::{NodeName, ShardName};
 use crate::metrics::{EndpointMetrics, ShardMetrics};
 use crate::placement::ShardIndex;
@@ -30,7 +30,7 @@ pub struct Setup<'a> {
     pub reads: &'a config::Reads,
     pub lock_timeout: Duration,
     /// `directory` for the directory's tables, else the server's default.
-    pub search_path: Option<&'static str>,
+    pub search_path: &'static str,
     /// Prepared on every pooled connection when it is made.
     pub statements: &'static [&'static [&'static Sql]],
 }
@@ -138,7 +138,7 @@ pub struct Facts {
     /// The server allows fewer connections than all nodes may open.
     pub over_budget: Option<OverBudget>,
     /// Why it is down.
-    pub error: Option<String>,
+    pub error: Option<DbError>,
 }
 
 impl Default for Facts {

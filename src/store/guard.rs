@@ -154,9 +154,7 @@ impl WriteError {
         match self {
             Self::NoOwner | Self::NotClaimed | Self::NoStandby => true,
             Self::NoPrimary(_) => false,
-            Self::Database(error) => {
-                !matches!(error.class(), Class::BadInput | Class::Other | Class::Storage)
-            }
+            Self::Database(error) => error.class().is_worth_another_transaction(),
         }
     }
 }

@@ -12,7 +12,8 @@ pub mod rooms;
 pub mod slots;
 pub mod topology;
 
-use crate::db::Sql;
+use crate::db::{DbError, Sql};
+use crate::protocol::{Code, Refusal};
 
 /// Prepared on every connection to a shard when it is made.
 pub const STATEMENTS: &[&[&Sql]] = &[
@@ -24,3 +25,15 @@ pub const STATEMENTS: &[&[&Sql]] = &[
     rooms::STATEMENTS,
     topology::STATEMENTS,
 ];
+
+/// The answer while a database lacks something that only an operator can give back.
+/// `database`: e.g. "the room's shard". The log names the remedy, since it may name
+/// tables and roles.
+pub fn misconfigured(database: &str, error: &DbError) -> Refusal {
+    tracing::error!(%error, "a database lacks a table, a privilege or a setting that the gateway needs");
+    let message = format!(
+        "{database} lacks a table, a privilege or a setting that the gateway needs; nothing was changed. \
+         An operator must act: the gateway's log names the remedy"
+    );
+    Refusal::new(Code::ShardUnavailable, message).retry_after_ms(1000)
+}

@@ -10,8 +10,8 @@ use roomgate::ids::UserId;
 use roomgate::log::Authority;
 use serde_json::json;
 
-use crate::Failure;
 use crate::plan::Plan;
+use crate::{Failure, hostile};
 
 pub struct World {
     pub cluster: Cluster,
@@ -62,6 +62,9 @@ impl World {
             }
         };
         let cluster = Cluster::start(&options, Arc::new(tell)).await?;
+        if plan.hostile {
+            hostile::set(&cluster).await?;
+        }
         let signer = signer(&cluster)?;
         let mut world = Self { cluster, signer, rooms: Vec::new(), _scratch: scratch };
         world.make_rooms(plan.rooms).await?;

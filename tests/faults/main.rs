@@ -17,6 +17,7 @@ mod fault;
 mod felt;
 mod fold;
 mod history;
+mod hostile;
 mod hunt;
 mod load;
 mod moves;

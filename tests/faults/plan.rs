@@ -44,6 +44,9 @@ pub struct Plan {
     /// Of every node, besides what all have.
     #[serde(default)]
     pub settings: Vec<(String, String)>,
+    /// The gateway's role has settings that would break the promise.
+    #[serde(default)]
+    pub hostile: bool,
     /// A bug in every node, for a gateway that was built with them.
     #[serde(default)]
     pub planted: Option<String>,
@@ -114,7 +117,7 @@ impl Plan {
         }
         steps.push(Step::new(Fault::FallSilent, 7_000, 3_000));
         let sync = length == Length::Long && is_sync(seed);
-        Self { sync, clients: 24, ..Self::of(seed, steps) }
+        Self { sync, hostile: true, clients: 24, ..Self::of(seed, steps) }
     }
 
     /// The hunt for a stale answer: many readers, and replicas that are late in
@@ -142,7 +145,7 @@ impl Plan {
         // One shard, so that whatever is in flight concerns it; and many rooms, so
         // that it is not the deliveries that take the time.
         let small = Self { shards: 1, rooms: 21, clients: 40, sync, replicas: 2, ..Self::of(seed, steps) };
-        Self { in_flight: 32, rush_ms: 1_000, pause_ms: 300, ..small }
+        Self { in_flight: 32, rush_ms: 1_000, pause_ms: 300, hostile: true, ..small }
     }
 
     /// These steps under the usual load.
@@ -163,6 +166,7 @@ impl Plan {
             rush_ms: 0,
             steps,
             settings: Vec::new(),
+            hostile: false,
             planted: None,
             restart: false,
             shapes: None,

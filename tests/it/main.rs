@@ -43,6 +43,7 @@ mod rolling_restart;
 mod routing;
 mod search;
 mod session;
+mod settings;
 mod signals;
 mod slow;
 mod starts;

@@ -10,7 +10,7 @@ use crate::world::{Person, World};
 /// Statements that a node runs without a request: its monitors (`monitor`, `disk`,
 /// `server_facts`), checks and jobs, and the frame of connections and transactions. Each entry
 /// is the beginning of a name.
-const BACKGROUND: [&str; 24] = [
+const BACKGROUND: [&str; 25] = [
     "active_slots",
     "begin",
     "commit",
@@ -34,6 +34,7 @@ const BACKGROUND: [&str; 24] = [
     "shard_",
     "slug_unfinished",
     "snapshot_",
+    "ticket_sweep",
     "visits_",
 ];
 

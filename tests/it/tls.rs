@@ -53,7 +53,7 @@ fn connector(endpoint: &Endpoint, tasks: &Tasks) -> Connector {
         connect_timeout: Duration::from_secs(10),
         statement_timeout: Duration::from_secs(10),
         lock_timeout: Duration::from_secs(1),
-        search_path: None,
+        search_path: "public",
     };
     Connector::new(endpoint, settings, tasks)
 }

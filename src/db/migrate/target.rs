@@ -67,7 +67,7 @@ impl Target {
             // A backfill takes as long as it takes.
             statement_timeout: Duration::ZERO,
             lock_timeout: self.settings.lock_timeout,
-            search_path: Some(self.schema.namespace()),
+            search_path: self.schema.namespace(),
         };
         let connection = Connector::new(&endpoint, settings, &self.tasks).connect().await?;
         let in_recovery = connection.query_one(&IN_RECOVERY, &[]).await?.get(0);

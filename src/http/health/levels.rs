@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::thresholds::{
     CONNECTIONS, DISK, FALLBACKS, LAG, POOL_USE, QUERY_P95, SLOW_QUERIES, SUBMIT_P99, TRANSACTIONS,
 };
+use crate::db::DbError;
 use crate::routing::{Facts, Standing};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -65,7 +66,8 @@ pub fn endpoint(facts: &Facts, staleness: Option<Duration>, load: Load) -> Verdi
     let mut verdict = Verdict::default();
     match facts.standing {
         Standing::Down => {
-            let error = facts.error.as_deref().unwrap_or("it has not answered yet");
+            let silent = || "it has not answered yet".to_owned();
+            let error = facts.error.as_ref().map_or_else(silent, DbError::to_string);
             verdict.note(Level::Warn, format!("down: {error}"));
         }
         Standing::Fenced(fence) => {
@@ -160,6 +162,7 @@ pub fn work(submit_p99_seconds: Option<f64>, slow_queries_per_minute: f64) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::Class;
     use crate::routing::Fence;
 
     const IDLE: Load = Load { in_use: 0, max: 20, waiting: 0, breaker_closed: true, disk_used_ratio: None };
@@ -215,13 +218,16 @@ mod tests {
 
     #[test]
     fn every_finding_is_told_and_the_worst_counts() {
-        let down = Facts { error: Some("connection refused".to_owned()), ..Facts::default() };
+        let down = Facts {
+            error: Some(DbError::new(Class::Connection, "connect", "connection refused")),
+            ..Facts::default()
+        };
         let verdict = endpoint(&down, None, Load { in_use: 20, waiting: 3, breaker_closed: false, ..IDLE });
         assert_eq!(verdict.status, Level::Critical);
         assert_eq!(
             verdict.why,
             [
-                "down: connection refused",
+                "down: connect: connection refused (connection)",
                 "20 of 20 connections in use, 3 wait for one",
                 "reads stay away: it failed them"
             ]

@@ -8,6 +8,7 @@ use super::transaction::Cause;
 use crate::db::{Class, DbError};
 use crate::log::Submit;
 use crate::protocol::{Code, Refusal};
+use crate::store::misconfigured;
 
 /// What the culprit is told, once it is alone.
 pub(super) fn culprit(submit: &Submit, cause: &Cause) -> Refusal {
@@ -16,6 +17,7 @@ pub(super) fn culprit(submit: &Submit, cause: &Cause) -> Refusal {
         Cause::Db(error) if is_about_a_value(error) && submit.operation.shape_id().is_some() => {
             Refusal::new(Code::InvalidShape, "the shape holds a value that can't be stored")
         }
+        Cause::Db(error) if error.class() == Class::Misconfigured => misconfigured("the room's shard", error),
         _ => Refusal::new(Code::Internal, "this submit can't be stored"),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::transaction::{Cause, Locked};
 use crate::db::{Class, DbError};
 use crate::protocol::{Code, Refusal};
+use crate::store::misconfigured;
 
 /// The unique index that keeps an op from having two effects.
 const OP_INDEX: &str = "room_event_op";
@@ -42,7 +43,7 @@ pub(super) fn next(cause: &Cause, locked: Locked, retries: u32) -> Next {
 
 fn after_error(error: &DbError, locked: Locked, retries: u32) -> Next {
     match error.class() {
-        Class::Serialization | Class::Deadlock | Class::NotReplicated => Next::Retry,
+        Class::Serialization | Class::Deadlock | Class::NotReplicated | Class::Stale => Next::Retry,
         // Once more as it is; then perhaps it is too much for one statement.
         Class::Cancelled if retries == 0 => Next::Retry,
         Class::Cancelled | Class::OutOfMemory => Next::HalveOrRetry,
@@ -51,7 +52,7 @@ fn after_error(error: &DbError, locked: Locked, retries: u32) -> Next {
         Class::Connection | Class::ReadOnly => Next::Reconnect,
         Class::TooManyConnections | Class::PoolTimeout | Class::Storage => Next::Wait,
         Class::UniqueViolation if error.constraint() == Some(OP_INDEX) => Next::Retry,
-        Class::UniqueViolation | Class::BadInput | Class::Other => Next::Halve,
+        Class::UniqueViolation | Class::BadInput | Class::Misconfigured | Class::Other => Next::Halve,
     }
 }
 
@@ -73,6 +74,9 @@ pub(super) fn refusal(cause: Option<&Cause>) -> Refusal {
         }
         Some(Cause::Db(error)) if matches!(error.class(), Class::TooManyConnections | Class::PoolTimeout) => {
             (Code::Overloaded, "the room's shard takes no more connections; nothing was written")
+        }
+        Some(Cause::Db(error)) if error.class() == Class::Misconfigured => {
+            return misconfigured("the room's shard", error);
         }
         _ => (Code::ShardUnavailable, "the room's shard can't be written now; nothing was written"),
     };
@@ -99,6 +103,8 @@ mod tests {
             (Class::PoolTimeout, Next::Wait),
             (Class::ReadOnly, Next::Reconnect),
             (Class::NotReplicated, Next::Retry),
+            (Class::Stale, Next::Retry),
+            (Class::Misconfigured, Next::Halve),
             (Class::Storage, Next::Wait),
             (Class::OutOfMemory, Next::HalveOrRetry),
             (Class::UniqueViolation, Next::Halve),

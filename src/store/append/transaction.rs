@@ -133,7 +133,7 @@ pub(super) async fn read(
     };
     // Sent in this order, each with a snapshot of its own: what is read after
     // the locks is what the locks protect.
-    let (locks, facts) = future::join(
+    let (locks, facts) = Box::pin(future::join(
         future::join3(
             connection.begin(),
             connection.query(lock_slots, &[&SLOT_LOCKS, &wanted.slots]),
@@ -145,7 +145,7 @@ pub(super) async fn read(
             connection.query(&statements::OPS, &[&wanted.op_rooms, &wanted.op_users, &wanted.ops]),
             unless_empty(connection, &statements::MEMBERS, &wanted.members),
         ),
-    )
+    ))
     .await;
     // The first error in the order of sending is the cause of those after it.
     let (begun, slots, heads) = locks;

@@ -22,7 +22,7 @@ pub use past::Behind;
 pub use retention::Expired;
 pub use statements::{STATEMENTS, Unreadable};
 
-use crate::db::DbError;
+use crate::db::{Class, DbError};
 use crate::ids::{RoomId, UserId};
 use crate::log::Event;
 use crate::placement::{ShardIndex, slot_of};
@@ -30,6 +30,7 @@ use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::protocol::{Code, Json, Refusal};
 use crate::routing::{Shards, Unavailable};
+use crate::store::misconfigured;
 use crate::store::slots::Slots;
 use pages::Pages;
 use read::{Asked, Reader};
@@ -169,6 +170,9 @@ impl ReadError {
             Self::Lost(ResyncReason::AheadOfLog) => Code::AheadOfLog,
             Self::Lost(ResyncReason::BelowRetention) => Code::BelowRetention,
             Self::Unavailable(unavailable) => return unavailable.clone().into(),
+            Self::Database(error) if error.class() == Class::Misconfigured => {
+                return misconfigured("the room's shard", error);
+            }
             Self::NoOwner(_) | Self::Database(_) => {
                 let message = "the room can't be read just now";
                 return Refusal::new(Code::Unavailable, message).retry_after_ms(1000);

@@ -71,7 +71,10 @@ async fn attempt(
 }
 
 fn passes(error: &DbError) -> bool {
-    matches!(error.class(), Class::LockTimeout | Class::Deadlock | Class::Serialization | Class::Connection)
+    matches!(
+        error.class(),
+        Class::LockTimeout | Class::Deadlock | Class::Serialization | Class::Connection | Class::Stale
+    )
 }
 
 async fn write(

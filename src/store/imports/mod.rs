@@ -27,6 +27,7 @@ use crate::log::{Authority, Digest, Submit};
 use crate::protocol::{Code, Operation, Refusal, Shape};
 use crate::routing::{NoPrimary, Shard, Shards};
 use crate::store::guard::WriteError;
+use crate::store::misconfigured;
 use crate::store::slots::Slots;
 
 /// How long the last transaction is tried for, and one batch of lines.
@@ -161,6 +162,9 @@ impl From<ImportError> for Refusal {
         let again = |message: &'static str| Self::new(Code::ShardUnavailable, message).retry_after_ms(1000);
         match error {
             ImportError::Refused(refusal) => refusal,
+            ImportError::Write(WriteError::Database(error)) if error.class() == Class::Misconfigured => {
+                misconfigured("the room's shard", &error)
+            }
             ImportError::Write(WriteError::Database(error)) if error.class() == Class::BadInput => {
                 tracing::error!(%error, "an import can't be stored");
                 Self::new(Code::Internal, "something is wrong here; the operators know")

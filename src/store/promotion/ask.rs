@@ -46,7 +46,7 @@ pub(super) fn settings() -> SessionSettings {
         connect_timeout: LIMIT,
         statement_timeout: LIMIT,
         lock_timeout: LIMIT,
-        search_path: None,
+        search_path: "public",
     }
 }
 

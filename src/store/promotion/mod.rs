@@ -245,9 +245,8 @@ impl Promotion {
             search_path,
             statements: &[],
         };
-        let directory =
-            Shard::start(&self.config.directory.as_shard(), setup(Some("directory")), &self.tasks);
-        let shard = Shard::start(&self.shard, setup(None), &self.tasks);
+        let directory = Shard::start(&self.config.directory.as_shard(), setup("directory"), &self.tasks);
+        let shard = Shard::start(&self.shard, setup("public"), &self.tasks);
         let promoted = shard.endpoints().iter().find(|known| known.name() == endpoint).cloned();
         let promoted = promoted.ok_or_else(|| Refusal::NotAStandby(endpoint.to_owned()))?;
         Ok(topology::claim_promoted(&directory, &shard, &promoted, deadline).await?)

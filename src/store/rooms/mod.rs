@@ -28,6 +28,7 @@ use crate::db::{Class, DbError, Sql};
 use crate::protocol::{Code, Refusal};
 use crate::routing::{NoPrimary, Shard, Shards, Unavailable};
 use crate::store::guard::WriteError;
+use crate::store::misconfigured;
 use crate::store::slots::Slots;
 
 pub use admit::{Admitted, Key};
@@ -156,6 +157,9 @@ impl From<RoomsError> for Refusal {
                 tracing::warn!(%error, "a room can't be reached");
                 Self::new(Code::ShardUnavailable, "the room's shard can't be written now; try again")
                     .retry_after_ms(1_000)
+            }
+            RoomsError::Database(error) if error.class() == Class::Misconfigured => {
+                misconfigured("the room's shard", &error)
             }
             RoomsError::Database(error) if error.class() != Class::BadInput => {
                 tracing::warn!(%error, "a room can't be reached");

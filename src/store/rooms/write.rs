@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{NewRoom, Rooms, RoomsError};
-use crate::db::{Class, Connection, DbError, Sql};
+use crate::db::{Connection, DbError, Sql};
 use crate::ids::RoomId;
 use crate::placement::slot_of;
 use crate::routing::Shard;
@@ -121,5 +121,5 @@ async fn insert(connection: &Connection, new: &NewRoom) -> Result<(), DbError> {
 /// All changes may be repeated, so a lost answer, even to COMMIT, is too.
 fn is_worth_another_try(error: &RoomsError) -> bool {
     let RoomsError::Database(error) = error else { return false };
-    !matches!(error.class(), Class::BadInput | Class::Other | Class::Storage)
+    error.class().is_worth_another_transaction()
 }

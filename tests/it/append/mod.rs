@@ -7,4 +7,4 @@ mod locks;
 mod plans;
 mod proxy;
 pub mod replication;
-mod world;
+pub mod world;

@@ -71,7 +71,7 @@ async fn duplicate_in_sync_waits_for_replication() {
     assert_eq!((ack.position.seq.0, ack.duplicate), (2, true));
 }
 
-async fn cancel_replication_waits(world: &World) {
+pub async fn cancel_replication_waits(world: &World) {
     let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     while world.admin.query_one(cancel, &[]).await.unwrap().get::<_, i64>(0) == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -155,7 +155,7 @@ impl Node {
             budget: &budget,
             reads: &config::Reads::default(),
             lock_timeout: writes.lock_timeout,
-            search_path: None,
+            search_path: "public",
             statements: &[STATEMENTS],
         };
         let shards = Shards::start(&shards, setup, &tasks);

@@ -108,7 +108,7 @@ fn setup<T>(statements: &'static [&'static [&'static Sql]], start: impl FnOnce(S
         budget: &Budget::new(&node, &pool, std::iter::empty()),
         reads: &config::Reads::default(),
         lock_timeout: Duration::from_millis(250),
-        search_path: None,
+        search_path: "public",
         statements,
     })
 }

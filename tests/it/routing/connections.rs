@@ -105,7 +105,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up_in_time_and_named() 
         connect_timeout: Duration::from_millis(200),
         statement_timeout: Duration::from_secs(5),
         lock_timeout: Duration::from_secs(1),
-        search_path: None,
+        search_path: "public",
     };
     let limits = config::Pool { acquire_timeout: Duration::from_secs(1), min_idle: 0, ..Default::default() };
     let metrics = EndpointMetrics::new("a", "a-1");

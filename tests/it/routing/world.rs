@@ -186,7 +186,7 @@ impl Node {
             budget: &budget,
             reads: &reads,
             lock_timeout: Duration::from_millis(250),
-            search_path: None,
+            search_path: "public",
             statements: &[],
         };
         let configured: Vec<config::Shard> = shards

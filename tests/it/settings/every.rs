@@ -1,0 +1,127 @@
+//! Each setting that a role may be given, with its most hostile values.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roomgate::db::{Connector, SessionSettings};
+use roomgate::tasks::Tasks;
+
+use super::classes::is_decided;
+use crate::append::world::{World, message, put};
+
+/// A value that only makes connecting take for ever.
+const NOT_TRIED: [&str; 1] = ["post_auth_delay"];
+
+/// A setting of the server, as `pg_settings` describes it.
+struct Known {
+    name: String,
+    category: String,
+    kind: String,
+    values: Vec<String>,
+    is_of_a_session: bool,
+}
+
+async fn all(world: &World) -> Vec<Known> {
+    let ask = "SELECT name, category, vartype,
+                      CASE vartype WHEN 'bool' THEN ARRAY['on', 'off']
+                                   WHEN 'enum' THEN enumvals
+                                   WHEN 'string' THEN '{}'
+                                   ELSE ARRAY[min_val, max_val] END,
+                      context IN ('user', 'superuser', 'backend', 'superuser-backend')
+                 FROM pg_settings WHERE context <> 'internal' ORDER BY name";
+    let rows = world.admin.query(ask, &[]).await.unwrap();
+    let known = |row: &tokio_postgres::Row| Known {
+        name: row.get(0),
+        category: row.get(1),
+        kind: row.get(2),
+        values: row.get(3),
+        is_of_a_session: row.get(4),
+    };
+    rows.iter().map(known).collect()
+}
+
+/// Texts have no list of values: those that PostgreSQL takes and that could hurt.
+fn texts(name: &str) -> &'static [&'static str] {
+    match name {
+        "search_path" => &["pg_catalog", ""],
+        "DateStyle" => &["SQL, DMY", "German"],
+        "TimeZone" => &["Asia/Kathmandu"],
+        "default_table_access_method" => &["heap"],
+        "lc_messages" => &["C"],
+        "role" => &["pg_monitor"],
+        _ => &[],
+    }
+}
+
+#[tokio::test]
+async fn each_setting_of_postgres_is_set_checked_or_harmless() {
+    let world = World::start().await;
+    let undecided: Vec<String> = all(&world)
+        .await
+        .iter()
+        .filter(|known| !is_decided(&known.name, &known.category))
+        .map(|known| format!("{} ({}, {})", known.name, known.category, known.kind))
+        .collect();
+    assert!(undecided.is_empty(), "decide about:\n{}", undecided.join("\n"));
+}
+
+#[tokio::test]
+async fn no_setting_of_the_role_changes_an_ack() {
+    let world = World::start().await;
+    let endpoint = world.server.endpoint();
+    let settings = SessionSettings {
+        application_name: "roomgate/settings".to_owned(),
+        connect_timeout: Duration::from_secs(10),
+        statement_timeout: Duration::from_secs(10),
+        lock_timeout: Duration::from_millis(250),
+        search_path: "public",
+    };
+    let connector = Connector::new(&endpoint, settings, &Tasks::new());
+    let mut outcomes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for known in all(&world).await.iter().filter(|known| known.is_of_a_session) {
+        let texts = texts(&known.name).iter().map(|&text| text.to_owned());
+        let values = known.values.iter().cloned().chain(texts);
+        for value in values.filter(|_| !NOT_TRIED.contains(&known.name.as_str())) {
+            let Known { name, .. } = known;
+            let set = format!("ALTER ROLE roomgate SET {name} = '{value}'");
+            if world.admin.batch_execute(&set).await.is_err() {
+                outcomes.entry("not a value for a role").or_default().push(format!("{name} = {value}"));
+                continue;
+            }
+            let outcome = match connector.connect().await {
+                Ok(_) => {
+                    an_ack_is_true(&world, name, &value).await;
+                    "kept"
+                }
+                Err(error) => {
+                    let told = error.to_string();
+                    assert!(
+                        told.contains(name.as_str()) && told.contains("needs"),
+                        "{name} = {value}: {told}"
+                    );
+                    "refused by name"
+                }
+            };
+            outcomes.entry(outcome).or_default().push(format!("{name} = {value}"));
+            world.sql(&format!("ALTER ROLE roomgate RESET {name}")).await;
+        }
+    }
+    for (outcome, settings) in &outcomes {
+        println!("{outcome}: {}: {}", settings.len(), settings.join(", "));
+    }
+    assert!(outcomes["kept"].len() > 200, "{} values were tried", outcomes["kept"].len());
+    assert!(outcomes["refused by name"].iter().any(|each| each.starts_with("session_replication_role")));
+}
+
+/// One effect for an op, one order, and nothing but what was acked.
+async fn an_ack_is_true(world: &World, name: &str, value: &str) {
+    let (node, room) = (world.node().await, world.room().await);
+    let told = |what: &str| format!("{name} = {value}: {what}");
+    let first = node.submit(put(room, "a", "s", 1)).ack().await;
+    let again = node.submit(put(room, "a", "s", 1)).ack().await;
+    let second = node.submit(message(room, "b", "it's \\ NULL")).ack().await;
+    let seqs = [first, again, second].map(|ack| (ack.position.seq.0, ack.duplicate));
+    assert_eq!(seqs, [(1, false), (1, true), (2, false)], "{}", told("acks"));
+    let ops: Vec<String> = world.log(room).await.into_iter().map(|(_, op)| op).collect();
+    assert_eq!(ops, ["a", "b"], "{}", told("the log"));
+}
