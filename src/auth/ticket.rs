@@ -74,11 +74,9 @@ impl Verifier {
             return Err(refused());
         }
         let rules = self.rules.load();
-        let header = jsonwebtoken::decode_header(ticket).map_err(|_| refused())?;
-        let key = header.kid.as_deref().and_then(|kid| rules.keys.verifying.get(kid)).ok_or_else(refused)?;
+        let key = rules.key_of(ticket).ok_or_else(refused)?;
         let mut validation = rules.validation(key.algorithm);
         validation.set_audience(&[audience(&rules)]);
-        validation.leeway = 0;
         let body = jsonwebtoken::decode::<Body>(ticket, &key.key, &validation).map_err(|_| refused())?.claims;
         let expires_at = UnixMillis((body.exp.min(u64::from(u32::MAX)) * 1000) as i64);
         let now = UnixMillis::now();

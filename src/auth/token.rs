@@ -2,24 +2,26 @@
 //!
 //! A token is accepted only if its `kid` names a key we hold, its algorithm is
 //! that key's one algorithm, and `exp`, `aud`, `iss` and `sub` are present, well
-//! formed and ours. Nothing in a token chooses how it is verified.
+//! formed and ours. Nothing in a token chooses how it is verified, and a header that
+//! asks for an extension is refused.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::errors::ErrorKind;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use jsonwebtoken::{Header, Validation};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::keys::{KeyError, Keys, Signing};
+use super::keys::{KeyError, Keys, Signing, Verifying};
 use super::revocations::{Revocation, Revocations};
 use crate::clock::UnixMillis;
 use crate::config;
 use crate::ids::UserId;
 use crate::log::Authority;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{Code, Refusal, strict};
 
 /// Tolerated difference between the issuer's clock and ours.
 const LEEWAY: Duration = Duration::from_secs(5);
@@ -27,11 +29,14 @@ const LEEWAY: Duration = Duration::from_secs(5);
 /// Longer tokens are refused unread.
 const TOKEN_MAX_BYTES: usize = 8 * 1024;
 
+/// How deep a token's header may nest; a key in it needs two levels.
+const HEADER_DEPTH: usize = 8;
+
 /// A name longer than this is cut: it travels with every presence message.
 const NAME_MAX_CHARS: usize = 64;
 
 /// The last second of the year 9999: later expiries are treated as this one.
-const LATEST_EXPIRY: u64 = 253_402_300_799;
+const LATEST_TIME: u64 = 253_402_300_799;
 
 /// The scope that may act in any room, on behalf of any user.
 const SERVER_SCOPE: &str = "server";
@@ -62,10 +67,11 @@ pub struct Issued {
 struct Body {
     iss: Option<String>,
     sub: String,
-    /// A whole number of seconds; a string or fraction is refused.
-    exp: u64,
+    exp: NumericDate,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<NumericDate>,
     #[serde(default)]
-    iat: Option<u64>,
+    iat: Option<NumericDate>,
     /// Other issuers may use it for what is no UUID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<serde_json::Value>,
@@ -73,6 +79,24 @@ struct Body {
     name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
+}
+
+/// Seconds since 1970, perhaps with a fraction (RFC 7519, 2).
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+#[serde(transparent)]
+struct NumericDate(f64);
+
+impl NumericDate {
+    fn millis(self) -> UnixMillis {
+        UnixMillis((self.0.clamp(0.0, LATEST_TIME as f64) * 1000.0) as i64)
+    }
+}
+
+/// As a whole number: other verifiers may take nothing else.
+impl Serialize for NumericDate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0 as u64)
+    }
 }
 
 #[derive(Serialize)]
@@ -117,11 +141,10 @@ impl Verifier {
             return Err(refused());
         }
         let rules = self.rules.load();
-        let header = jsonwebtoken::decode_header(token).map_err(|_| refused())?;
-        let key = header.kid.as_deref().and_then(|kid| rules.keys.verifying.get(kid)).ok_or_else(refused)?;
-        let body = jsonwebtoken::decode::<Body>(token, &key.key, &rules.validation(key.algorithm))
-            .map_err(|error| refusal_for(error.kind()))?
-            .claims;
+        let key = rules.key_of(token).ok_or_else(refused)?;
+        let decoded = jsonwebtoken::decode::<Body>(token, &key.key, &rules.validation(key.algorithm));
+        let body = decoded.map_err(|_| refused())?.claims;
+        check_times(&body)?;
         let claims = claims(body)?;
         if self.is_revoked(&claims) { Err(refused()) } else { Ok(claims) }
     }
@@ -179,13 +202,22 @@ impl Rules {
         })
     }
 
+    /// The key that the header names. None if the header asks for an extension
+    /// (`crit`: RFC 7515, 4.1.11) or for a body without base64: neither exists here.
+    pub(super) fn key_of(&self, token: &str) -> Option<&Verifying> {
+        let bytes = BASE64.decode(token.split('.').next()?).ok()?;
+        let header = strict::object(std::str::from_utf8(&bytes).ok()?, HEADER_DEPTH).ok()?;
+        let is_plain = !header.contains_key("crit") && header.get("b64").is_none_or(|b64| *b64 == true);
+        self.keys.verifying.get(header.get("kid")?.as_str()?).filter(|_| is_plain)
+    }
+
+    /// Without the times, of which `jsonwebtoken` takes no huge and no early ones.
     pub(super) fn validation(&self, algorithm: jsonwebtoken::Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
-        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        validation.set_required_spec_claims(&["aud", "iss", "sub"]);
         validation.set_audience(&[&self.audience]);
         validation.set_issuer(&[&self.issuer]);
-        validation.leeway = LEEWAY.as_secs();
-        validation.validate_nbf = true;
+        validation.validate_exp = false;
         validation
     }
 }
@@ -198,18 +230,22 @@ fn claims(body: Body) -> Result<Claims, Refusal> {
     };
     let server = body.scope.is_some_and(|scope| scope.split(' ').any(|word| word == SERVER_SCOPE));
     let authority = if server { Authority::Server } else { Authority::Member };
-    let millis = |seconds: u64| UnixMillis((seconds.min(LATEST_EXPIRY) * 1000) as i64);
+    // To the second, so that a sign-out ends what was made in its own second.
+    let issued_at = body.iat.map(|NumericDate(seconds)| NumericDate(seconds.floor()).millis());
     let login = body.sid.as_ref().and_then(|sid| sid.as_str()).and_then(|sid| Uuid::parse_str(sid).ok());
-    Ok(Claims { user, name, expires_at: millis(body.exp), issued_at: body.iat.map(millis), login, authority })
+    Ok(Claims { user, name, expires_at: body.exp.millis(), issued_at, login, authority })
 }
 
-fn refusal_for(kind: &ErrorKind) -> Refusal {
-    match kind {
-        ErrorKind::ExpiredSignature => {
-            Refusal::new(Code::TokenExpired, "the token has expired; get a new one")
-        }
-        _ => refused(),
+/// Of a token that is valid otherwise.
+fn check_times(body: &Body) -> Result<(), Refusal> {
+    let (now, leeway) = (UnixMillis::now().0 as f64 / 1000.0, LEEWAY.as_secs_f64());
+    if body.exp.0 < 0.0 || body.nbf.is_some_and(|nbf| nbf.0 > now + leeway) {
+        return Err(refused());
     }
+    if body.exp.0 + leeway < now {
+        return Err(Refusal::new(Code::TokenExpired, "the token has expired; get a new one"));
+    }
+    Ok(())
 }
 
 fn refused() -> Refusal {
@@ -234,7 +270,7 @@ impl Signer {
     pub fn issue(&self, user: &UserId, name: Option<&str>, authority: Authority) -> Result<Issued, Refusal> {
         let rules = self.rules.load();
         let now = UnixMillis::now().0.unsigned_abs() / 1000;
-        let exp = now.saturating_add(self.lifetime.as_secs()).min(LATEST_EXPIRY);
+        let exp = now.saturating_add(self.lifetime.as_secs()).min(LATEST_TIME);
         let scope = match authority {
             Authority::Server => Some(SERVER_SCOPE.to_owned()),
             Authority::Member => None,
@@ -242,8 +278,9 @@ impl Signer {
         let body = Body {
             iss: Some(rules.issuer.clone()),
             sub: user.as_str().to_owned(),
-            exp,
-            iat: Some(now),
+            exp: NumericDate(exp as f64),
+            nbf: None,
+            iat: Some(NumericDate(now as f64)),
             sid: self.login.map(|login| login.to_string().into()),
             name: name.map(str::to_owned),
             scope,

@@ -1,5 +1,3 @@
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
@@ -191,6 +189,99 @@ fn malformed_claims_are_refused() {
 }
 
 #[test]
+fn times_of_any_number_are_accepted() {
+    let later = in_seconds(60);
+    // Of a JSON text, so that a number keeps its form.
+    let signed = |times: String| {
+        let body =
+            format!("{{\"iss\":\"https://issuer.test\",\"aud\":\"roomgate\",\"sub\":\"alice\",{times}}}");
+        sign(&serde_json::from_str(&body).unwrap())
+    };
+    for (times, expires_at) in [
+        (format!("\"exp\":{later}.25"), later * 1000 + 250),
+        (format!("\"exp\":{later}.0,\"iat\":1.5,\"nbf\":0.1"), later * 1000),
+        (format!("\"exp\":{later},\"iat\":-1,\"nbf\":-1.5"), later * 1000),
+        (format!("\"exp\":{later},\"iat\":null,\"nbf\":null"), later * 1000),
+        ("\"exp\":4.2e9".to_owned(), 4_200_000_000_000),
+        ("\"exp\":1e20".to_owned(), LATEST_TIME as i64 * 1000),
+        ("\"exp\":1e308".to_owned(), LATEST_TIME as i64 * 1000),
+    ] {
+        let claims = verifier().verify(&signed(times.clone())).expect(&times);
+        assert_eq!(claims.expires_at, UnixMillis(expires_at), "{times}");
+    }
+    let claims = verifier().verify(&signed(format!("\"exp\":{later},\"iat\":7.9"))).unwrap();
+    assert_eq!(claims.issued_at, Some(UnixMillis(7000)), "a sign-out in that second ends it");
+    for (times, code) in [
+        (format!("\"exp\":{}.5", in_seconds(-7)), Code::TokenExpired),
+        ("\"exp\":1.7e9".to_owned(), Code::TokenExpired),
+        ("\"exp\":0".to_owned(), Code::TokenExpired),
+        ("\"exp\":-0.5".to_owned(), Code::Unauthenticated),
+        (format!("\"exp\":{later},\"nbf\":{later}.5"), Code::Unauthenticated),
+        (format!("\"exp\":{later},\"nbf\":1e300"), Code::Unauthenticated),
+        (format!("\"exp\":{later},\"nbf\":\"0\""), Code::Unauthenticated),
+        (format!("\"exp\":{later},\"iat\":\"0\""), Code::Unauthenticated),
+        ("\"exp\":\"NaN\"".to_owned(), Code::Unauthenticated),
+        ("\"exp\":true".to_owned(), Code::Unauthenticated),
+    ] {
+        assert_eq!(verifier().verify(&signed(times.clone())).unwrap_err().code, code, "{times}");
+    }
+}
+
+/// Signed with a header of this text.
+fn sign_with_header(header: &str) -> String {
+    let message = format!("{}.{}", BASE64.encode(header), BASE64.encode(body().to_string()));
+    let key = EncodingKey::from_secret(SECRET);
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[test]
+fn a_header_that_asks_for_an_extension_is_refused() {
+    let header = |more: &str| format!("{{\"alg\":\"HS256\",\"kid\":\"hs\"{more}}}");
+    for more in [
+        "",
+        ",\"typ\":\"JWT\"",
+        ",\"typ\":\"at+jwt\"",
+        ",\"typ\":\"application/at+jwt\"",
+        ",\"b64\":true",
+        ",\"x-own\":{\"a\":[1]}",
+    ] {
+        assert!(verifier().verify(&sign_with_header(&header(more))).is_ok(), "{more}");
+    }
+    for more in [
+        ",\"crit\":[\"exp\"],\"exp\":1",
+        ",\"crit\":[\"http://example.invalid/UNDEFINED\"],\"http://example.invalid/UNDEFINED\":true",
+        ",\"crit\":[\"b64\"],\"b64\":true",
+        ",\"crit\":[\"b64\"],\"b64\":false",
+        ",\"crit\":[\"alg\"]",
+        ",\"crit\":[\"absent\"]",
+        ",\"crit\":[]",
+        ",\"crit\":null",
+        ",\"crit\":\"exp\"",
+        ",\"crit\":{}",
+        ",\"b64\":false",
+        ",\"kid\":\"hs\"",
+        ",\"alg\":\"HS256\"",
+        ",\"x\":1,\"x\":2",
+        ",\"typ\":7",
+    ] {
+        assert_unauthenticated(&sign_with_header(&header(more)));
+    }
+}
+
+#[test]
+fn an_audience_may_be_one_of_several() {
+    for (aud, accepted) in [
+        (json!(["roomgate"]), true),
+        (json!(["another", "roomgate"]), true),
+        (json!(["another"]), false),
+        (json!(["roomgate", 7]), false),
+    ] {
+        assert_eq!(verifier().verify(&sign(&with(json!({"aud": aud})))).is_ok(), accepted, "{aud}");
+    }
+}
+
+#[test]
 fn an_expired_token_says_so_but_a_forged_one_never_does() {
     let stale = with(json!({"exp": in_seconds(-31)}));
     assert_eq!(verifier().verify(&sign(&stale)).unwrap_err().code, Code::TokenExpired);
@@ -215,7 +306,7 @@ fn tampered_truncated_and_huge_tokens_are_refused() {
 #[test]
 fn an_expiry_beyond_all_calendars_doesnt_overflow() {
     let claims = verifier().verify(&sign(&with(json!({"exp": u64::MAX})))).unwrap();
-    assert_eq!(claims.expires_at, UnixMillis(LATEST_EXPIRY as i64 * 1000));
+    assert_eq!(claims.expires_at, UnixMillis(LATEST_TIME as i64 * 1000));
 }
 
 #[test]
