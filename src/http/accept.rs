@@ -89,6 +89,9 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS_MAX)
+        // A client may end its side once it has asked. Without this, hyper drops the
+        // request's handler then.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut stopped = false;

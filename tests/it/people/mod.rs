@@ -6,6 +6,7 @@ mod described;
 mod doors;
 mod erased;
 mod guesses;
+mod half_closed;
 mod half_made;
 mod imported;
 mod invites;

@@ -9,12 +9,12 @@ use tokio::net::TcpStream;
 
 use crate::world::World;
 
-fn address(world: &World) -> String {
+pub fn address(world: &World) -> String {
     world.cluster().nodes()[0].url().replace("http://", "")
 }
 
 /// Sends bytes and reads until the other side closes.
-async fn raw(world: &World, request: &[u8]) -> String {
+pub async fn raw(world: &World, request: &[u8]) -> String {
     let mut tcp = TcpStream::connect(address(world)).await.unwrap();
     // The server may answer and close before it has taken everything.
     tcp.write_all(request).await.ok();
@@ -24,7 +24,7 @@ async fn raw(world: &World, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn get(path: &str, headers: &str) -> Vec<u8> {
+pub fn get(path: &str, headers: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: gate.test\r\nConnection: close\r\n{headers}\r\n").into_bytes()
 }
 
