@@ -206,6 +206,19 @@ text_id!(
     |s| (1..=64).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
 );
 
+impl Slug {
+    /// Digits alone name a room by its id, wherever a room may be named by either.
+    /// Rooms that were made before that was a rule may have such a slug.
+    pub fn is_digits(&self) -> bool {
+        self.0.bytes().all(|byte| byte.is_ascii_digit())
+    }
+
+    /// The id that it reads as.
+    pub fn as_id(&self) -> Option<RoomId> {
+        self.0.parse().ok().filter(|_| self.is_digits())
+    }
+}
+
 impl SessionId {
     /// 60 random bits: enough to be unique among all sessions ever alive.
     pub fn random() -> Self {

@@ -6,12 +6,12 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::error::{Answer, ApiError};
-use crate::ids::{InvalidId, InviteId, RoomId, Slug, UserId};
+use crate::ids::{InvalidId, InviteId, Slug, UserId};
 use crate::protocol::RoomRef;
 use crate::store::rooms::RoomsError;
 use crate::store::rooms::refusals::no_such_invite;
 
-/// An id or a slug. Digits alone are an id.
+/// An id or a slug.
 pub(super) struct RoomPath(pub RoomRef);
 
 #[derive(IntoParams)]
@@ -28,10 +28,7 @@ impl FromRequestParts<App> for RoomPath {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let text = segment(parts, app, "room").await?;
-        let named = match text.parse::<u64>() {
-            Ok(id) => RoomId::new(id).map(RoomRef::Id),
-            Err(_) => Slug::new(&text).map(RoomRef::Slug),
-        };
+        let named = Slug::new(&text).map(RoomRef::Slug).or_else(|_| text.parse().map(RoomRef::Id));
         // What can't be a room isn't one.
         named.map(Self).map_err(|_: InvalidId| RoomsError::Unknown.into())
     }

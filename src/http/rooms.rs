@@ -33,7 +33,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Deserialize, ToSchema)]
 #[schema(as = CreateRoom)]
 pub(super) struct Create {
-    #[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9-]{2,62}$")]
+    /// Not of digits alone, which name a room by its id.
+    #[schema(
+        value_type = String, min_length = 3, max_length = 63,
+        pattern = "^([0-9]*[a-z]|[0-9]+-)[a-z0-9-]*$",
+    )]
     slug: Slug,
     /// The slug, if it has none.
     #[schema(min_length = 1, max_length = 128)]
@@ -122,6 +126,9 @@ pub(super) fn check_name(name: &str) -> Answer<()> {
 
 /// Without the password's hash, which takes time.
 fn checked(room: RoomId, owner: &UserId, wish: &Create) -> Answer<NewRoom> {
+    if wish.slug.is_digits() {
+        return Err(ApiError::bad_message("digits alone are a room's id: a slug has a letter or - as well"));
+    }
     let name = wish.name.as_deref().unwrap_or(wish.slug.as_str());
     check_name(name)?;
     let access = match (&wish.password, wish.access) {

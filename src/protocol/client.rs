@@ -93,6 +93,7 @@ pub struct Join {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoomRef {
     Id(RoomId),
+    /// An id first, if it is one of digits alone.
     Slug(Slug),
 }
 

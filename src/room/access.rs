@@ -112,16 +112,14 @@ impl Access {
     /// The room, if the bearer of `claims` may decide on it and its people: its
     /// owners, and servers. A first look: whoever writes judges again.
     pub async fn managed(&self, claims: &Claims, room: &RoomRef) -> Result<RoomId, Refusal> {
-        let id = self.resolve(room).await?;
         if claims.authority == Authority::Server {
-            return Ok(id);
+            return self.resolve(room).await;
         }
-        let (user, deadline) = (Some(&claims.user), Instant::now() + PATIENCE);
+        let (user, deadline) = (&claims.user, Instant::now() + PATIENCE);
         for freshness in [Freshness::MaxStale(self.max_stale), Freshness::Primary] {
-            let wanted = Wanted { room: id, user, freshness, deadline };
-            let found = self.rooms.find(wanted).await?;
+            let found = self.find(room, user, freshness, deadline).await?;
             if found.facts.is_owned_by(&claims.user, found.membership) {
-                return Ok(id);
+                return Ok(found.facts.room);
             }
         }
         Err(owners_only())
@@ -147,9 +145,8 @@ impl Access {
         room: &RoomRef,
         freshness: Option<Freshness>,
     ) -> Result<Found, Refusal> {
-        let id = self.resolve(room).await?;
         let deadline = Instant::now() + PATIENCE;
-        let (found, verdict) = self.judged(id, &claims.user, freshness, deadline).await?;
+        let (found, verdict) = self.judged(room, &claims.user, freshness, deadline).await?;
         match verdict {
             _ if claims.authority == Authority::Server => Ok(found),
             Verdict::Removed => Err(removed()),
@@ -158,21 +155,46 @@ impl Access {
         }
     }
 
-    /// The id behind a name.
+    /// The id behind a name. A server can name a room with a slug of digits by its id
+    /// alone: its requests are not looked up before they are carried out.
     pub async fn resolve(&self, room: &RoomRef) -> Result<RoomId, Refusal> {
         match room {
             RoomRef::Id(id) => Ok(*id),
-            RoomRef::Slug(slug) => {
-                let id = self.directory.room_by_slug(slug).await.map_err(|error| error.refusal())?;
-                id.ok_or_else(|| RoomsError::Unknown.into())
+            RoomRef::Slug(slug) => match slug.as_id() {
+                Some(id) => Ok(id),
+                None => self.by_slug(slug).await,
+            },
+        }
+    }
+
+    async fn by_slug(&self, slug: &Slug) -> Result<RoomId, Refusal> {
+        let id = self.directory.room_by_slug(slug).await.map_err(|error| error.refusal())?;
+        id.ok_or_else(|| RoomsError::Unknown.into())
+    }
+
+    /// The room that is meant. If digits are no room's id, an old room may have them
+    /// as its slug. The id comes first at every door: else that old room would be
+    /// found in the place of another one.
+    async fn find(
+        &self,
+        room: &RoomRef,
+        user: &UserId,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<Found, Refusal> {
+        let wanted = |room| Wanted { room, user: Some(user), freshness, deadline };
+        match (self.rooms.find(wanted(self.resolve(room).await?)).await, room) {
+            (Err(RoomsError::Unknown), RoomRef::Slug(slug)) if slug.as_id().is_some() => {
+                Ok(self.rooms.find(wanted(self.by_slug(slug).await?)).await?)
             }
+            (found, _) => Ok(found?),
         }
     }
 
     async fn admit(&self, user: &UserId, room: &RoomRef, shown: Shown<'_>) -> Result<Admission, Refusal> {
-        let id = self.resolve(room).await?;
         let deadline = Instant::now() + PATIENCE;
-        let (found, verdict) = self.judged(id, user, None, deadline).await?;
+        let (found, verdict) = self.judged(room, user, None, deadline).await?;
+        let id = found.facts.room;
         match (verdict, shown.invite) {
             (Verdict::Archived, _) => Err(archived()),
             (Verdict::Enter(role), Some(invite)) if role < Role::Owner => {
@@ -221,7 +243,8 @@ impl Access {
         user: &UserId,
         deadline: Instant,
     ) -> Result<Admission, Refusal> {
-        let (found, verdict) = self.judged(room, user, Some(Freshness::Primary), deadline).await?;
+        let (found, verdict) =
+            self.judged(&RoomRef::Id(room), user, Some(Freshness::Primary), deadline).await?;
         match verdict {
             Verdict::Enter(role) => Ok(Admission::new(found.facts, role)),
             Verdict::Archived => Err(archived()),
@@ -234,21 +257,20 @@ impl Access {
     /// The room and what it says to `user`; if that is no, by the primary.
     async fn judged(
         &self,
-        room: RoomId,
+        room: &RoomRef,
         user: &UserId,
         freshness: Option<Freshness>,
         deadline: Instant,
     ) -> Result<(Found, Verdict), Refusal> {
-        let default = Freshness::MaxStale(self.max_stale);
-        let mut wanted = Wanted { room, user: Some(user), freshness: freshness.unwrap_or(default), deadline };
+        let mut freshness = freshness.unwrap_or(Freshness::MaxStale(self.max_stale));
         loop {
-            let found = self.rooms.find(wanted).await?;
+            let found = self.find(room, user, freshness, deadline).await?;
             let verdict = judge(&found.facts, found.membership, user);
             let sure = matches!(verdict, Verdict::Enter(_)) || found.served_by == ServedBy::Primary;
-            if sure || wanted.freshness == Freshness::Primary {
+            if sure || freshness == Freshness::Primary {
                 return Ok((found, verdict));
             }
-            wanted.freshness = Freshness::Primary;
+            freshness = Freshness::Primary;
         }
     }
 

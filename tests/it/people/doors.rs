@@ -1,6 +1,6 @@
 //! Rooms over HTTP: made, found, entered.
 
-use roomgate::dev::Answer;
+use roomgate::dev::{Answer, connect};
 use serde_json::{Value, json};
 
 use crate::client::rect;
@@ -84,6 +84,60 @@ async fn a_slug_is_taken_once_and_what_is_no_room_is_refused() {
     for nowhere in ["0", "4242424242", "99999999999999999999", "no-such-room", "NO", "%2e%2e", "%00"] {
         let answer = world.api(&alice).get(&format!("/v1/rooms/{nowhere}")).await.unwrap();
         refused(&answer, 404, "room_unknown");
+    }
+}
+
+#[tokio::test]
+async fn a_slug_that_reads_as_an_id_is_refused() {
+    let world = World::shared();
+    let alice = world.person("alice");
+    let room = world.room(&alice, "open").await;
+    for slug in ["1073420500", "000", "007", "9007199254740991", "9007199254740992", &"9".repeat(63)] {
+        let answer = world.api(&alice).post("/v1/rooms", &json!({"slug": slug})).await.unwrap();
+        refused(&answer, 400, "bad_message");
+    }
+    let answer = world.api(&alice).post("/v1/rooms", &json!({"slug": room.to_string()})).await.unwrap();
+    refused(&answer, 400, "bad_message");
+    for slug in [format!("1{:x}-", rand::random::<u64>()), format!("{}-", rand::random::<u64>())] {
+        world.room_called(&alice, &slug, "open").await;
+    }
+}
+
+/// Such rooms were made before slugs of digits were refused.
+#[tokio::test]
+async fn an_old_slug_of_digits_is_one_room_at_every_door() {
+    let world = World::shared();
+    let alice = world.person("alice");
+    let directory = connect(&world.cluster().shards()[0].primary().admin_dsn()).await.unwrap();
+    let called = async |slug: &str| {
+        let room = world.room(&alice, "open").await;
+        let rename = "UPDATE directory.slug SET slug = $2 WHERE room_id = $1";
+        assert_eq!(directory.execute(rename, &[&(room as i64), &slug]).await.unwrap(), 1);
+        room
+    };
+    let other = world.room(&alice, "open").await;
+    // Random, as ids are; the second is beyond all ids, the third is an id.
+    let digits = (1 << 50) + rand::random_range(0..1_u64 << 50);
+    for (slug, is_id) in
+        [(digits.to_string(), false), (format!("99{digits}{digits}"), false), (other.to_string(), true)]
+    {
+        let old = called(&slug).await;
+        let expected = if is_id { other } else { old };
+        for node in 0..3 {
+            let found = world.api_of(node, &alice).get(&format!("/v1/rooms/{slug}")).await.unwrap();
+            assert_eq!(found.json()["room"], expected, "node {node}, {slug}: {}", found.text);
+            let events = world.api_of(node, &alice).get(&format!("/v1/rooms/{slug}/events")).await.unwrap();
+            assert_eq!(events.status, 200, "{}", events.text);
+            let mut client = world.client(node, &alice).await;
+            let joined = client.ask(&json!({"type": "join", "slug": slug}), "joined").await;
+            assert_eq!(joined["room"], expected, "node {node}, {slug}: {joined}");
+            let found = world.api_of(node, &alice).get(&format!("/v1/rooms/{old}")).await.unwrap();
+            assert_eq!(found.json()["room"], old, "by its id");
+        }
+        let patch = json!({"name": "still ours"}).to_string();
+        let (api, path) = (world.api(&alice), format!("/v1/rooms/{slug}"));
+        let changed = api.send("PATCH".parse().unwrap(), &path, Some(patch)).await.unwrap();
+        assert_eq!(changed.json()["room"], expected, "{slug}");
     }
 }
 
