@@ -57,7 +57,7 @@ pub(super) struct Wish {
     patch, path = "/v1/rooms/{room}", tag = "rooms",
     summary = "Changes the room; by owners",
     params(RoomParam),
-    request_body = Wish,
+    request_body(content((Wish = "application/json"), (Wish = "application/merge-patch+json"))),
     responses((status = 200, description = "The room", body = schemas::Room)),
 )]
 pub(super) async fn alter(

@@ -5,17 +5,23 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::App;
+use super::content::Content;
 use super::error::{Answer, ApiError};
 use crate::protocol::{Code, strict};
 
-const JSON_TYPE: &str = "application/json";
+const JSON_TYPES: &[&str] = &["application/json"];
+/// Of a PATCH: here each takes a merge patch, which has a type of its own (RFC 7396).
+const PATCH_TYPES: &[&str] = &["application/json", "application/merge-patch+json"];
+
+/// Some editors begin a file with it. It is no part of the text.
+pub(super) const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// A body that has not arrived by then is given up.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,25 +55,33 @@ impl<T: DeserializeOwned> FromRequest<App> for OptionalJson<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
             || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
-        let text = if has_body { text(request, BODY_BYTES).await? } else { "{}".to_owned() };
-        parse(&text, app.limits.configured().json_depth).map(OptionalJson)
+        let text = if has_body { text(request, BODY_BYTES).await? } else { String::new() };
+        let text = if text.is_empty() { "{}" } else { &text };
+        parse(text, app.limits.configured().json_depth).map(OptionalJson)
     }
 }
 
 /// The body as text, if it is JSON by its header and has at most `most` bytes.
 pub(super) async fn text(request: Request, most: usize) -> Answer<String> {
-    check_content_type(request.headers(), JSON_TYPE)?;
-    let bytes = in_time(request.into_body(), most).await?;
-    String::from_utf8(bytes.into()).map_err(|_| ApiError::new(Code::BadJson, "the body is not UTF-8"))
+    let types = if request.method() == Method::PATCH { PATCH_TYPES } else { JSON_TYPES };
+    check_content_type(request.headers(), types)?;
+    let (head, body) = request.into_parts();
+    let bytes = in_time(Content::of(&head.headers, body)?, most).await?;
+    let text = String::from_utf8(bytes.into());
+    let text = text.map_err(|_| ApiError::new(Code::BadJson, "the body is not UTF-8"))?;
+    Ok(text.strip_prefix(BYTE_ORDER_MARK).map(str::to_owned).unwrap_or(text))
 }
 
-/// A body of at most 64 KiB, whatever it is.
-pub(super) async fn whole(body: Body) -> Answer<Bytes> {
-    in_time(body, BODY_BYTES).await
+/// The request with its body read and decoded: at most 64 KiB of any type.
+pub(super) async fn whole(request: Request) -> Answer<Request<Bytes>> {
+    let (mut head, body) = request.into_parts();
+    let bytes = in_time(Content::of(&head.headers, body)?, BODY_BYTES).await?;
+    head.headers.remove(header::CONTENT_ENCODING);
+    Ok(Request::from_parts(head, bytes))
 }
 
-async fn in_time(body: Body, most: usize) -> Answer<Bytes> {
-    tokio::time::timeout(BODY_TIMEOUT, collect(body, most)).await.map_err(|_| late())?
+async fn in_time(content: Content, most: usize) -> Answer<Bytes> {
+    tokio::time::timeout(BODY_TIMEOUT, collect(content, most)).await.map_err(|_| late())?
 }
 
 pub(super) fn late() -> ApiError {
@@ -81,19 +95,14 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str, depth: usize) -> Answer<T> 
     serde_json::from_value(Value::Object(object)).map_err(|error| ApiError::bad_message(error.to_string()))
 }
 
-async fn collect(mut body: Body, most: usize) -> Answer<Bytes> {
+async fn collect(mut content: Content, most: usize) -> Answer<Bytes> {
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            tracing::debug!(%error, "client left in the middle of a body");
-            ApiError::bad_message("the body is incomplete")
-        })?;
-        let Some(data) = frame.data_ref() else { continue };
+    while let Some(data) = content.next().await? {
         if bytes.len() + data.len() > most {
-            discard(body).await;
+            content.discard().await;
             return Err(ApiError::new(Code::TooLarge, format!("the body may have {most} bytes")));
         }
-        bytes.extend_from_slice(data);
+        bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
 }
@@ -109,12 +118,14 @@ pub(super) async fn discard(mut body: Body) {
     }
 }
 
-pub(super) fn check_content_type(headers: &HeaderMap, wanted: &str) -> Answer<()> {
+/// The first of `wanted` is the one that is asked for.
+pub(super) fn check_content_type(headers: &HeaderMap, wanted: &[&str]) -> Answer<()> {
     let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = declared.split(';').next().unwrap_or_default().trim();
-    if media_type.eq_ignore_ascii_case(wanted) {
+    if wanted.iter().any(|wanted| media_type.eq_ignore_ascii_case(wanted)) {
         return Ok(());
     }
-    let error = ApiError::bad_message(format!("send the body as Content-Type: {wanted}"));
+    let asked_for = wanted.first().copied().unwrap_or_default();
+    let error = ApiError::bad_message(format!("send the body as Content-Type: {asked_for}"));
     Err(error.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }

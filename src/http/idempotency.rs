@@ -21,7 +21,7 @@ use crate::directory::idempotency::{ALIVE_EVERY, Attempt, Claim, KeptAnswer};
 use crate::ids::{InvalidId, InviteId, RoomId};
 use crate::protocol::Code;
 
-const HEADER: &str = "idempotency-key";
+pub(super) const HEADER: &str = "idempotency-key";
 const KEY_MAX_BYTES: usize = 255;
 /// Answers are short: what was created, as JSON.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -83,8 +83,7 @@ async fn run(app: &App, keep: Keep, request: Request, next: Next) -> Answer<Resp
     let Some(key) = key(request.headers())? else { return Ok(next.run(request).await) };
     // Who isn't signed in is refused by the route.
     let Some(claims) = claims(request.headers(), &app.verifier)? else { return Ok(next.run(request).await) };
-    let (head, content) = request.into_parts();
-    let content = body::whole(content).await?;
+    let (head, content) = body::whole(request).await?.into_parts();
     let attempt = Attempt {
         user: claims.user,
         digest: digest(&[head.method.as_str().as_bytes(), head.uri.to_string().as_bytes(), &content]),

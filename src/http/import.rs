@@ -6,16 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::content::Content;
 use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::path::{RoomParam, RoomPath};
@@ -35,6 +34,15 @@ pub(super) const ROUTE: &str = "/v1/rooms/{room}/import";
 /// From the first byte to the answer.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(900);
 
+/// A shape a line goes by several names; none of them is registered.
+const LINES_TYPES: &[&str] = &[
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+    "application/jsonlines",
+];
+
 const BODY_BYTES: u64 = 256 << 20;
 const LINES_MAX: u32 = 100_000;
 /// A pause in the body that is longer ends it.
@@ -48,7 +56,8 @@ const LOG_LINES: u32 = 20_000;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wish {
-    /// The same op with the same body again has no second effect.
+    /// The same op with the same body again has no second effect. An import of no
+    /// shape leaves the op unused.
     #[param(required = true, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     op: Option<String>,
 }
@@ -65,7 +74,9 @@ struct Rules {
     post, path = "/v1/rooms/{room}/import", tag = "shapes",
     summary = "Many shapes, a line each, into one range of events",
     params(RoomParam, Wish),
-    request_body(content = String, content_type = "application/x-ndjson"),
+    request_body(content(
+        (String = "application/x-ndjson"), (String = "application/ndjson"), (String = "application/jsonl"),
+    )),
     responses(
         (status = 200, description = "How many, and which lines were not taken", body = schemas::Imported),
         (status = 409, description = "op_reused", body = schemas::Refused),
@@ -83,7 +94,9 @@ pub(super) async fn import(
         .as_deref()
         .ok_or_else(|| ApiError::bad_message("op is required: the same op again has one effect"))?;
     let op = OpId::new(op).map_err(|invalid| ApiError::bad_message(invalid.to_string()))?;
-    body::check_content_type(request.headers(), "application/x-ndjson")?;
+    body::check_content_type(request.headers(), LINES_TYPES)?;
+    let (head, body) = request.into_parts();
+    let content = Content::of(&head.headers, body)?;
     let (room, schema) = allowed(&app, &claims, &room).await?;
     let limits = app.limits.configured();
     let depth = if limits.json_depth == 0 { usize::MAX } else { limits.json_depth };
@@ -91,7 +104,7 @@ pub(super) async fn import(
     let import = Import { room, user: claims.user, authority: claims.authority, op };
     let begun = Instant::now();
     let mut arriving = Arriving::new(app.clone(), rules, app.imports.begin(import));
-    let done = match arriving.take_all(request.into_body()).await {
+    let done = match arriving.take_all(content).await {
         Ok(()) => arriving.finish().await,
         Err(error) => Err(error),
     };
@@ -144,14 +157,12 @@ impl Arriving {
         Self { app, rules, staging, lines, digest, bytes: 0, batch, batch_bytes: 0, rejected, logged: 0 }
     }
 
-    async fn take_all(&mut self, mut body: Body) -> Answer<()> {
+    async fn take_all(&mut self, mut content: Content) -> Answer<()> {
         loop {
-            let frame = tokio::time::timeout(BODY_PAUSE, body.frame()).await.map_err(|_| body::late())?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|_| ApiError::bad_message("the body is incomplete"))?;
-            let Some(data) = frame.data_ref() else { continue };
-            if let Err(error) = self.take(data).await {
-                body::discard(body).await;
+            let data = tokio::time::timeout(BODY_PAUSE, content.next()).await.map_err(|_| body::late())??;
+            let Some(data) = data else { break };
+            if let Err(error) = self.take(&data).await {
+                content.discard().await;
                 return Err(error);
             }
         }
@@ -182,9 +193,9 @@ impl Arriving {
         if number > LINES_MAX {
             return Err(ApiError::new(Code::TooLarge, "an import may have 100000 lines"));
         }
-        let shape = match line {
+        let shape = match line.as_deref().map(unmarked) {
             Some(line) if line.trim_ascii().is_empty() => return Ok(()),
-            Some(line) => shape(&line, self.rules),
+            Some(line) => shape(line, self.rules),
             None => Err(Code::TooLarge),
         };
         match shape {
@@ -213,6 +224,11 @@ impl Arriving {
         let digest = Digest(self.digest.digest128().to_be_bytes());
         Ok(self.app.imports.finish(&self.staging, digest, &self.rejected).await?)
     }
+}
+
+/// Without a byte order mark. Files that were joined to one have it in the middle.
+fn unmarked(line: &[u8]) -> &[u8] {
+    line.strip_prefix(body::BYTE_ORDER_MARK.as_bytes()).unwrap_or(line)
 }
 
 /// As the shape of a `shape.add`.

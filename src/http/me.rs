@@ -76,7 +76,7 @@ pub(super) async fn get(State(app): State<App>, SignedIn(claims): SignedIn) -> A
 #[utoipa::path(
     patch, path = "/v1/me", tag = "people",
     summary = "Changes the name or the photo; a merge patch",
-    request_body(content = Change, content_type = "application/json"),
+    request_body(content((Change = "application/json"), (Change = "application/merge-patch+json"))),
     responses(
         (status = 200, description = "As it is now", body = schemas::Me),
         (status = 404, description = "not_found: the token was not made here", body = schemas::Refused),

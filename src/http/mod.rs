@@ -13,6 +13,7 @@ mod alter;
 mod answer;
 mod body;
 mod chats;
+mod content;
 mod error;
 mod events;
 mod export;

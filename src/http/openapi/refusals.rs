@@ -20,7 +20,11 @@ pub(super) fn add(path: &str, operation: &mut Operation) {
         (takes(operation, "Idempotency-Key"), 409, "idempotency_mismatch, or a conflict with what there is"),
         (is_room, 410, "room_archived, below_retention, cursor_expired"),
         (changes, 413, "too_large"),
-        (changes, 415, "bad_message: send JSON as application/json, lines as application/x-ndjson"),
+        (
+            changes,
+            415,
+            "bad_message: send JSON as application/json, lines as application/x-ndjson, either plain or in gzip",
+        ),
         (changes, 422, "too_deep, invalid_shape"),
         (true, 503, "read_only, shard_unavailable, overloaded, unavailable: try again"),
     ];

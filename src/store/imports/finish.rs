@@ -121,7 +121,10 @@ async fn write(
     guard.execute(&sql::MOVE_HEAD, &[&room, &count, &epoch]).await?;
     let from = Seq::from_i64(head_seq).next();
     let answer = answer(events, &rejected, Epoch::from_i64(epoch), from);
-    guard.execute(&sql::KEEP, &[&room, &user, &op, &&digest.0[..], &answer]).await?;
+    // An import without an effect leaves its op unused, as a rejected submit does.
+    if events > 0 {
+        guard.execute(&sql::KEEP, &[&room, &user, &op, &&digest.0[..], &answer]).await?;
+    }
     guard.execute(&sql::UNSTAGE, &[&staging.id]).await?;
     Ok(answer)
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Guarantees: all accepted lines become events in one transaction, or none; an
-//! op has one effect and one answer, however often it is sent. What a crash
-//! leaves staged has no effect, and is swept.
+//! op has one effect and one answer, however often it is sent. An op without an
+//! effect stays unused. Lines that a crash leaves staged have none, and are swept.
 
 mod finish;
 mod statements;

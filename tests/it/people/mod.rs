@@ -1,6 +1,7 @@
 //! People and rooms: what is stored of them, and what HTTP says of them.
 
 mod accounts;
+mod bodies;
 mod changes;
 mod described;
 mod doors;
