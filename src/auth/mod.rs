@@ -4,6 +4,7 @@
 //! outlast a directory outage. Password work runs on a bounded pool of its
 //! own. No SQL here: what is stored is stored by `directory`.
 
+mod host;
 mod invite;
 mod keys;
 mod origin;
@@ -13,6 +14,7 @@ mod revocations;
 mod ticket;
 mod token;
 
+pub use host::HostPort;
 pub use invite::InviteCode;
 pub use keys::{KeyError, Keys};
 pub use origin::Origins;

@@ -1,13 +1,18 @@
-//! Where a request comes from, for the limits.
+//! Where a request comes from, and which host it asks for.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
 
-use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName};
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
 
 use super::App;
+
+/// The headers in which balancers pass on the host that they were asked for.
+const FORWARDED_HOST: [HeaderName; 2] = [HeaderName::from_static("x-forwarded-host"), header::FORWARDED];
 
 /// The other end of the TCP connection; set by the accept loop.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +30,17 @@ impl FromRequestParts<App> for ClientAddress {
         let peer = parts.extensions.get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
         Ok(Self(client(peer, &parts.headers, &app.trusted_proxies)))
     }
+}
+
+/// Removes the host that a request was sent to first, unless a balancer names it.
+pub(super) async fn believe_balancers(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    if !peer.is_some_and(|peer| app.trusted_proxies.contains(&peer)) {
+        for name in FORWARDED_HOST {
+            request.headers_mut().remove(name);
+        }
+    }
+    next.run(request).await
 }
 
 /// The last hop that is not a balancer of ours: what came before it was written

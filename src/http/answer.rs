@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tracing::Instrument;
 
-use super::error::ApiError;
-use super::import;
+use super::error::{Answer, ApiError};
 use super::page::Asset;
+use super::{freshness, idempotency, import};
+use crate::auth::HostPort;
 use crate::metrics;
 use crate::protocol::{Code, ObjectWriter, Refusal};
 
@@ -35,6 +36,23 @@ pub(super) fn exposed() -> [HeaderName; 5] {
     [REQUEST_ID, POSITION, SERVED_BY, FALLBACK, header::RETRY_AFTER]
 }
 
+/// Headers that pages of other origins may send. `*` stands for every other header
+/// but `Authorization`, which a browser wants to see by name (Fetch, 3.3.3).
+pub(super) fn accepted() -> [HeaderName; 10] {
+    [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::ACCEPT,
+        header::IF_NONE_MATCH,
+        HeaderName::from_static(idempotency::HEADER),
+        HeaderName::from_static("last-event-id"),
+        HeaderName::from_static(freshness::MIN_SEQ),
+        REQUEST_ID,
+        HeaderName::from_static("*"),
+    ]
+}
+
 /// A JSON body.
 pub(super) fn json(status: StatusCode, text: String) -> Response {
     let content_type = HeaderValue::from_static("application/json");
@@ -52,7 +70,14 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     // What is logged of the request, wherever it happens, says which one it was.
     let route_text = route.as_ref().map_or("none", MatchedPath::as_str);
     let span = tracing::info_span!("request", request_id = id.to_str().ok(), %method, route = route_text);
-    let mut response = run(next.run(request), limit).instrument(span).await;
+    let host = check_host(&request);
+    let work = async {
+        match host {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        }
+    };
+    let mut response = run(work, limit).instrument(span).await;
 
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
         metrics::gateway::rejected(refusal.code);
@@ -69,6 +94,16 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     let route = route.as_ref().map_or(if is_asset { "/{asset}" } else { "none" }, MatchedPath::as_str);
     metrics::http::request_done(method.as_str(), route, response.status().as_u16(), started.elapsed());
     response
+}
+
+/// RFC 9112, 3.2: two readers of one request must not see two hosts.
+fn check_host(request: &Request) -> Answer<()> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, None) if request.version() < Version::HTTP_11 => Ok(()),
+        (Some(host), None) if host.is_empty() || HostPort::parse(host.as_bytes()).is_some() => Ok(()),
+        _ => Err(ApiError::bad_message("a request has one header Host, which is written host:port")),
+    }
 }
 
 /// Neither a panic nor an endless wait goes unanswered.

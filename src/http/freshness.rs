@@ -16,7 +16,7 @@ use super::query::Query;
 use crate::position::Position;
 use crate::routing::{Freshness, Reason, ServedBy};
 
-const MIN_SEQ: &str = "roomgate-min-seq";
+pub(super) const MIN_SEQ: &str = "roomgate-min-seq";
 
 /// What the reader asked for; the node's default if nothing.
 pub(super) struct Fresh(pub Freshness);

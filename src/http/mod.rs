@@ -47,10 +47,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Method;
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
@@ -79,6 +80,9 @@ use shapes::Pins;
 
 /// Below, the headers of compression cost more than it saves.
 const COMPRESSED_FROM: u64 = 1024;
+
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What the public listener is built on.
 pub struct Parts {
@@ -130,6 +134,7 @@ pub fn router(parts: Parts) -> Router {
     let app: App = Arc::new(Shared { parts, pins: Pins::new() });
     // For every POST that creates.
     let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
+    let forwarded = axum::middleware::from_fn_with_state(app.clone(), address::believe_balancers);
     let once_by_id = axum::middleware::from_fn_with_state(app.clone(), idempotency::once_by_id);
     let (routes, described) = OpenApiRouter::<App>::default()
         .routes(routes!(people::sign_up))
@@ -172,6 +177,7 @@ pub fn router(parts: Parts) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(cors)
         .layer(compression())
+        .layer(forwarded)
         .layer(axum::middleware::from_fn(answer::finish))
         .with_state(app)
 }
@@ -179,14 +185,11 @@ pub fn router(parts: Parts) -> Router {
 /// Pages of allowed origins may read answers. There are no cookies, so a page
 /// can do nothing here that it has no token for.
 fn cors(origins: Origins) -> CorsLayer {
-    let allowed = AllowOrigin::predicate(move |origin, request| {
-        let host = request.headers.get(axum::http::header::HOST);
-        origins.allow(Some(origin.as_bytes()), host.map(|host| host.as_bytes()))
-    });
+    let allowed = AllowOrigin::predicate(move |_, request| origins.allow_request(&request.headers));
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods(Any)
-        .allow_headers(Any)
+        .allow_methods(METHODS)
+        .allow_headers(answer::accepted())
         .expose_headers(answer::exposed())
         .max_age(Duration::from_secs(600))
 }

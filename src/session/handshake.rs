@@ -125,10 +125,7 @@ impl Shared {
     fn check<B>(&self, request: &Request<B>, from: IpAddr) -> Result<Offer, HandshakeRefusal> {
         let headers = request.headers();
         let accept_key = check_websocket(request)?;
-        let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
-        let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
-        // Two of them could be read differently by somebody on the way.
-        if headers.get_all(header::ORIGIN).iter().count() > 1 || !self.parts.origins.allow(origin, host) {
+        if !self.parts.origins.allow_request(headers) {
             return Err(refused(
                 StatusCode::FORBIDDEN,
                 Code::Forbidden,

@@ -9,6 +9,7 @@ mod erased;
 mod guesses;
 mod half_closed;
 mod half_made;
+mod hosts;
 mod imported;
 mod invites;
 mod keys;
