@@ -32,3 +32,7 @@ pub struct RefreshDigest(pub [u8; 32]);
 /// SHA-256 of an invite's code, which is a random-looking 128 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InviteDigest(pub [u8; 32]);
+
+/// SHA-256 of a user, a sign-in and a room: one reader of that room's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReaderDigest(pub [u8; 32]);

@@ -120,6 +120,8 @@ impl Node {
             node: config.node.name.clone(),
             hub: hub.clone(),
             access: access.clone(),
+            rooms: rooms.clone(),
+            history: history.clone(),
             appender: appender.clone(),
             verifier: verifier.clone(),
             limits: limits.clone(),

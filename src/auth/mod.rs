@@ -9,6 +9,7 @@ mod invite;
 mod keys;
 mod origin;
 mod password;
+mod reader;
 mod refresh;
 mod revocations;
 mod ticket;

@@ -1,5 +1,11 @@
 //! `GET /chats/{roomId}` of the drawing app's first protocol: the live shapes
 //! as the messages that drew them.
+//!
+//! The answer's position is stored before the answer is sent, so that the
+//! client's join continues from it. Without a primary that stores it, the request
+//! is refused: a join would silently miss events.
+
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
@@ -13,6 +19,7 @@ use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, tell};
 use super::path::RoomPath;
 use super::query::Query;
+use super::rooms::PATIENCE;
 use crate::protocol::{Code, ObjectWriter};
 
 /// The newest ones, in the order of the log.
@@ -34,7 +41,9 @@ pub(super) async fn list(
     let token = token.ok_or_else(|| ApiError::new(Code::Unauthenticated, "a token is needed"))?;
     let claims = app.verifier.verify(token)?;
     let room = app.access.readable(&claims, &room).await?;
+    let deadline = Instant::now() + PATIENCE;
     let read = app.rooms.drawn(room, MESSAGES_MAX, freshness).await?;
+    app.rooms.note_legacy_read(room, claims.reader_of(room), read.head, deadline).await?;
     let messages = read.shapes.iter().map(|drawn| {
         ObjectWriter::object(drawn.json.len() + 160)
             .number("id", drawn.seq.0)

@@ -61,6 +61,13 @@ impl Janitor {
                 Ok(invites) => tracing::debug!(shard = %shard.name(), invites, "swept out invites"),
                 Err(error) => tracing::debug!(shard = %shard.name(), %error, "invites are swept out later"),
             }
+            match self.rooms.sweep_legacy_reads(shard, Instant::now() + SHARD_PATIENCE).await {
+                Ok(0) => {}
+                Ok(rooms) => tracing::debug!(shard = %shard.name(), rooms, "legacy history reads expired"),
+                Err(error) => {
+                    tracing::debug!(shard = %shard.name(), %error, "expired legacy history reads stay for now");
+                }
+            }
         }
     }
 

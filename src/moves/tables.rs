@@ -27,6 +27,7 @@ whole!(
     "room_member" by "room_id",
     "room_invite" by "room_id",
     "room_import" by "room_id",
+    "room_legacy_read" by "room_id",
     "room_daily" by "room_id",
     "room_daily_visits" by "room_id",
     "room_counted" by "room_id",

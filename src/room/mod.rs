@@ -25,3 +25,4 @@ pub use announcement::tell_presence;
 pub use context::Context;
 pub use hub::{Hub, Join};
 pub use outbox::{Batch, Closed, Full, Outbox};
+pub use snapshot::SnapshotPages;

@@ -22,6 +22,7 @@ mod event_stream;
 mod frame;
 mod handshake;
 mod legacy;
+mod legacy_join;
 mod reader;
 mod registry;
 mod rooms;
@@ -44,6 +45,8 @@ use crate::protocol::{CloseCode, Code, FrameLimits, Refusal};
 use crate::room::Hub;
 use crate::room::access::Access;
 use crate::store::append::Appender;
+use crate::store::history::History;
+use crate::store::rooms::Rooms;
 use crate::tasks::Tasks;
 
 pub use handshake::{HandshakeRefusal, upgrade_to_echo};
@@ -63,6 +66,8 @@ pub struct Parts {
     pub node: NodeName,
     pub hub: Hub,
     pub access: Access,
+    pub rooms: Rooms,
+    pub history: History,
     pub appender: Appender,
     pub verifier: Verifier,
     pub limits: Limits,

@@ -9,6 +9,7 @@ use super::abuse::Abuse;
 use super::asked::Asked;
 use super::conversation::Session;
 use super::decoder::{Decoder, Incoming, ReadError};
+use super::dialect::Dialect;
 use super::ending::End;
 use super::log_span;
 use super::rooms::Rooms;
@@ -230,7 +231,17 @@ impl<'a> Reader<'a> {
         let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
         let admission = vitals.while_busy(entering).await?;
         self.rooms.check_limit(admission.room, shared.parts.limits.configured().rooms_per_session)?;
-        let joining = Box::pin(self.rooms.join(id.cloned(), admission, claims, join.from));
+        let mut from = join.from;
+        if let Dialect::Legacy(translator) = &self.session.dialect {
+            let is_joined = self.rooms.is_joined(admission.room);
+            let preparing =
+                Box::pin(shared.prepare_legacy_join(translator, claims, admission.room, is_joined));
+            from = match vitals.while_busy(preparing).await? {
+                Some(from) => Some(from),
+                None => return Ok(()),
+            };
+        }
+        let joining = Box::pin(self.rooms.join(id.cloned(), admission, claims, from));
         vitals.while_busy(joining).await
     }
 

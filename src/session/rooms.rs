@@ -68,8 +68,12 @@ impl Rooms {
         joined
     }
 
+    pub fn is_joined(&self, room: RoomId) -> bool {
+        self.joined.contains(&room)
+    }
+
     pub fn check_joined(&self, room: RoomId) -> Result<(), Refusal> {
-        if self.joined.contains(&room) {
+        if self.is_joined(room) {
             return Ok(());
         }
         Err(Refusal::new(Code::NotJoined, "join the room first"))

@@ -14,12 +14,12 @@ use crate::world::{Person, World};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client of the drawing app as it was before there was a gateway.
-struct OldClient {
+pub struct OldClient {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl OldClient {
-    async fn connect(world: &World, node: usize, path: &str, token: &str) -> Self {
+    pub async fn connect(world: &World, node: usize, path: &str, token: &str) -> Self {
         let node = world.cluster().nodes()[node].url().replacen("http", "ws", 1);
         let (socket, answer) =
             tokio_tungstenite::connect_async(format!("{node}{path}?token={token}")).await.unwrap();
@@ -28,7 +28,7 @@ impl OldClient {
     }
 
     /// In the room when this returns: it has heard itself there.
-    async fn joined(world: &World, node: usize, person: &Person, room: &Value) -> Self {
+    pub async fn joined(world: &World, node: usize, person: &Person, room: &Value) -> Self {
         let mut client = Self::connect(world, node, "/", &person.token).await;
         client.say(&json!({"type": "join_room", "roomId": room})).await;
         client.say(&json!({"type": "chat", "roomId": room, "message": "here"})).await;
@@ -36,17 +36,17 @@ impl OldClient {
         client
     }
 
-    async fn say(&mut self, message: &Value) {
+    pub async fn say(&mut self, message: &Value) {
         self.socket.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    async fn draw(&mut self, room: &Value, shape: &Value) {
+    pub async fn draw(&mut self, room: &Value, shape: &Value) {
         let message = json!({ "shape": shape }).to_string();
         self.say(&json!({"type": "chat", "roomId": room, "message": message})).await;
     }
 
     /// The next message. One frame holds one, never an array.
-    async fn hears(&mut self) -> Value {
+    pub async fn hears(&mut self) -> Value {
         loop {
             match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("something is said") {
                 Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),
@@ -57,7 +57,7 @@ impl OldClient {
     }
 
     /// The next message, with the JSON inside its text read.
-    async fn hears_shape(&mut self) -> (Value, Value) {
+    pub async fn hears_shape(&mut self) -> (Value, Value) {
         let chat = self.hears().await;
         assert_eq!(chat["type"], "chat", "{chat}");
         let inner: Value = serde_json::from_str(chat["message"].as_str().unwrap()).unwrap();

@@ -43,6 +43,11 @@ struct Text<'a> {
 }
 
 impl Picture {
+    /// No state is known yet.
+    pub fn is_unknown(&self) -> bool {
+        self.shapes.is_none()
+    }
+
     /// The first one is what the client has read over HTTP and is told nothing
     /// of; from any later one it is told the difference.
     pub fn snapshot(&mut self, said: &Said<'_>, tell: &mut Tell<'_>) {
@@ -110,6 +115,6 @@ fn tell_difference(before: &Shapes, now: &Shapes, tell: &mut Tell<'_>) {
     changed.values().for_each(|shape| tell(Change::Drawn(shape)));
 }
 
-fn id_of(shape: &str) -> Option<String> {
+pub fn id_of(shape: &str) -> Option<String> {
     serde_json::from_str::<Identified<'_>>(shape).ok().map(|shape| shape.id.into_owned())
 }

@@ -33,6 +33,7 @@ pub struct Said<'a> {
     pub shapes: Vec<Item<'a>>,
     #[serde(borrow, default)]
     pub events: Vec<Self>,
+    pub seq: Option<u64>,
     pub page: Option<u64>,
     #[serde(default)]
     pub last: bool,

@@ -2,7 +2,9 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use super::Translator;
+use super::{Known, Translator};
+use crate::ids::RoomId;
+use crate::position::Seq;
 use crate::protocol::{ClientMessage, Code, FrameLimits, Json, Operation, RoomRef};
 
 const LIMITS: FrameLimits = FrameLimits { frame_bytes: 1 << 20, message_bytes: 1 << 16, json_depth: 32 };
@@ -249,4 +251,71 @@ fn what_the_first_protocol_has_no_words_for_is_not_told() {
         json!({"type":"token_expiring","expires_at":1}),
     ];
     assert_eq!(told(&mut translator, &silent), Vec::<Value>::new());
+}
+
+/// A client that has `a` and reads the room's events after seq 5.
+fn expecting(unsure_to: u64) -> Translator {
+    let mut translator = Translator::default();
+    says(&mut translator, &json!({"type":"join_room","roomId":"7"})).unwrap();
+    let page = json!({"type":"snapshot","room":7,"shapes":[{"version":1,"shape":rect("a", 1)}],"page":1,"last":true});
+    let pages = [Json::one(page.to_string())];
+    translator.expect(RoomId::new(7).unwrap(), &Known { pages: &pages, unsure_to: Seq(unsure_to) });
+    assert_eq!(told(&mut translator, &[json!({"type":"joined","room":7,"mode":"resume"})]), [] as [Value; 0]);
+    translator
+}
+
+fn events(events: &[(u64, &str, Value)]) -> Value {
+    let numbered = events.iter().map(|(seq, kind, body)| {
+        let mut event = event(kind, body.clone());
+        event["seq"] = json!(seq);
+        event
+    });
+    json!({"type":"events","room":7,"events":numbered.collect::<Vec<_>>(),"last":true})
+}
+
+#[test]
+fn events_after_the_history_are_told_from_its_state() {
+    let told = told(
+        &mut expecting(5),
+        &[events(&[
+            (6, "shape.update", json!({"shape_id":"a","patch":{"x":9}})),
+            (7, "shape.add", json!({"shape":rect("b", 2)})),
+            (8, "room.clear", json!({})),
+        ])],
+    );
+    let deleted = |id: &str| json!({"type":"delete_shape","shapeId":id,"roomId":"7"});
+    assert_same(&told, &[chat(&rect("a", 9)), chat(&rect("b", 2)), deleted("a"), deleted("b")]);
+}
+
+#[test]
+fn a_shape_the_client_may_have_is_deleted_before_it_is_drawn() {
+    let told = told(
+        &mut expecting(6),
+        &[events(&[
+            (6, "shape.add", json!({"shape":rect("b", 2)})),
+            (7, "shape.add", json!({"shape":rect("c", 3)})),
+        ])],
+    );
+    let deleted = json!({"type":"delete_shape","shapeId":"b","roomId":"7"});
+    assert_same(&told, &[deleted, chat(&rect("b", 2)), chat(&rect("c", 3))]);
+}
+
+#[test]
+fn a_lost_history_is_an_error_unless_its_state_is_known() {
+    let resync = json!({"type":"resync","room":7,"reason":"position_lost"});
+    assert_eq!(told(&mut expecting(5), std::slice::from_ref(&resync)), [] as [Value; 0]);
+    let mut translator = Translator::default();
+    translator.expect(RoomId::new(7).unwrap(), &Known { pages: &[], unsure_to: Seq(5) });
+    let told = told(&mut translator, &[json!({"type":"joined","room":7,"mode":"snapshot"}), resync]);
+    assert_eq!((&told[0]["type"], &told[0]["code"]), (&json!("error"), &json!("position_lost")));
+}
+
+#[test]
+fn a_join_keeps_its_id_until_it_succeeds() {
+    let mut translator = Translator::default();
+    let first = translator.next_join();
+    told(&mut translator, &[json!({"type":"error","of":"join","room":7,"code":"unavailable","message":"m"})]);
+    assert_eq!(translator.next_join(), first);
+    told(&mut translator, &[json!({"type":"joined","room":7,"mode":"resume"})]);
+    assert_ne!(translator.next_join(), first);
 }

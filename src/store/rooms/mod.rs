@@ -11,6 +11,7 @@ mod drawn;
 mod everywhere;
 mod forget;
 mod invites;
+mod legacy_reads;
 mod list;
 mod members;
 mod read;
@@ -36,6 +37,7 @@ pub use alter::{Alteration, METADATA_MAX_BYTES};
 pub use drawn::{Drawn, DrawnShapes};
 pub use forget::Left;
 pub use invites::{ListedInvite, NewInvite};
+pub use legacy_reads::ReadBefore;
 pub use list::RoomPage;
 pub use members::{ListedMember, MemberPage};
 pub use read::{Found, Wanted};
@@ -66,6 +68,12 @@ pub const STATEMENTS: &[&Sql] = &[
     &invites::LIST,
     &invites::ENDED,
     &invites::SWEEP,
+    &legacy_reads::FORGET,
+    &legacy_reads::NOTE,
+    &legacy_reads::WAITING,
+    &legacy_reads::CLAIM,
+    &legacy_reads::CLOSE,
+    &legacy_reads::EXPIRED,
     &standing::RAISE,
     &standing::STANDING,
     &members::SET_ROLE,
