@@ -91,7 +91,8 @@ pub struct Listen {
     /// Balancers, whose `X-Forwarded-For` tells a client's address. From
     /// anybody else that header is ignored.
     pub trusted_proxies: Vec<IpAddr>,
-    /// The drawing app's first protocol, on `/` and `/ws` with `?token=`.
+    /// The drawing app's first protocol, on `/` and `/ws` with `?token=`; its REST
+    /// calls; its stored shapes in imports.
     pub legacy_protocol: bool,
     /// From SIGTERM to the hard stop.
     #[serde(rename = "drain_timeout_ms", with = "millis")]

@@ -8,57 +8,45 @@
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde::Deserialize;
 
 use super::App;
 use super::answer;
-use super::error::{Answer, ApiError};
+use super::error::Answer;
 use super::freshness::{Fresh, tell};
+use super::legacy::{Token, claims};
 use super::path::RoomPath;
 use super::query::Query;
 use super::rooms::PATIENCE;
-use crate::protocol::{Code, ObjectWriter};
+use crate::log::app_shapes;
+use crate::protocol::ObjectWriter;
 
 /// The newest ones, in the order of the log.
 const MESSAGES_MAX: usize = 1000;
 
-#[derive(Deserialize)]
-pub(super) struct Wish {
-    token: Option<String>,
-}
-
 pub(super) async fn list(
     State(app): State<App>,
     RoomPath(room): RoomPath,
-    Query(wish): Query<Wish>,
+    Query(token): Query<Token>,
     headers: HeaderMap,
     Fresh(freshness): Fresh,
 ) -> Answer<Response> {
-    let token = wish.token.as_deref().or_else(|| bare_token(&headers));
-    let token = token.ok_or_else(|| ApiError::new(Code::Unauthenticated, "a token is needed"))?;
-    let claims = app.verifier.verify(token)?;
+    let claims = claims(&app, &token, &headers)?;
     let room = app.access.readable(&claims, &room).await?;
     let deadline = Instant::now() + PATIENCE;
     let read = app.rooms.drawn(room, MESSAGES_MAX, freshness).await?;
     app.rooms.note_legacy_read(room, claims.reader_of(room), read.head, deadline).await?;
     let messages = read.shapes.iter().map(|drawn| {
-        ObjectWriter::object(drawn.json.len() + 160)
+        let shape = app_shapes::to_app(&drawn.json);
+        ObjectWriter::object(shape.len() + 160)
             .number("id", drawn.seq.0)
             .number("roomId", room.get())
             .string("userId", drawn.user.as_str())
-            .string("message", &ObjectWriter::object(drawn.json.len() + 16).raw("shape", &drawn.json).end())
+            .string("message", &ObjectWriter::object(shape.len() + 16).raw("shape", &shape).end())
             .number("createdAt", drawn.at.0)
             .end()
     });
     let text = ObjectWriter::object(4096).array("messages", messages).end();
     Ok(tell(answer::json(StatusCode::OK, text), Some(read.head), &read.served_by, read.fallback))
-}
-
-/// That app sends its token with or without `Bearer`.
-fn bare_token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    Some(value.split_once(' ').map_or(value, |(_, token)| token.trim()))
 }

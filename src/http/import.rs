@@ -23,7 +23,7 @@ use super::signed_in::SignedIn;
 use super::{App, answer, body, rooms};
 use crate::auth::Claims;
 use crate::ids::{OpId, RoomId};
-use crate::log::{Authority, Digest};
+use crate::log::{Authority, Digest, app_shapes};
 use crate::protocol::{Code, Exact, Refusal, Role, RoomRef, Schema, Shape, strict};
 use crate::routing::Freshness;
 use crate::store::imports::{Import, Line, Staging};
@@ -66,6 +66,8 @@ pub(super) struct Wish {
 #[derive(Clone, Copy)]
 struct Rules {
     schema: Schema,
+    /// The drawing app's own forms are taken too.
+    legacy: bool,
     line_bytes: usize,
     depth: usize,
 }
@@ -100,7 +102,7 @@ pub(super) async fn import(
     let (room, schema) = allowed(&app, &claims, &room).await?;
     let limits = app.limits.configured();
     let depth = if limits.json_depth == 0 { usize::MAX } else { limits.json_depth };
-    let rules = Rules { schema, line_bytes: limits.message_bytes, depth };
+    let rules = Rules { schema, legacy: app.legacy_protocol, line_bytes: limits.message_bytes, depth };
     let import = Import { room, user: claims.user, authority: claims.authority, op };
     let begun = Instant::now();
     let mut arriving = Arriving::new(app.clone(), rules, app.imports.begin(import));
@@ -240,7 +242,9 @@ fn shape(line: &[u8], rules: Rules) -> Result<Shape, Code> {
     if rules.line_bytes > 0 && json.len() > rules.line_bytes {
         return Err(Code::TooLarge);
     }
-    let shape = Shape::new(Exact { value, json: json.into() }).map_err(code)?;
+    let translated = (rules.legacy && rules.schema == Schema::Drawing).then(|| app_shapes::to_schema(&value));
+    let body = translated.flatten().map_or_else(|| Exact { value, json: json.into() }, Exact::encode);
+    let shape = Shape::new(body).map_err(code)?;
     rules.schema.check(&shape.body.value).map_err(code)?;
     Ok(shape)
 }

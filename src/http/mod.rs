@@ -22,6 +22,7 @@ mod health;
 mod idempotency;
 mod import;
 mod invites;
+mod legacy;
 mod live;
 mod me;
 mod members;
@@ -48,7 +49,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::Method;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -130,7 +131,7 @@ impl std::ops::Deref for Shared {
 /// All public routes.
 pub fn router(parts: Parts) -> Router {
     let cors = cors(parts.origins.clone());
-    let legacy = parts.legacy_protocol;
+    let is_legacy = parts.legacy_protocol;
     let app: App = Arc::new(Shared { parts, pins: Pins::new() });
     // For every POST that creates.
     let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
@@ -169,8 +170,13 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/openapi.json", describe)
         .route("/", get(upgrade::upgrade_or_page))
         .route("/ws", get(upgrade::upgrade));
-    if legacy {
-        routes = routes.route("/chats/{room}", get(chats::list));
+    if is_legacy {
+        routes = routes
+            .route("/signup", post(legacy::sign_up))
+            .route("/signin", post(legacy::sign_in))
+            .route("/room", post(legacy::create_room))
+            .route("/room/{room}", get(legacy::room))
+            .route("/chats/{room}", get(chats::list));
     }
     routes
         .fallback(page::asset)

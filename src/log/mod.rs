@@ -4,6 +4,7 @@
 //! events back into shapes. Append, replay, time travel and the tests share
 //! them. No I/O, no clock, no randomness.
 
+pub mod app_shapes;
 mod decide;
 mod event;
 mod fold;

@@ -23,6 +23,7 @@ mod health;
 mod history;
 mod idempotency;
 mod legacy;
+mod legacy_app;
 mod legacy_joins;
 mod live;
 mod logs;

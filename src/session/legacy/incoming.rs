@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::Translator;
 use crate::ids::{OpId, RoomId, ShapeId};
+use crate::log::app_shapes;
 use crate::protocol::{
     ClientMessage, Code, Exact, FrameLimits, Inbound, Join, Object, Operation, Refusal, Refused, RoomRef,
     Shape, strict,
@@ -143,7 +144,8 @@ fn shape(message: &str, depth: usize) -> Result<Option<Shape>, Refusal> {
             Exact::encode(with_id(value, id))
         }
     };
-    Shape::new(body).map(Some)
+    let in_schema = app_shapes::to_schema(&body.value);
+    Shape::new(in_schema.map_or(body, Exact::encode)).map(Some)
 }
 
 fn with_id(mut shape: Map<String, Value>, id: String) -> Map<String, Value> {

@@ -19,6 +19,7 @@ use said::Said;
 use uuid::Uuid;
 
 use crate::ids::{OpId, RoomId, ShapeId};
+use crate::log::app_shapes;
 use crate::position::Seq;
 use crate::protocol::{Code, Json, ObjectWriter, push_string};
 
@@ -206,7 +207,10 @@ fn error(code: &str, message: &str, room: &str) -> Json {
 
 fn encode(room: &str, change: Change<'_>) -> Json {
     match change {
-        Change::Drawn(shape) => chat(room, &ObjectWriter::object(shape.len() + 16).raw("shape", shape).end()),
+        Change::Drawn(shape) => {
+            let shape = app_shapes::to_app(shape);
+            chat(room, &ObjectWriter::object(shape.len() + 16).raw("shape", &shape).end())
+        }
         Change::Said(text) => chat(room, text),
         Change::Deleted(shape_id) => {
             ObjectWriter::message("delete_shape", 128).string("shapeId", shape_id).raw("roomId", room).json()
