@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Failed, half_made};
@@ -59,10 +59,13 @@ impl Erasures {
 
     /// What is left to do for `user`, to the end. May be dropped and run again.
     pub async fn erase(&self, user: &UserId) -> Result<(), Failed> {
+        // A shard that is away holds up no other one: its part is done in a later round.
+        let mut ended = Vec::new();
         for begun in self.directory.unfinished_rooms_of(user).await? {
-            half_made::finish(&self.directory, &self.rooms, &begun).await?;
+            ended.push(half_made::finish(&self.directory, &self.rooms, &begun).await);
         }
-        try_join_all(self.rooms.shards().map(|shard| self.leave_rooms(shard, user))).await?;
+        ended.extend(join_all(self.rooms.shards().map(|shard| self.leave_rooms(shard, user))).await);
+        ended.into_iter().collect::<Result<(), _>>()?;
         self.forget_presence(user).await?;
         self.directory.erasure_done(user).await?;
         tracing::info!(%user, "somebody was forgotten");

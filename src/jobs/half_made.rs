@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
 use super::Failed;
+use crate::db::DbError;
 use crate::directory::{Directory, Unfinished};
 use crate::routing::Freshness;
 use crate::store::rooms::{Rooms, RoomsError, Wanted};
@@ -14,6 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Goes forward; only what was begun without a plan, by an older program, is
 /// undone where its shard has nothing of it.
 pub(super) async fn finish(directory: &Directory, rooms: &Rooms, begun: &Unfinished) -> Result<(), Failed> {
+    // A frozen server doesn't keep to the deadline of a statement.
+    let finished = timeout(PATIENCE, go_forward(directory, rooms, begun)).await;
+    finished.unwrap_or_else(|_| Err(RoomsError::from(DbError::no_answer("room_finish")).into()))
+}
+
+async fn go_forward(directory: &Directory, rooms: &Rooms, begun: &Unfinished) -> Result<(), Failed> {
     let deadline = Instant::now() + PATIENCE;
     match &begun.plan {
         Some(plan) => rooms.insert(plan, deadline).await?,
