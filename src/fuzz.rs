@@ -14,7 +14,7 @@ use crate::ids::UserId;
 use crate::log::{Authority, Submit, tests::tables};
 use crate::position::Position;
 use crate::protocol::{ClientMessage, FrameLimits, Kind, read_frame, strict};
-use crate::store::rooms::SearchCursor;
+use crate::store::rooms::ListCursor;
 
 const DEPTH: usize = 32;
 const LIMITS: FrameLimits = FrameLimits { frame_bytes: 1 << 20, message_bytes: 64 << 10, json_depth: DEPTH };
@@ -59,7 +59,7 @@ pub fn cursor(data: &[u8]) {
     if let Ok(position) = text.parse::<Position>() {
         assert_eq!(position.to_string().parse(), Ok(position));
     }
-    if let Ok(cursor) = text.parse::<SearchCursor>() {
+    if let Ok(cursor) = text.parse::<ListCursor>() {
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
     }
     crate::http::fuzz_cursor(text);

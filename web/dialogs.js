@@ -61,7 +61,8 @@ export function askRoom(account, { visited, here, note = '', suggest = '' }) {
   $('new-password').value = '';
   listRooms($('visited'), visited, here);
   account.request('GET', '/v1/rooms?limit=50').then(
-    ({ items }) => {
+    ({ items, incomplete = [] }) => {
+      if (incomplete.length && !note) $('rooms-note').textContent = 'Some of your rooms can not be listed right now.';
       const known = new Set(visited.map(({ slug }) => slug));
       listRooms($('visited'), [...visited, ...items.filter(({ slug }) => !known.has(slug))], here);
     },

@@ -1,8 +1,8 @@
 //! The directory: people, their refresh tokens, and the names of rooms.
 //!
-//! Owns the SQL of the schema `directory`. It is needed to sign in, to create a
-//! room and to resolve a slug that isn't cached; it is not on the data path, so
-//! rooms that are live outlast its outage. Every statement may be run twice with
+//! Owns the SQL of the schema `directory`. It is needed to sign in and to create a
+//! room. It is not on the data path, so rooms outlast its outage: while it is away,
+//! the shards are asked for a slug that isn't cached. Every statement may be run twice with
 //! the effect of once, and is, when a connection is lost under it.
 //! Knows no tokens' text and no passwords, only digests and hashes.
 
@@ -14,9 +14,11 @@ mod revocations;
 mod slugs;
 mod tickets;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::protocol::{Code, Refusal};
@@ -81,6 +83,10 @@ const CACHED_SLUGS: u64 = 100_000;
 /// but a failover of the directory may lose a name that somebody else gets then.
 const SLUGS_TRUSTED: Duration = Duration::from_secs(60);
 
+/// Slugs that the shards are asked for at a time, so that a storm of them leaves
+/// connections to the reads of rooms.
+const SLUGS_ASKED_OF_SHARDS: usize = 32;
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Directory {
@@ -88,6 +94,7 @@ pub struct Directory {
     /// Active slugs only.
     slugs: moka::future::Cache<crate::ids::Slug, slugs::KnownSlug>,
     slugs_trusted: Duration,
+    asking_shards: Arc<Semaphore>,
 }
 
 #[derive(Debug, Error)]
@@ -107,6 +114,15 @@ pub enum DirectoryError {
 }
 
 impl DirectoryError {
+    /// The directory gave no answer, and may give one later.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Self::NoPrimary => true,
+            Self::Database(error) => error.class() != Class::BadInput,
+            _ => false,
+        }
+    }
+
     /// What the caller is told; the details are logged here, once.
     pub fn refusal(&self) -> Refusal {
         match self {
@@ -117,7 +133,7 @@ impl DirectoryError {
             Self::Database(error) if error.class() == Class::Misconfigured => {
                 misconfigured("the directory", error)
             }
-            Self::Database(error) if error.class() != Class::BadInput => {
+            Self::Database(error) if self.is_away() => {
                 tracing::warn!(%error, "the directory failed");
                 unavailable()
             }
@@ -142,7 +158,12 @@ fn unavailable() -> Refusal {
 impl Directory {
     /// `database`: the directory's cluster, watched like a shard.
     pub fn new(database: Shard) -> Self {
-        Self { database, slugs: moka::future::Cache::new(CACHED_SLUGS), slugs_trusted: SLUGS_TRUSTED }
+        Self {
+            database,
+            slugs: moka::future::Cache::new(CACHED_SLUGS),
+            slugs_trusted: SLUGS_TRUSTED,
+            asking_shards: Arc::new(Semaphore::new(SLUGS_ASKED_OF_SHARDS)),
+        }
     }
 
     /// Instead of a minute.

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use moka::ops::compute::{CompResult, Op};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::time::{timeout, timeout_at};
 
 use super::{Directory, DirectoryError};
-use crate::db::{Row, Sql, ToSql};
+use crate::db::{DbError, Row, Sql, ToSql};
 use crate::digests::PasswordHash;
 use crate::ids::{RoomId, Slug, UserId};
 use crate::protocol::{Access, Role, Schema};
-use crate::store::rooms::NewRoom;
+use crate::store::rooms::{NewRoom, Rooms};
 
 // The owner who asks again for the same slug continues; a repeat of the very
 // same reservation, whose first answer was lost, does so even if it is done.
@@ -62,6 +63,11 @@ pub(super) static FORGET: Sql = Sql {
     text: "DELETE FROM directory.slug
             WHERE slug = $1 AND room_id = $2 AND state = 'creating' AND plan IS NULL",
 };
+
+/// How long the directory may take to answer for a slug before the shards are asked.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the shards may take to answer instead.
+const SHARDS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A room whose making was begun some time ago.
 #[derive(Debug, Clone)]
@@ -123,25 +129,32 @@ impl Directory {
         self.query(&FORGET, &[&slug.as_str(), &room.as_i64()]).await.map(drop)
     }
 
-    /// Many who ask for one slug at once cost one query, and many who ask again and
-    /// again one in [`super::SLUGS_TRUSTED`]. While the directory can't be asked,
-    /// what was known of it counts.
-    pub async fn room_by_slug(&self, slug: &Slug) -> Result<Option<RoomId>, Arc<DirectoryError>> {
+    /// Concurrent requests for one slug cost one query, and repeated requests one
+    /// query in [`super::SLUGS_TRUSTED`]. While the directory is away, the last known
+    /// room of the slug counts, and for an unknown slug the `rooms` of the shards.
+    pub async fn room_by_slug(
+        &self,
+        slug: &Slug,
+        rooms: &Rooms,
+    ) -> Result<Option<RoomId>, Arc<DirectoryError>> {
         match self.slugs.get(slug).await {
             Some(known) if known.is_trusted(self.slugs_trusted) => Ok(Some(known.room)),
             Some(known) if self.database.primary_now().is_none() => Ok(Some(known.room)),
             Some(_) => Ok(self.look_again(slug).await),
-            None => self.look_up(slug).await,
+            None => self.look_up(slug, rooms).await,
         }
     }
 
-    async fn look_up(&self, slug: &Slug) -> Result<Option<RoomId>, Arc<DirectoryError>> {
+    async fn look_up(&self, slug: &Slug, rooms: &Rooms) -> Result<Option<RoomId>, Arc<DirectoryError>> {
         let look_up = async {
-            match self.resolve(slug).await {
-                Ok(Some(room)) => Ok(KnownSlug::now(room)),
-                Ok(None) => Err(Missing::Unknown),
-                Err(error) => Err(Missing::Failed(Arc::new(error))),
-            }
+            let found = match self.resolve(slug).await {
+                Ok(room) => room.map(KnownSlug::now),
+                Err(error) if error.is_away() => {
+                    self.ask_shards(slug, rooms, error).await?.map(KnownSlug::of_shards)
+                }
+                Err(error) => return Err(Missing::Failed(Arc::new(error))),
+            };
+            found.ok_or(Missing::Unknown)
         };
         match self.slugs.try_get_with_by_ref(slug, look_up).await {
             Ok(known) => Ok(Some(known.room)),
@@ -150,6 +163,26 @@ impl Directory {
                 Missing::Failed(error) => Err(error.clone()),
             },
         }
+    }
+
+    /// `error`: of the directory. If the shards can't decide either, it stands.
+    async fn ask_shards(
+        &self,
+        slug: &Slug,
+        rooms: &Rooms,
+        error: DirectoryError,
+    ) -> Result<Option<RoomId>, Missing> {
+        let deadline = Instant::now() + SHARDS_PATIENCE;
+        let named = async {
+            let _place = self.asking_shards.acquire().await.ok()?;
+            Some(rooms.named(slug, deadline).await)
+        };
+        match timeout_at(deadline.into(), named).await {
+            Ok(Some(Ok(room))) => return Ok(room),
+            Ok(Some(Err(problem))) => tracing::debug!(%slug, error = %problem, "shards can't resolve a slug"),
+            Ok(None) | Err(_) => tracing::debug!(%slug, "shards take too long to resolve a slug"),
+        }
+        Err(Missing::Failed(Arc::new(error)))
     }
 
     /// One asks, the others wait for it, and nobody asks again at once if it fails.
@@ -176,8 +209,13 @@ impl Directory {
         }
     }
 
+    /// Does not wait for a primary, because the shards have the slug too.
     async fn resolve(&self, slug: &Slug) -> Result<Option<RoomId>, DirectoryError> {
-        let row = self.query_opt(&RESOLVE, &[&slug.as_str()]).await?;
+        self.database.primary_now().ok_or(DirectoryError::NoPrimary)?;
+        let slug = slug.as_str();
+        let params: [&(dyn ToSql + Sync); 1] = [&slug];
+        let asked = timeout(RESOLVE_PATIENCE, self.query_opt(&RESOLVE, &params)).await;
+        let row = asked.unwrap_or_else(|_| Err(DbError::no_answer(RESOLVE.name).into()))?;
         row.map(|row| room_id(row.get(0))).transpose()
     }
 }
@@ -186,16 +224,21 @@ impl Directory {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownSlug {
     room: RoomId,
-    asked_at: Instant,
+    /// None: the directory was never asked, only the shards.
+    asked_at: Option<Instant>,
 }
 
 impl KnownSlug {
     fn now(room: RoomId) -> Self {
-        Self { room, asked_at: Instant::now() }
+        Self { room, asked_at: Some(Instant::now()) }
+    }
+
+    fn of_shards(room: RoomId) -> Self {
+        Self { room, asked_at: None }
     }
 
     fn is_trusted(&self, for_so_long: Duration) -> bool {
-        self.asked_at.elapsed() < for_so_long
+        self.asked_at.is_some_and(|asked_at| asked_at.elapsed() < for_so_long)
     }
 }
 

@@ -1,10 +1,10 @@
 //! `GET /v1/rooms`: mine, or those whose metadata contains a given object.
 //!
-//! The answer to a search also says which shards are missing from it,
-//! `incomplete`: their rooms come with a later page, once they answer. While they
-//! don't, there is a `next_cursor` though all the others have been told.
+//! The answer names the shards that are missing from it, `incomplete`: their rooms
+//! come with a later page, once they answer. While they don't, there is a
+//! `next_cursor` though the rooms of all other shards have been listed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -17,17 +17,16 @@ use super::freshness::{Fresh, FreshParams, tell};
 use super::openapi::schemas;
 use super::paging::{Page, next_cursor};
 use super::query::Query;
-use super::rooms::{self, room_json};
+use super::rooms::room_json;
 use super::signed_in::SignedIn;
 use super::{App, answer};
-use crate::ids::UserId;
 use crate::protocol::{Code, ObjectWriter, strict};
 use crate::routing::Freshness;
-use crate::store::rooms::{Search, SearchCursor};
+use crate::store::rooms::List;
 
 const METADATA_MAX_BYTES: usize = 4 * 1024;
 const METADATA_MAX_DEPTH: usize = 16;
-/// Who asks waits for the slowest shard at most so long.
+/// How long the slowest shard may hold up the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Deserialize, IntoParams)]
@@ -56,32 +55,15 @@ pub(super) async fn list(
         Freshness::AtLeast(_) => Freshness::Primary,
         other => other,
     };
-    match asked.metadata {
-        None => mine(&app, &claims.user, &page, freshness).await,
-        Some(metadata) => containing(&app, &claims.user, &page, freshness, &metadata).await,
-    }
-}
-
-async fn mine(app: &App, user: &UserId, page: &Page, freshness: Freshness) -> Answer<Response> {
-    let (limit, after) = (page.limit()?, page.after(|text| text.parse().ok())?);
-    let deadline = Instant::now() + rooms::PATIENCE;
-    let found = app.rooms.of_user(user, after, limit, freshness, deadline).await?;
-    let list = ObjectWriter::object(1024).array("items", found.rooms.iter().map(room_json));
-    let response = answer::json(StatusCode::OK, next_cursor(list, found.next.map(|id| id.to_string())));
-    Ok(tell(response, None, &found.served_by, found.fallback))
-}
-
-async fn containing(
-    app: &App,
-    user: &UserId,
-    page: &Page,
-    freshness: Freshness,
-    metadata: &str,
-) -> Answer<Response> {
-    check(metadata)?;
-    let cursor: Option<SearchCursor> = page.after(|text| text.parse().ok())?;
-    let search = Search { metadata, user, limit: page.limit()?, freshness, patience: PATIENCE };
-    let found = app.rooms.search(search, &cursor.unwrap_or_default()).await?;
+    let cursor = page.after(|text| text.parse().ok())?.unwrap_or_default();
+    let list = List { user: &claims.user, limit: page.limit()?, freshness, patience: PATIENCE };
+    let found = match asked.metadata {
+        None => app.rooms.of_user(list, &cursor).await?,
+        Some(metadata) => {
+            check(&metadata)?;
+            app.rooms.search(list, &metadata, &cursor).await?
+        }
+    };
     let names = found.incomplete.iter().map(|shard| format!("\"{shard}\""));
     let list = ObjectWriter::object(1024)
         .array("items", found.rooms.iter().map(room_json))

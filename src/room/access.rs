@@ -168,7 +168,7 @@ impl Access {
     }
 
     async fn by_slug(&self, slug: &Slug) -> Result<RoomId, Refusal> {
-        let id = self.directory.room_by_slug(slug).await.map_err(|error| error.refusal())?;
+        let id = self.directory.room_by_slug(slug, &self.rooms).await.map_err(|error| error.refusal())?;
         id.ok_or_else(|| RoomsError::Unknown.into())
     }
 

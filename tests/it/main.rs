@@ -48,6 +48,7 @@ mod session;
 mod settings;
 mod signals;
 mod slow;
+mod slugs;
 mod starts;
 mod statements;
 mod stats;

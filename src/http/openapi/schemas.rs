@@ -82,9 +82,8 @@ pub struct Counters {
 pub struct Rooms {
     items: Vec<Room>,
     next_cursor: Option<String>,
-    /// Of a search: shards whose rooms are missing, and come with a later page.
-    #[schema(nullable = false)]
-    incomplete: Option<Vec<String>>,
+    /// Shards whose rooms are missing, and come with a later page.
+    incomplete: Vec<String>,
 }
 
 #[derive(ToSchema)]

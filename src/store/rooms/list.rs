@@ -1,15 +1,10 @@
-//! The rooms of a person, over all shards side by side.
+//! The rooms of a person.
 
-use std::time::Instant;
-
-use futures_util::future::try_join_all;
-
-use super::everywhere::{Merged, Part};
+use super::cursor::ListCursor;
+use super::everywhere::{List, Question, RoomPage};
 use super::row::columns;
-use super::{RoomFacts, Rooms, RoomsError};
-use crate::db::{Sql, ToSql};
-use crate::ids::{RoomId, UserId};
-use crate::routing::{Freshness, Reason, ServedBy};
+use super::{Rooms, RoomsError};
+use crate::db::Sql;
 
 pub(super) static MINE: Sql = Sql {
     name: "rooms_of_user",
@@ -33,37 +28,9 @@ pub(super) static MINE: Sql = Sql {
     ),
 };
 
-/// Rooms in the order of their ids.
-#[derive(Debug)]
-pub struct RoomPage {
-    pub rooms: Vec<RoomFacts>,
-    /// Where the next page begins; none if this was the last.
-    pub next: Option<RoomId>,
-    /// The primary, if any shard's primary answered.
-    pub served_by: ServedBy,
-    pub fallback: Option<Reason>,
-}
-
 impl Rooms {
-    /// The rooms that `user` owns or is a member of, with an id above `after`.
-    /// All shards must answer: a list with holes would look like lost rooms.
-    pub async fn of_user(
-        &self,
-        user: &UserId,
-        after: Option<RoomId>,
-        limit: usize,
-        freshness: Freshness,
-        deadline: Instant,
-    ) -> Result<RoomPage, RoomsError> {
-        let after = after.map_or(0, RoomId::as_i64);
-        // One more than asked for tells whether there is another page.
-        let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-        let user = user.as_str();
-        let params: [&(dyn ToSql + Sync); 3] = [&user, &after, &most];
-        let ask = |shard| Part::read(shard, freshness, deadline, &MINE, &params);
-        let parts = try_join_all(self.shards().map(ask)).await?;
-        let Merged { rooms, more, served_by, fallback } = Merged::of(parts, limit);
-        let next = rooms.last().filter(|_| more).map(|facts| facts.room);
-        Ok(RoomPage { rooms, next, served_by, fallback })
+    /// The rooms that the user of the list owns or is a member of.
+    pub async fn of_user(&self, list: List<'_>, cursor: &ListCursor) -> Result<RoomPage, RoomsError> {
+        self.everywhere(list, Question { sql: &MINE, also: &[] }, cursor).await
     }
 }

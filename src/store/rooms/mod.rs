@@ -7,6 +7,7 @@
 
 mod admit;
 mod alter;
+mod cursor;
 mod drawn;
 mod everywhere;
 mod forget;
@@ -14,6 +15,7 @@ mod invites;
 mod legacy_reads;
 mod list;
 mod members;
+mod named;
 mod read;
 pub mod refusals;
 mod rights;
@@ -34,16 +36,16 @@ use crate::store::slots::Slots;
 
 pub use admit::{Admitted, Key};
 pub use alter::{Alteration, METADATA_MAX_BYTES};
+pub use cursor::{InvalidCursor, ListCursor};
 pub use drawn::{Drawn, DrawnShapes};
+pub use everywhere::{List, RoomPage};
 pub use forget::Left;
 pub use invites::{ListedInvite, NewInvite};
 pub use legacy_reads::ReadBefore;
-pub use list::RoomPage;
 pub use members::{ListedMember, MemberPage};
 pub use read::{Found, Wanted};
 pub use rights::Rights;
 pub use row::{Membership, NewRoom, RoomFacts};
-pub use search::{InvalidCursor, Search, SearchCursor, SearchPage};
 pub use standing::Actor;
 pub use visits::Visits;
 
@@ -81,6 +83,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &members::LIST,
     &drawn::DRAWN,
     &list::MINE,
+    &named::NAMED,
     &search::SEARCH,
     &visits::LOCK_SLOTS,
     &visits::BUMP,
@@ -100,6 +103,8 @@ pub enum RoomsError {
     Unknown,
     #[error("no shard that is known here owns the room's slot")]
     NoOwner,
+    #[error("several rooms have the slug, and only the directory knows which one it names")]
+    SlugContested,
     #[error("the server's timeline is not the one that is claimed for the shard")]
     NotClaimed,
     #[error("durability is sync, but the server waits for no standby")]
@@ -159,6 +164,7 @@ impl From<RoomsError> for Refusal {
             RoomsError::Unavailable(error) => error.into(),
             RoomsError::Refused(refusal) => refusal,
             RoomsError::NoOwner
+            | RoomsError::SlugContested
             | RoomsError::NotClaimed
             | RoomsError::NoStandby
             | RoomsError::NoPrimary(_) => {

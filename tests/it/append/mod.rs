@@ -5,6 +5,6 @@ mod decisions;
 mod faults;
 mod locks;
 mod plans;
-mod proxy;
+pub mod proxy;
 pub mod replication;
 pub mod world;

@@ -3,4 +3,4 @@
 mod delivery;
 mod doors;
 mod ends;
-mod reader;
+pub mod reader;

@@ -63,7 +63,7 @@ impl Reader {
     }
 
     /// `Err` is the answer, if it is no stream.
-    pub async fn open(base: &str, room: u64, ask: &Ask) -> Result<Self, Answer> {
+    pub async fn open(base: &str, room: impl std::fmt::Display, ask: &Ask) -> Result<Self, Answer> {
         let Ask { token, last_id, query, method } = ask;
         let host = base.trim_start_matches("http://");
         let socket = TcpStream::connect(host).await.unwrap();

@@ -10,7 +10,7 @@ use roomgate::placement::slot_of;
 use roomgate::position::{Epoch, Position, Seq};
 use roomgate::protocol::{Access, Code, Refusal, Role};
 use roomgate::routing::Freshness;
-use roomgate::store::rooms::{Actor, Key, RoomsError, STATEMENTS, Visits, Wanted};
+use roomgate::store::rooms::{Actor, Key, List, ListCursor, RoomsError, STATEMENTS, Visits, Wanted};
 use roomgate::store::slots::SLOT_LOCKS;
 
 use super::world::{World, new_room, soon, user};
@@ -178,15 +178,16 @@ async fn a_persons_rooms_are_listed_once_each_in_pages() {
         .await;
     expected.sort();
     for limit in [1, 3, 100] {
-        let (mut listed, mut after) = (Vec::new(), None);
+        let (mut listed, mut cursor) = (Vec::new(), ListCursor::default());
+        let list =
+            List { user: &ann, limit, freshness: Freshness::Primary, patience: Duration::from_secs(10) };
         loop {
-            let page = world.rooms.of_user(&ann, after, limit, Freshness::Primary, soon()).await.unwrap();
+            let page = world.rooms.of_user(list, &cursor).await.unwrap();
             assert!(page.rooms.len() <= limit);
             listed.extend(page.rooms.iter().map(|facts| facts.room));
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
+            assert!(page.incomplete.is_empty());
+            let Some(next) = page.next else { break };
+            cursor = next;
         }
         assert_eq!(listed, expected, "in pages of {limit}");
     }

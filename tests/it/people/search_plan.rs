@@ -24,7 +24,7 @@ async fn a_search_in_100_000_rooms_reads_few_of_them_whether_few_match_or_all() 
     let sql = STATEMENTS.iter().find(|sql| sql.name == "rooms_by_metadata").unwrap();
     world.sql("ANALYZE").await;
     world.sql(&format!("PREPARE early AS {}", sql.text)).await;
-    world.sql("EXPLAIN EXECUTE early('{}', 0, 'm17', 51, 5000)").await;
+    world.sql("EXPLAIN EXECUTE early('m17', 0, 51, '{}', 5000)").await;
     world.sql(FILL).await;
     // (what is looked for, after, rooms of `room` that are read, rooms found)
     for (metadata, after, most, found) in [
@@ -37,7 +37,7 @@ async fn a_search_in_100_000_rooms_reads_few_of_them_whether_few_match_or_all() 
     ] {
         // Whoever the planner was when the table was small, it is the same plan.
         let execute = format!(
-            "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, COSTS OFF) EXECUTE early('{metadata}', {after}, 'nobody', 51, 5000)"
+            "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, COSTS OFF) EXECUTE early('nobody', {after}, 51, '{metadata}', 5000)"
         );
         let rows = world.admin.query(&execute, &[]).await.unwrap();
         let plan = rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");

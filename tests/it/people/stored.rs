@@ -105,7 +105,7 @@ async fn a_slug_has_one_room_and_its_owner_may_continue_creating_it() {
     let slug = &ann.slug;
     let again = |new: &NewRoom| NewRoom { room: RoomId::random(), slug: slug.clone(), ..new.clone() };
     assert_eq!(directory.reserve_room(&ann).await.unwrap(), ann.room);
-    assert_eq!(directory.room_by_slug(slug).await.unwrap(), None, "not before it is there");
+    assert_eq!(directory.room_by_slug(slug, &world.rooms).await.unwrap(), None, "not before it is there");
     assert_eq!(directory.reserve_room(&again(&ann)).await.unwrap(), ann.room);
     let stolen = directory.reserve_room(&again(&eve)).await;
     assert!(matches!(stolen, Err(DirectoryError::SlugTaken)));
@@ -115,7 +115,7 @@ async fn a_slug_has_one_room_and_its_owner_may_continue_creating_it() {
     assert!(matches!(late, Err(DirectoryError::SlugTaken)));
     // A repeat of the very same reservation, whose first answer was lost.
     assert_eq!(directory.reserve_room(&ann).await.unwrap(), ann.room);
-    assert_eq!(directory.room_by_slug(slug).await.unwrap(), Some(ann.room));
+    assert_eq!(directory.room_by_slug(slug, &world.rooms).await.unwrap(), Some(ann.room));
     assert_eq!(world.count("directory.slug WHERE plan IS NOT NULL").await, 0);
 }
 
@@ -127,14 +127,14 @@ async fn a_known_slug_outlasts_the_directory_and_others_wait_only_so_long() {
         .sql("INSERT INTO directory.slug (slug, room_id, owner, state) VALUES ('known', 7, 'ann', 'active')")
         .await;
     // Many at once, one query.
-    let many = (0..200).map(|_| world.directory.room_by_slug(&known));
+    let many = (0..200).map(|_| world.directory.room_by_slug(&known, &world.rooms));
     assert!(join_all(many).await.iter().all(|room| room.as_ref().is_ok_and(|id| id.is_some())));
 
     world.server.service().kill().await;
-    let room = world.directory.room_by_slug(&known).await.unwrap();
+    let room = world.directory.room_by_slug(&known, &world.rooms).await.unwrap();
     assert_eq!(room, Some(RoomId::new(7).unwrap()));
     let asked = Instant::now();
-    let refusal = world.directory.room_by_slug(&unknown).await.unwrap_err().refusal();
+    let refusal = world.directory.room_by_slug(&unknown, &world.rooms).await.unwrap_err().refusal();
     assert_eq!(refusal.code, Code::Unavailable);
     assert!(refusal.retry_after_ms.is_some());
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
@@ -152,7 +152,7 @@ async fn a_slug_that_a_failover_gave_to_another_room_is_found_out_and_an_outage_
         );
         world.sql(&put).await;
     };
-    let found = async |time| trusting(time).room_by_slug(&slug).await.unwrap().map(RoomId::get);
+    let found = async |time| trusting(time).room_by_slug(&slug, &world.rooms).await.unwrap().map(RoomId::get);
     let (long, short) = (HOUR, Duration::ZERO);
     assert_eq!(found(short).await, None);
     gets(7).await;

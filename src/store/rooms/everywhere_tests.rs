@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::super::cursor::InvalidCursor;
 use super::*;
 use crate::protocol::Access;
 
@@ -10,7 +11,7 @@ fn name(shard: usize) -> ShardName {
 }
 
 /// One page over shards that hold these rooms, without those that fail.
-fn page(shards: &[Vec<i64>], failing: &[bool], cursor: &SearchCursor, limit: usize) -> SearchPage {
+fn page(shards: &[Vec<i64>], failing: &[bool], cursor: &ListCursor, limit: usize) -> RoomPage {
     let (mut parts, mut failed) = (Vec::new(), Vec::new());
     for (shard, rooms) in shards.iter().enumerate() {
         if failing.get(shard) == Some(&true) {
@@ -39,7 +40,7 @@ proptest! {
         let mut shards = vec![Vec::new(); 3];
         rooms.iter().for_each(|(room, shard)| shards[*shard].push(*room));
         let mut seen: BTreeMap<i64, usize> = BTreeMap::new();
-        let (mut cursor, mut failures) = (SearchCursor::default(), failures.into_iter());
+        let (mut cursor, mut failures) = (ListCursor::default(), failures.into_iter());
         for _ in 0..200 {
             let failing = failures.next().unwrap_or_default();
             let page = page(&shards, &failing, &cursor, limit);
@@ -61,7 +62,7 @@ proptest! {
 #[test]
 fn a_page_after_a_failure_goes_on_where_the_shard_was_left() {
     let shards = [vec![1, 4], vec![2, 3]];
-    let first = page(&shards, &[false, true], &SearchCursor::default(), 1);
+    let first = page(&shards, &[false, true], &ListCursor::default(), 1);
     assert_eq!(first.next.as_ref().unwrap().to_string(), "1~shard-1.0");
     let second = page(&shards, &[], first.next.as_ref().unwrap(), 10);
     let rooms: Vec<i64> = second.rooms.iter().map(|facts| facts.room.as_i64()).collect();
@@ -71,6 +72,6 @@ fn a_page_after_a_failure_goes_on_where_the_shard_was_left() {
 #[test]
 fn what_is_no_cursor_is_refused() {
     for text in ["", "x", "-1", "1~", "1~a", "1~a.", "1~a.x", "1~a.-1", "1~ .1", "9007199254740992", "1.2"] {
-        assert_eq!(text.parse::<SearchCursor>(), Err(InvalidCursor), "{text}");
+        assert_eq!(text.parse::<ListCursor>(), Err(InvalidCursor), "{text}");
     }
 }
