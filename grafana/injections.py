@@ -202,8 +202,8 @@ FAULTS = [
     ),
     Fault(
         "clock-jump", f"node-1's clock is set {JUMP_S // 60} minutes ahead (libfaketime)", clock_jump,
-        ["DeliveryP99High", "DeliveryP99Critical"],
-        [("Bus", "COMMIT to outbox, p99 by node", {"node": "node-1"})],
+        ["NodeClockWrong"],
+        [("Node", "Clock, ahead of the databases'", {"node": "node-1"})],
     ),
     Fault(
         "slow-client-crowd", "40 sessions on node-2 take 40 kB/s of the 320 kB/s that are drawn in their room", slow_client_crowd,

@@ -27,7 +27,7 @@ fi
 if [ "$purpose" = test ] || [ "$purpose" = alerts ] || [ "${2:-}" = --prometheus ]; then
     has prometheus || missing+=(prometheus)
 fi
-if [ "$purpose" = alerts ]; then
+if [ "$purpose" = test ] || [ "$purpose" = alerts ]; then
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
 fi
 if [ "$purpose" = test ]; then

@@ -1,9 +1,9 @@
-//! The wall clock, in the wire's unit, and days. Deadlines use `Instant`, never
+//! The wall clock, in the wire's unit, its difference from others, and days. Deadlines use `Instant`, never
 //! this.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,35 @@ impl UnixMillis {
 impl fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// By how much one clock is ahead of another one, in milliseconds; negative if it
+/// is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Ahead(i64);
+
+impl Ahead {
+    pub fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Of our clock, which was `asked` before a question to the other one that took
+    /// `round_trip`. The other clock was read somewhere in between, and all three are
+    /// whole milliseconds, so of all differences that are possible this is the smallest.
+    pub fn at_least(asked: UnixMillis, round_trip: Duration, other: UnixMillis) -> Self {
+        let round_trip = i64::try_from(round_trip.as_millis()).unwrap_or(i64::MAX);
+        let first = asked.0.saturating_sub(other.0).saturating_sub(1);
+        Self(0.clamp(first, first.saturating_add(round_trip).saturating_add(3)))
+    }
+
+    pub fn size(self) -> Duration {
+        Duration::from_millis(self.0.unsigned_abs())
+    }
+
+    pub fn seconds(self) -> f64 {
+        self.size().as_secs_f64().copysign(self.0 as f64)
     }
 }
 
@@ -105,6 +134,25 @@ impl FromStr for Day {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slow_answer_makes_no_clock_wrong() {
+        let ahead = |asked, round_trip, other| {
+            Ahead::at_least(UnixMillis(asked), Duration::from_millis(round_trip), UnixMillis(other))
+        };
+        for (asked, round_trip, other, expected) in [
+            (1_000, 0, 1_000, 0),
+            (1_000, 10, 1_005, 0),
+            (1_000, 9_000, 9_500, 0),
+            (1_000, 10, 1_015, -3),
+            (61_000, 10, 1_000, 59_999),
+            (1_000, 10, 61_000, -59_988),
+            (i64::MAX, 10, -1, i64::MAX - 1),
+        ] {
+            assert_eq!(ahead(asked, round_trip, other), Ahead(expected), "{asked} {round_trip} {other}");
+        }
+        assert_eq!([Ahead(-1_500).seconds(), Ahead(0).seconds()], [-1.5, 0.0]);
+    }
 
     #[test]
     fn days_are_those_of_the_calendar() {

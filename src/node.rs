@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::auth::{KeyError, Origins, Passwords, Verifier};
+use crate::auth::{KeyError, LEEWAY, Origins, Passwords, Verifier};
 use crate::bus::{Away, Bus, NodeId};
 use crate::config::{Config, Durability};
 use crate::databases::{DatabaseError, Databases};
@@ -26,7 +26,7 @@ use crate::metrics;
 use crate::reload::{Followers, Reload, Sources};
 use crate::room::access::{self, Access};
 use crate::room::{Context, Hub, tell_presence, watch};
-use crate::routing::{Shard, Shards};
+use crate::routing::{Clocks, Shard, Shards};
 use crate::session::{self, Sessions};
 use crate::store::append::Appender;
 use crate::store::history::History;
@@ -135,8 +135,10 @@ impl Node {
         let jobs = Jobs::new(config, &directory, &rooms, &bus);
         let eraser = jobs.eraser();
         jobs.start(config, &verifier, &sessions, tasks);
-        let probe = probe(&draining, &slots, &shards, directory.database());
-        let watched = watched(config, &shards, &directory, &bus);
+        let clocks = Clocks::new(shards.clone(), directory.database().clone(), LEEWAY);
+        tasks.spawn("clocks", clocks.clone().watch(tasks.stop_signal()));
+        let probe = probe(&draining, &slots, &shards, directory.database(), &clocks);
+        let watched = watched(config, &shards, &directory, &bus, clocks);
         let public = http::Parts {
             sessions: sessions.clone(),
             access,
@@ -301,26 +303,40 @@ fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
 }
 
 /// What `/health` tells, from memory.
-fn probe(draining: &Arc<AtomicBool>, slots: &Slots, shards: &Shards, directory: &Shard) -> http::Probe {
-    let (draining, slots, shards, directory) =
-        (draining.clone(), slots.clone(), shards.clone(), directory.clone());
+fn probe(
+    draining: &Arc<AtomicBool>,
+    slots: &Slots,
+    shards: &Shards,
+    directory: &Shard,
+    clocks: &Clocks,
+) -> http::Probe {
+    let (draining, slots, shards, directory, clocks) =
+        (draining.clone(), slots.clone(), shards.clone(), directory.clone(), clocks.clone());
     Arc::new(move || http::Facts {
         draining: draining.load(Ordering::Relaxed),
         slots_known: slots.are_known(),
         directory: directory.primary_now().is_some(),
         shards: shards.len(),
         writable_shards: shards.iter().filter(|(_, shard)| shard.primary_now().is_some()).count(),
+        clock_wrong: clocks.is_wrong(),
     })
 }
 
 /// What `/health/detailed` looks at.
-fn watched(config: &Config, shards: &Shards, directory: &Directory, bus: &Bus) -> http::Watched {
+fn watched(
+    config: &Config,
+    shards: &Shards,
+    directory: &Directory,
+    bus: &Bus,
+    clocks: Clocks,
+) -> http::Watched {
     http::Watched {
         node: config.node.name.clone(),
         shards: shards.clone(),
         directory: directory.database().clone(),
         bus: bus.clone(),
         durability: config.writes.durability,
+        clocks,
     }
 }
 

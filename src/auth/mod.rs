@@ -23,4 +23,4 @@ pub use password::{Passwords, check_password_rules, is_imported, may_be_password
 pub use refresh::RefreshToken;
 pub use revocations::Revocation;
 pub use ticket::Ticket;
-pub use token::{Claims, Issued, Rules, Signer, Verifier};
+pub use token::{Claims, Issued, LEEWAY, Rules, Signer, Verifier};

@@ -24,7 +24,7 @@ use crate::log::Authority;
 use crate::protocol::{Code, Refusal, strict};
 
 /// Tolerated difference between the issuer's clock and ours.
-const LEEWAY: Duration = Duration::from_secs(5);
+pub const LEEWAY: Duration = Duration::from_secs(5);
 
 /// Longer tokens are refused unread.
 const TOKEN_MAX_BYTES: usize = 8 * 1024;

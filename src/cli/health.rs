@@ -79,6 +79,7 @@ fn lines(detail: &Value, ready: bool) -> String {
     line(node, detail, if ready { "ready" } else { "not ready" });
     line("work".to_owned(), &detail["work"], "");
     line("bus".to_owned(), &detail["bus"], "");
+    line("clock".to_owned(), &detail["clock"], "");
     for shard in
         std::iter::once(&detail["directory"]).chain(detail["shards"].as_array().into_iter().flatten())
     {

@@ -95,6 +95,11 @@ pub(super) const BREAKER: Family = Family::gauge(
     &["shard", "endpoint"],
     "The endpoint's breaker: 0 closed, 1 half-open, 2 open.",
 );
+pub(super) const CLOCK_OFFSET: Family = Family::gauge(
+    "db_clock_offset_seconds",
+    &["shard", "endpoint"],
+    "Seconds by which this node's clock is ahead of the endpoint's, at least; negative if it is behind.",
+);
 pub(super) const SYNC_STANDBYS: Family =
     Family::gauge("db_synchronous_standbys", &["shard"], "Standbys that a commit may wait for.");
 pub(super) const SYNC_REQUIRED: Family = Family::gauge(
@@ -144,6 +149,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &ALLOWED,
     &DISK_USED,
     &BREAKER,
+    &CLOCK_OFFSET,
     &SYNC_STANDBYS,
     &SYNC_REQUIRED,
     &FENCED,

@@ -77,6 +77,11 @@ const SNAPSHOTS: Family =
     Family::counter("roomgate_snapshots_total", &[], "Snapshots of rooms that this node has written.");
 const EXPIRED: Family =
     Family::counter("roomgate_events_expired_total", &[], "Old events that this node has deleted.");
+const CLOCK_OFFSET: Family = Family::gauge(
+    "roomgate_clock_offset_seconds",
+    &[],
+    "Seconds by which this node's clock is ahead of the databases', by their median; negative if it is behind.",
+);
 const BUILD_INFO: Family =
     Family::gauge("roomgate_build_info", &["version", "commit"], "Always 1; its labels tell what runs.");
 
@@ -97,6 +102,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &REJECTS,
     &RATE_LIMITED,
     &OUTBOX_BYTES,
+    &CLOCK_OFFSET,
     &SNAPSHOTS,
     &EXPIRED,
     &BUILD_INFO,
@@ -123,6 +129,7 @@ struct Gateway {
     rejects: ByLabel<Counter>,
     rate_limited: ByLabel<Counter>,
     outbox_bytes: Gauge,
+    clock_offset: Gauge,
     snapshots: Counter,
     expired: Counter,
 }
@@ -153,6 +160,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         rejects: ByLabel::new(&REJECTS, &[]),
         rate_limited: ByLabel::new(&RATE_LIMITED, &[]),
         outbox_bytes: series(&OUTBOX_BYTES, &[]),
+        clock_offset: series(&CLOCK_OFFSET, &[]),
         snapshots: series(&SNAPSHOTS, &[]),
         expired: series(&EXPIRED, &[]),
     }
@@ -170,6 +178,11 @@ pub(super) fn init() {
     gateway.rejects.prepare(Code::ALL.map(Code::as_str));
     gateway.received.prepare(MESSAGE_TYPES);
     gateway.rate_limited.prepare(LIMITED);
+}
+
+/// By how much this node's clock is ahead of the databases'.
+pub fn clock_offset(seconds: f64) {
+    GATEWAY.clock_offset.set(seconds);
 }
 
 /// A gauge that is one higher for as long as this lives.

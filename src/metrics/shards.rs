@@ -177,6 +177,7 @@ struct Endpoint {
     active: Gauge,
     allowed: Gauge,
     breaker: Gauge,
+    clock_offset: Gauge,
 }
 
 /// How full the disk of `endpoint` is. A series of its own, because most
@@ -228,6 +229,7 @@ impl EndpointMetrics {
             active: series(&db::ACTIVE, &names),
             allowed: series(&db::ALLOWED, &names),
             breaker: series(&db::BREAKER, &names),
+            clock_offset: series(&db::CLOCK_OFFSET, &names),
         }))
     }
 
@@ -305,6 +307,11 @@ impl EndpointMetrics {
 
     pub fn connections_allowed(&self, count: u32) {
         self.0.allowed.set(f64::from(count));
+    }
+
+    /// By how much this node's clock is ahead of the server's.
+    pub fn clock_offset(&self, seconds: f64) {
+        self.0.clock_offset.set(seconds);
     }
 
     /// 0 closed, 1 half-open, 2 open.

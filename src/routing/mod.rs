@@ -11,6 +11,7 @@ pub mod roles;
 pub mod staleness;
 
 mod breaker;
+mod clocks;
 mod disk;
 mod endpoint;
 mod monitor;
@@ -18,6 +19,7 @@ mod route;
 mod shard;
 
 pub use choose::Reason;
+pub use clocks::Clocks;
 pub use endpoint::Endpoint;
 pub use roles::{Claim, Fence, Standing, SystemId};
 pub use route::{Freshness, Route, ServedBy, Target, Unavailable};

@@ -16,6 +16,7 @@ use super::endpoint::Endpoint;
 use super::roles::{Claim, Sighting, Standing, SystemId, judge};
 use super::shard::{Facts, Known, Shared};
 use super::staleness::{Lsn, Samples, Timeline};
+use crate::clock::{Ahead, UnixMillis};
 use crate::db::{
     Class, Connection, ConnectionLimit, Connector, DbError, OverBudget, Row, ServerFacts, SessionSettings,
     Sql,
@@ -54,7 +55,8 @@ static LOOK: Sql = Sql {
          AND current_setting('ignore_invalid_pages') = 'off'
          AND current_setting('zero_damaged_pages') = 'off'
          AND current_setting('ignore_checksum_failure') = 'off'
-         AND current_setting('session_replication_role') = 'origin' AS keeps_its_word
+         AND current_setting('session_replication_role') = 'origin' AS keeps_its_word,
+       (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock_ms
   FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) AS role",
 };
 
@@ -63,6 +65,7 @@ static LOOK: Sql = Sql {
 struct Answer {
     /// Before the question was sent.
     asked: Instant,
+    clock_ahead: Ahead,
     sighting: Sighting,
     receiver: Option<String>,
     synchronous_standbys: i64,
@@ -250,6 +253,9 @@ impl Monitor {
             metrics.active_connections(u32::try_from(facts.active_connections).unwrap_or_default());
             metrics.connections_allowed(facts.connections_allowed);
             metrics.breaker(endpoint.breaker.level());
+            if let Some(ahead) = facts.clock_ahead {
+                metrics.clock_offset(ahead.seconds());
+            }
             match (role, facts.staleness(now)) {
                 (Role::Primary, _) => metrics.replication_lag(Duration::ZERO, 0),
                 // Behind everything that is remembered: as much as that, at least.
@@ -291,6 +297,7 @@ impl Monitor {
             synchronous_standbys: answer.map_or(0, |answer| answer.synchronous_standbys),
             active_connections: answer.map_or(0, |answer| answer.active_connections),
             connections_allowed: answer.map_or(0, |answer| answer.limit.allowed()),
+            clock_ahead: answer.map(|answer| answer.clock_ahead),
             over_budget: observed.over_budget.clone(),
             error: observed.error.clone(),
         }
@@ -345,18 +352,24 @@ impl Probe {
                 (connection, facts.connections)
             }
         };
-        let asked = Instant::now();
+        let (asked, wall) = (Instant::now(), UnixMillis::now());
         let row = timeout(self.limit, connection.query_one(&LOOK, &[])).await.map_err(late)??;
+        let clock_ahead = Ahead::at_least(wall, asked.elapsed(), UnixMillis(row.get("clock_ms")));
         if !row.get::<_, bool>("keeps_its_word") {
             self.connector.check(&connection).await?;
         }
-        let answer = read_answer(asked, limit, &row)?;
+        let answer = read_answer(asked, clock_ahead, limit, &row)?;
         self.connection = Some((connection, limit));
         Ok(answer)
     }
 }
 
-fn read_answer(asked: Instant, limit: ConnectionLimit, row: &Row) -> Result<Answer, DbError> {
+fn read_answer(
+    asked: Instant,
+    clock_ahead: Ahead,
+    limit: ConnectionLimit,
+    row: &Row,
+) -> Result<Answer, DbError> {
     let bad = |what: &str| DbError::new(Class::Other, "monitor", format!("no {what} in the answer"));
     // A replica that has not replayed anything yet has no position.
     let lsn: Option<String> = row.get("lsn");
@@ -365,6 +378,7 @@ fn read_answer(asked: Instant, limit: ConnectionLimit, row: &Row) -> Result<Answ
     let timeline = timeline.and_then(|t| u32::try_from(t).ok()).ok_or_else(|| bad("timeline"))?;
     Ok(Answer {
         asked,
+        clock_ahead,
         sighting: Sighting {
             in_recovery: row.get("recovering"),
             timeline: Timeline(timeline),

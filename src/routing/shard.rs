@@ -14,6 +14,7 @@ use super::monitor::Monitor;
 use super::roles::{Claim, Fence, Standing, SystemId};
 use super::route::{Freshness, Route};
 use super::staleness::{Lsn, Timeline};
+use crate::clock::Ahead;
 use crate::config;
 use crate::db::{Budget, Class, DbError, OverBudget, Pool, SessionSettings, Sql};
 use crate::ids::{NodeName, ShardName};
@@ -135,6 +136,8 @@ pub struct Facts {
     pub synchronous_standbys: i64,
     pub active_connections: i64,
     pub connections_allowed: u32,
+    /// Of this node's clock, over the server's.
+    pub clock_ahead: Option<Ahead>,
     /// The server allows fewer connections than all nodes may open.
     pub over_budget: Option<OverBudget>,
     /// Why it is down.
@@ -155,6 +158,7 @@ impl Default for Facts {
             synchronous_standbys: 0,
             active_connections: 0,
             connections_allowed: 0,
+            clock_ahead: None,
             over_budget: None,
             error: None,
         }

@@ -13,6 +13,7 @@ mod append;
 mod broken_frames;
 mod burst;
 mod client;
+mod clocks;
 mod closes;
 mod convergence;
 mod delivery;

@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::levels::{self, Level, Load, Traffic, Verdict};
 use super::thresholds::{self, Threshold};
 use crate::bus::Bus;
+use crate::clock::Ahead;
 use crate::config::Durability;
 use crate::db::migrate::Schema;
 use crate::ids::NodeName;
 use crate::metrics::{Lately, lately};
-use crate::routing::{Endpoint, Facts, Shard, Shards, Standing};
+use crate::routing::{Clocks, Endpoint, Facts, Shard, Shards, Standing};
 
 /// Where the details come from.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub struct Watched {
     pub directory: Shard,
     pub bus: Bus,
     pub durability: Durability,
+    pub clocks: Clocks,
 }
 
 #[derive(Serialize)]
@@ -35,6 +37,7 @@ pub struct Detail {
     /// Of the last five minutes, like the traffic of the shards.
     work: Verdict,
     bus: Verdict,
+    clock: ClockDetail,
     directory: ShardDetail,
     shards: Vec<ShardDetail>,
     thresholds: [Threshold; thresholds::ALL.len()],
@@ -44,6 +47,14 @@ pub struct Detail {
 struct Versions {
     directory: i64,
     shard: i64,
+}
+
+#[derive(Serialize)]
+struct ClockDetail {
+    #[serde(flatten)]
+    verdict: Verdict,
+    /// Over the databases' clocks; none while none of them answers.
+    ahead_ms: Option<Ahead>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +86,8 @@ struct EndpointDetail {
     active_connections: i64,
     connections_allowed: u32,
     disk_used_ratio: Option<f64>,
+    /// Of this node's clock, over the server's.
+    clock_ahead_ms: Option<Ahead>,
 }
 
 #[derive(Serialize)]
@@ -99,14 +112,18 @@ impl Watched {
         let directory = shard_detail(&self.directory, false, &lately);
         let submit_p99 = lately.quantile("roomgate_submit_seconds_bucket", "", 0.99);
         let work = levels::work(submit_p99, lately.per_minute("db_slow_queries_total"));
+        let ahead = self.clocks.ahead();
+        let clock = ClockDetail { verdict: levels::clock(ahead), ahead_ms: ahead };
+        let own = bus.status.max(work.status).max(clock.verdict.status);
         let levels = shards.iter().chain([&directory]).map(|shard| shard.verdict.status);
         Detail {
-            status: levels.fold(bus.status.max(work.status), Level::max),
+            status: levels.fold(own, Level::max),
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION"),
             schema: Versions { directory: Schema::Directory.latest(), shard: Schema::Shard.latest() },
             work,
             bus,
+            clock,
             directory,
             shards,
             thresholds: thresholds::ALL,
@@ -178,6 +195,7 @@ fn endpoint_detail(endpoint: &Endpoint, facts: &Facts, now: Instant) -> Endpoint
         active_connections: facts.active_connections,
         connections_allowed: facts.connections_allowed,
         disk_used_ratio,
+        clock_ahead_ms: facts.clock_ahead,
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::thresholds::{
-    CONNECTIONS, DISK, FALLBACKS, LAG, POOL_USE, QUERY_P95, SLOW_QUERIES, SUBMIT_P99, TRANSACTIONS,
+    CLOCK, CONNECTIONS, DISK, FALLBACKS, LAG, POOL_USE, QUERY_P95, SLOW_QUERIES, SUBMIT_P99, TRANSACTIONS,
 };
+use crate::clock::Ahead;
 use crate::db::DbError;
 use crate::routing::{Facts, Standing};
 
@@ -102,10 +103,29 @@ pub fn endpoint(facts: &Facts, staleness: Option<Duration>, load: Load) -> Verdi
     if let Some(used) = load.disk_used_ratio {
         verdict.note(DISK.level(used), format!("{:.0} % of its disk used", used * 100.0));
     }
+    if let Some(ahead) = facts.clock_ahead {
+        verdict
+            .note(CLOCK.level(ahead.size().as_secs_f64()).min(Level::Warn), difference("its clock", ahead));
+    }
     if !load.breaker_closed {
         verdict.note(Level::Warn, "reads stay away: it failed them");
     }
     verdict
+}
+
+/// This node's clock, beside the databases'.
+pub fn clock(ahead: Option<Ahead>) -> Verdict {
+    let mut verdict = Verdict::default();
+    if let Some(ahead) = ahead {
+        let level = CLOCK.level(ahead.size().as_secs_f64());
+        verdict.note(level, difference("the databases' clock", ahead));
+    }
+    verdict
+}
+
+fn difference(clock: &str, ahead: Ahead) -> String {
+    let side = if ahead.seconds() > 0.0 { "behind" } else { "ahead of" };
+    format!("{clock} is {:.1} s {side} this node's", ahead.size().as_secs_f64())
 }
 
 /// A shard as a whole, from what its endpoints are.
@@ -188,6 +208,20 @@ mod tests {
             endpoint(&facts, Some(Duration::ZERO), IDLE).status
         };
         assert_eq!([at_work(79), at_work(80), at_work(100)], all);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_of_the_node_and_of_the_server() {
+        let of = |ms| clock(Some(Ahead::from_millis(ms))).status;
+        assert_eq!([of(999), of(-1_000), of(4_999)], [Level::Ok, Level::Warn, Level::Warn]);
+        assert_eq!([of(5_000), of(-3_600_000)], [Level::Critical, Level::Critical]);
+        assert_eq!(clock(None).status, Level::Ok);
+        let facts = Facts { clock_ahead: Some(Ahead::from_millis(-60_000)), ..replica() };
+        let verdict = endpoint(&facts, Some(Duration::ZERO), IDLE);
+        assert_eq!(
+            (verdict.status, verdict.why[0].as_str()),
+            (Level::Warn, "its clock is 60.0 s ahead of this node's")
+        );
     }
 
     #[test]

@@ -28,15 +28,18 @@ pub struct Facts {
     pub shards: usize,
     /// Shards with a primary.
     pub writable_shards: usize,
+    /// This node's clock is further from the databases' than tokens tolerate.
+    pub clock_wrong: bool,
 }
 
 /// Where the facts come from.
 pub type Probe = Arc<dyn Fn() -> Facts + Send + Sync>;
 
 impl Facts {
-    /// The directory is not asked for: rooms that are known are served without.
+    /// The directory is not asked for: rooms are served without it. A node with a
+    /// wrong clock would refuse every token.
     pub fn is_ready(self) -> bool {
-        !self.draining && self.slots_known && self.writable_shards > 0
+        !self.draining && !self.clock_wrong && self.slots_known && self.writable_shards > 0
     }
 
     pub(super) fn json(self, status: &str) -> String {
@@ -47,6 +50,7 @@ impl Facts {
             .boolean("directory", self.directory)
             .number("shards", self.shards as u64)
             .number("writable_shards", self.writable_shards as u64)
+            .boolean("clock_wrong", self.clock_wrong)
             .end()
     }
 }

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::levels::Level;
+use crate::auth::LEEWAY;
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Threshold {
@@ -26,6 +27,9 @@ pub const DISK: Threshold = Threshold::above("disk", "ratio", 0.70, 0.85);
 pub const SUBMIT_P99: Threshold = Threshold::above("submit_p99", "seconds", 0.25, 1.0);
 pub const QUERY_P95: Threshold = Threshold::above("query_p95", "seconds", 0.1, 0.5);
 pub const SLOW_QUERIES: Threshold = Threshold::above("slow_queries", "per minute", 1.0, 10.0);
+/// By which a node's clock differs from the databases'. Beyond it tokens are refused
+/// that are good.
+pub const CLOCK: Threshold = Threshold::above("clock", "seconds", 1.0, LEEWAY.as_secs() as f64);
 /// Append transactions that ended as they should.
 pub const TRANSACTIONS: Threshold =
     Threshold { below: true, ..Threshold::above("transactions", "ratio", 0.99, 0.95) };
@@ -33,8 +37,8 @@ pub const TRANSACTIONS: Threshold =
 pub const FALLBACKS: Threshold =
     Threshold { critical: None, ..Threshold::above("read_fallbacks", "ratio", 0.2, 0.0) };
 
-pub const ALL: [Threshold; 9] =
-    [POOL_USE, LAG, CONNECTIONS, DISK, SUBMIT_P99, QUERY_P95, SLOW_QUERIES, TRANSACTIONS, FALLBACKS];
+pub const ALL: [Threshold; 10] =
+    [POOL_USE, LAG, CONNECTIONS, DISK, SUBMIT_P99, QUERY_P95, SLOW_QUERIES, CLOCK, TRANSACTIONS, FALLBACKS];
 
 impl Threshold {
     const fn above(topic: &'static str, unit: &'static str, warn: f64, critical: f64) -> Self {
