@@ -105,14 +105,13 @@ impl Node {
 
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()));
         let origins = Origins::new(&config.listen.allowed_origins);
-        let visits = visits(&rooms, tasks);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
             directory: directory.clone(),
             passwords: passwords.clone(),
             limits: limits.clone(),
-            visits,
+            visits: visits(&rooms, tasks),
             max_stale,
         });
         let submit_timeout = config.writes.failover_wait + SUBMIT_GRACE;
@@ -133,10 +132,8 @@ impl Node {
         });
         let draining = Arc::new(AtomicBool::new(false));
         let jobs = Jobs::new(config, &directory, &rooms, &bus);
-        let eraser = jobs.eraser();
-        jobs.start(config, &verifier, &sessions, tasks);
-        let clocks = Clocks::new(shards.clone(), directory.database().clone(), LEEWAY);
-        tasks.spawn("clocks", clocks.clone().watch(tasks.stop_signal()));
+        let eraser = jobs.start(config, &verifier, &sessions, tasks);
+        let clocks = clocks(&shards, directory.database(), tasks);
         let probe = probe(&draining, &slots, &shards, directory.database(), &clocks);
         let watched = watched(config, &shards, &directory, &bus, clocks);
         let public = http::Parts {
@@ -188,6 +185,12 @@ impl Node {
 }
 
 /// Answers with the tasks of the public listener.
+fn clocks(shards: &Shards, directory: &Shard, tasks: &Tasks) -> Clocks {
+    let clocks = Clocks::new(shards.clone(), directory.clone(), LEEWAY);
+    tasks.spawn("clocks", clocks.clone().watch(tasks.stop_signal()));
+    clocks
+}
+
 fn listen(
     config: &Config,
     public: http::Parts,
@@ -249,13 +252,16 @@ impl Jobs {
         })
     }
 
-    fn start(self, config: &Config, verifier: &Verifier, sessions: &Sessions, tasks: &Tasks) {
+    /// Returns the way to an erasure at once.
+    fn start(self, config: &Config, verifier: &Verifier, sessions: &Sessions, tasks: &Tasks) -> http::Eraser {
+        let eraser = self.eraser();
         let Erasures { directory, bus, .. } = self.erasures.clone();
         let (verifier, sessions) = (verifier.clone(), sessions.clone());
         let watch = RevocationWatch { directory, verifier, sessions, bus, kept: self.revocations_kept };
         tasks.spawn("revocations", watch.run(tasks.stop_signal()));
         tasks.spawn("erasures", self.erasures.run(config.jobs.janitor_interval, tasks.stop_signal()));
         tasks.spawn("janitor", self.janitor.run(tasks.stop_signal()));
+        eraser
     }
 }
 

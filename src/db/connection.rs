@@ -10,7 +10,7 @@ use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
 use bytes::Bytes;
 use futures_util::future::try_join;
-use futures_util::{SinkExt, TryStreamExt};
+use futures_util::{FutureExt, SinkExt, TryStreamExt};
 use tokio::time::timeout;
 
 use super::error::{Class, DbError};
@@ -90,7 +90,7 @@ impl Connection {
             rows => return self.replicated(sql.name, rows?),
         }
         // Boxed, since it is rare, and every query would be as large.
-        let rows = Box::pin(self.query_once(sql, params)).await?;
+        let rows = self.query_once(sql, params).boxed().await?;
         self.replicated(sql.name, rows)
     }
 
@@ -123,7 +123,7 @@ impl Connection {
             Err(error) if self.can_repeat(&error, sql) => {}
             count => return self.replicated(sql.name, count?),
         }
-        let count = Box::pin(self.execute_once(sql, params)).await?;
+        let count = self.execute_once(sql, params).boxed().await?;
         self.replicated(sql.name, count)
     }
 
@@ -297,7 +297,8 @@ impl Connection {
         if let Some(ready) = self.statements.get(sql) {
             return Ok(ready);
         }
-        self.prepare(&[sql]).await?;
+        // Of a type of its own, since it is rare: every query's future would hold it.
+        self.prepare(&[sql]).boxed().await?;
         let lost = || DbError::new(Class::Other, "prepare", "what was prepared is gone");
         self.statements.get(sql).ok_or_else(lost)
     }

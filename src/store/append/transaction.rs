@@ -133,6 +133,7 @@ pub(super) async fn read(
     };
     // Sent in this order, each with a snapshot of its own: what is read after
     // the locks is what the locks protect.
+    // Boxed, since seven statements in one future are large.
     let (locks, facts) = Box::pin(future::join(
         future::join3(
             connection.begin(),
