@@ -10,7 +10,9 @@ use crate::auth::Verifier;
 use crate::bus;
 use crate::config::{Config, Durability, Endpoint, Loaded, Tls};
 use crate::db::migrate::{self, Schema};
-use crate::db::{Budget, Connector, DbError, Demand, ServerFacts, SessionSettings};
+use crate::db::{
+    Budget, Connector, DbError, Demand, ServerFacts, SessionSettings, tables_without_privileges,
+};
 use crate::tasks::Tasks;
 
 /// Print the configuration that would be used, secrets masked, and reach every
@@ -96,7 +98,7 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
     for ((name, _, endpoint), answer) in all.iter().zip(asked) {
         let subject = format!("{name}/{}", endpoint.name);
         match answer {
-            Ok((facts, schema, missing)) => {
+            Ok(Answer { facts, schema, forbidden, missing }) => {
                 let role = if facts.is_replica { "replica" } else { "primary" };
                 let tls = if endpoint.tls() == Tls::Verify { "over TLS" } else { "without TLS" };
                 reached.push(format!("{subject}: {role}, PostgreSQL {}, {tls}", facts.version));
@@ -108,6 +110,16 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
                 judge(config, &budget.demand(endpoint), &facts, &mut advise);
                 if let Err(error) = schema {
                     advise(true, error.to_string());
+                }
+                if !forbidden.is_empty() {
+                    let tables = forbidden.join(", ");
+                    advise(
+                        true,
+                        format!(
+                            "the role may not read and write {tables}: run `roomgate migrate up`, \
+                        which grants it (migrations.grant_to)"
+                        ),
+                    );
                 }
                 missing.into_iter().for_each(|statement| advise(true, format!("PgBouncer: {statement}")));
             }
@@ -132,9 +144,15 @@ async fn reach(config: &Config, mut findings: Vec<Finding>) -> (Vec<String>, Vec
     (reached, findings)
 }
 
-/// What a server says, whether its schema will do, and which settings its role
-/// lacks behind a PgBouncer.
-type Answer = (ServerFacts, Result<(), migrate::MigrateError>, Vec<String>);
+struct Answer {
+    facts: ServerFacts,
+    /// Whether the gateway can use the schema.
+    schema: Result<(), migrate::MigrateError>,
+    /// Tables that the role may not read and write.
+    forbidden: Vec<String>,
+    /// The settings that the role lacks behind a PgBouncer, as statements.
+    missing: Vec<String>,
+}
 
 async fn ask(
     config: &Config,
@@ -156,7 +174,8 @@ async fn ask(
         None => Vec::new(),
         Some(_) => Connector::pooled(endpoint, settings.clone(), tasks).missing_settings().await?,
     };
-    Ok((facts, migrate::require(&connection, schema, name).await, missing))
+    let forbidden = tables_without_privileges(&connection, schema.namespace()).await?;
+    Ok(Answer { facts, schema: migrate::require(&connection, schema, name).await, forbidden, missing })
 }
 
 fn judge(config: &Config, demand: &Demand, facts: &ServerFacts, advise: &mut impl FnMut(bool, String)) {

@@ -23,5 +23,5 @@ pub use connection::{Connection, Sql};
 pub use error::{Class, DbError};
 pub use json_text::JsonText;
 pub use pool::{Lease, Pool, PoolState};
-pub use probe::ServerFacts;
+pub use probe::{ServerFacts, tables_without_privileges};
 pub use settings::{CHECKED, PINNED, PLANNER, SessionSettings, Setting};

@@ -35,3 +35,23 @@ impl ServerFacts {
         })
     }
 }
+
+static WITHOUT_PRIVILEGES: Sql = Sql {
+    name: "server_privileges",
+    text: "SELECT tablename::text FROM pg_tables
+            WHERE schemaname = $1 AND tablename <> 'schema_migration'
+              AND tableowner = (SELECT tableowner FROM pg_tables
+                                 WHERE schemaname = $1 AND tablename = 'schema_migration')
+              AND NOT (SELECT bool_and(has_table_privilege(format('%I.%I', schemaname, tablename), privilege))
+                         FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege)
+            ORDER BY tablename",
+};
+
+/// The tables of a schema, made by migrations, that the role may not read and write.
+pub async fn tables_without_privileges(
+    connection: &Connection,
+    schema: &str,
+) -> Result<Vec<String>, DbError> {
+    let tables = connection.query(&WITHOUT_PRIVILEGES, &[&schema]).await?;
+    Ok(tables.iter().map(|row| row.get(0)).collect())
+}

@@ -58,6 +58,11 @@ async fn missing_table_or_privilege_names_its_remedy() {
         let read =
             world.api_of(0, &alice).get(&format!("/v1/rooms/{room}/events?freshness=primary")).await.unwrap();
         says_that_an_operator_must_act(&read);
+        if breaks.starts_with("REVOKE") {
+            let checked = world.roomgate(&["check-config"]);
+            let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+            assert!(!checked.status.success() && text.contains("may not read and write room"), "{text}");
+        }
         assert!(log(&world).contains(remedy), "{breaks}: the log names no remedy:\n{}", log(&world));
         admin.batch_execute(mends).await.unwrap();
         let answer = submit(&world, &alice, room, &format!("op{n}")).await;
