@@ -4,7 +4,7 @@
 //! Presence is kept as a state, not as a queue of changes: an outage of hours
 //! owes one write for each session that is here, however many came and went.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::ids::{RoomId, SessionId};
 
@@ -76,6 +76,27 @@ impl Ledger {
         self.owed.insert(write.key);
     }
 
+    /// The entries that Redis should have, in parts of at most `count` of one room.
+    pub fn stored(&self, count: usize) -> Vec<(RoomId, Vec<Write>)> {
+        let mut by_room: BTreeMap<RoomId, Vec<Write>> = BTreeMap::new();
+        for (key, entry) in &self.entries {
+            if entry.stored && entry.member.is_some() && !self.owed.contains(key) {
+                let write = Write { key: key.clone(), member: entry.member.clone() };
+                by_room.entry(key.0).or_default().push(write);
+            }
+        }
+        let parts = |(room, writes): (RoomId, Vec<Write>)| {
+            writes.chunks(count).map(|part| (room, part.to_vec())).collect::<Vec<_>>()
+        };
+        by_room.into_iter().flat_map(parts).collect()
+    }
+
+    /// Redis had lost these.
+    pub fn owe(&mut self, lost: &[Write]) {
+        let known = lost.iter().filter(|write| self.entries.contains_key(&write.key));
+        self.owed.extend(known.map(|write| write.key.clone()));
+    }
+
     /// Redis may have lost everything.
     pub fn owe_all(&mut self) {
         self.owed.extend(self.entries.keys().cloned());
@@ -84,8 +105,6 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -11,20 +11,21 @@ use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::Error;
-use fred::interfaces::{ClientLike, SortedSetsInterface};
-use fred::types::CustomCommand;
-use futures_util::future::try_join;
+use fred::interfaces::ClientLike;
 
 use super::client::bounded;
+use super::command::{Command, Job, NODES_KEY};
 use super::{Away, Bus};
 
-const NODES_KEY: &str = "roomgate:nodes";
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How soon it is said again when it could not be said.
 pub(super) const HEARTBEAT_RETRY: Duration = Duration::from_millis(100);
 /// A node that has been silent for so long is dead. With the time until others
 /// look, its sessions are gone within 15 s.
 const LEASE_MS: f64 = 10_000.0;
+/// Keys expire by themselves after this time. A node stores its part of each
+/// again at every heartbeat.
+pub(super) const KEPT_S: i64 = 30;
 
 /// One run of one node; a restart is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,13 +46,21 @@ impl NodeId {
 impl Bus {
     /// The nodes that live, this one included.
     pub async fn alive(&self) -> Result<HashSet<NodeId>, Away> {
+        if self.shared.standing.load().refuses(Job::Presence) {
+            return Err(Away("presence is refused".to_owned()));
+        }
         let client = self.shared.line.client();
-        let (oldest, latest) = (f64::NEG_INFINITY, f64::INFINITY);
         let now = bounded(server_time_ms(&client)).await?;
-        let removed = client.zremrangebyscore::<i64, _, _, _>(NODES_KEY, oldest, now);
-        let left = client.zrangebyscore::<Vec<String>, _, _, _>(NODES_KEY, oldest, latest, false, None);
         // In this order, sent together.
-        let (_, left) = bounded(Box::pin(try_join(removed, left))).await?;
+        let pipeline = client.pipeline();
+        let left = vec![NODES_KEY.into(), "-inf".into(), "+inf".into()];
+        let asked = async {
+            let dead = vec![NODES_KEY.into(), "-inf".into(), now.into()];
+            Command::NodesExpire.send::<()>(&pipeline, dead).await?;
+            Command::NodesList.send::<()>(&pipeline, left).await?;
+            pipeline.all::<(i64, Vec<String>)>().await
+        };
+        let (_, left) = bounded(asked).await?;
         let mut alive: HashSet<_> = left.iter().filter_map(|name| NodeId::parse(name)).collect();
         alive.insert(self.shared.node);
         Ok(alive)
@@ -67,7 +76,11 @@ pub(super) async fn beat(bus: &Bus) -> Result<bool, Away> {
     let name = bus.shared.node.to_string();
     bounded(async {
         let until = server_time_ms(&client).await? + LEASE_MS;
-        let added: i64 = client.zadd(NODES_KEY, None, None, false, false, (until, name.as_str())).await?;
+        let pipeline = client.pipeline();
+        let entry = vec![NODES_KEY.into(), until.into(), name.into()];
+        Command::NodeAlive.send::<()>(&pipeline, entry).await?;
+        Command::NodesKept.send::<()>(&pipeline, vec![NODES_KEY.into(), KEPT_S.into()]).await?;
+        let (added, _) = pipeline.all::<(i64, i64)>().await?;
         Ok(added > 0)
     })
     .await
@@ -76,14 +89,14 @@ pub(super) async fn beat(bus: &Bus) -> Result<bool, Away> {
 /// Says that this node has gone.
 pub(super) async fn end(bus: &Bus) {
     let (client, name) = (bus.shared.line.client(), bus.shared.node.to_string());
-    if let Err(error) = bounded(client.zrem::<i64, _, _>(NODES_KEY, name.as_str())).await {
+    let gone = Command::NodeGone.send::<()>(&client, vec![NODES_KEY.into(), name.into()]);
+    if let Err(error) = bounded(gone).await {
         tracing::debug!(%error, "can't say that this node has gone");
     }
 }
 
 /// The nodes' clocks may differ; Redis has one.
 async fn server_time_ms(client: &Client) -> Result<f64, Error> {
-    let time = CustomCommand::new_static("TIME", None, false);
-    let (seconds, micros): (f64, f64) = client.custom(time, Vec::<String>::new()).await?;
+    let (seconds, micros): (f64, f64) = Command::Time.send(client, Vec::new()).await?;
     Ok(seconds * 1000.0 + micros / 1000.0)
 }

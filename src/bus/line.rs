@@ -7,14 +7,17 @@
 use std::time::Duration;
 
 use fred::clients::Client;
+use fred::error::Error;
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::ConnectHandle;
 use fred::types::config::Server;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 
 use super::client::COMMAND_TIMEOUT;
+use super::command::{self, Command, Side};
+use super::refusal::Refusal;
 
 /// A connection that answered nothing for so long is replaced. The client's own
 /// detection counts from the last write, so that pings keep it from ever acting,
@@ -79,41 +82,74 @@ impl Connections {
     }
 }
 
-/// Keeps a line alive: asks its client, and replaces it when it is silent.
+/// The outcome of a look at a connection.
+pub(super) enum Seen {
+    Silent,
+    /// Redis answers, and refuses these; an empty list: none.
+    Refused(Vec<Refusal>),
+}
+
+/// Keeps a line alive: tries its client, and replaces it when it is silent.
 pub(super) struct Guard {
+    side: Side,
     line: watch::Sender<Client>,
     /// The client's task, which would go on for ever beside a new one's.
     running: ConnectHandle,
+    errors: broadcast::Receiver<(Error, Option<Server>)>,
+    /// Redis refused the last attempt to connect.
+    turned_away: Option<Refusal>,
     /// Of the last answer, or of the last new start.
     well_at: Instant,
 }
 
 impl Guard {
     /// Starts connecting.
-    pub fn start(client: Client) -> (Self, Line) {
+    pub fn start(client: Client, side: Side) -> (Self, Line) {
+        let errors = client.error_rx();
         let running = client.connect();
         let (line, clients) = watch::channel(client);
-        (Self { line, running, well_at: Instant::now() }, Line { clients })
+        let turned_away = None;
+        let guard = Self { side, line, running, errors, turned_away, well_at: Instant::now() };
+        (guard, Line { clients })
     }
 
-    /// Whether Redis answers on it.
-    pub async fn check(&mut self) -> bool {
+    /// Tries every command of this side.
+    pub async fn check(&mut self) -> Seen {
         let client = self.line.borrow().clone();
         let connected = client.is_connected();
-        let answers =
-            connected && matches!(timeout(COMMAND_TIMEOUT, client.ping::<()>(None)).await, Ok(Ok(())));
+        self.note_errors();
+        let answer = if connected {
+            self.turned_away = None;
+            timeout(COMMAND_TIMEOUT, command::refused(&client, self.side)).await.ok().flatten()
+        } else {
+            self.turned_away.clone().map(|refusal| vec![refusal])
+        };
         let silence = self.well_at.elapsed();
-        if answers {
+        if let Some(refused) = answer {
             self.well_at = Instant::now();
-        } else if silence > if connected { SILENT } else { STUCK } {
+            return Seen::Refused(refused);
+        }
+        if silence > if connected { SILENT } else { STUCK } {
             tracing::debug!(?silence, connected, "a new connection to Redis in place of one that is silent");
             self.running.abort();
             let new = client.clone_new();
+            self.errors = new.error_rx();
             self.running = new.connect();
             self.line.send_replace(new);
             self.well_at = Instant::now();
         }
-        answers
+        Seen::Silent
+    }
+
+    /// The last error counts: a Redis that refused may be gone since.
+    fn note_errors(&mut self) {
+        loop {
+            match self.errors.try_recv() {
+                Ok((error, _)) => self.turned_away = Refusal::of(Command::Connect, &error),
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
     }
 
     /// It has gone, or goes with the process.

@@ -5,26 +5,34 @@
 //! ([`BusEvent::Lost`]) when something may have been missed. Redis may be absent
 //! at start, for hours, or for ever; nothing here then blocks or fails.
 
+mod backoff;
 mod client;
+mod command;
 mod ledger;
 mod life;
 mod line;
 mod listen;
+#[cfg(test)]
+mod loss_tests;
 mod presence;
+mod refusal;
+#[cfg(test)]
+mod refusal_tests;
 mod revoked;
 mod speak;
 mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::command::{Job, Side};
 use crate::config;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
@@ -54,7 +62,9 @@ struct Shared {
     speak: mpsc::Sender<speak::Saying>,
     listen: mpsc::Sender<listen::Wish>,
     line: line::Line,
-    up: AtomicBool,
+    standing: Arc<ArcSwap<refusal::Standing>>,
+    /// As an ACL names the gateway's user.
+    user: String,
     node: NodeId,
     ledger: Mutex<ledger::Ledger>,
     presence_changed: Notify,
@@ -90,22 +100,27 @@ impl Bus {
         let (speak, sayings) = mpsc::channel(SPEAK_QUEUE);
         let (listen, wishes) = mpsc::channel(LISTEN_QUEUE);
         let (heard, incoming) = mpsc::channel(HEARD_QUEUE);
-        let (speaker, speaking) = line::Guard::start(client::build(config)?);
-        let (listener, listening) = line::Guard::start(client::build(config)?);
+        let (speaker, speaking) = line::Guard::start(client::build(config)?, Side::Speaking);
+        let (listener, listening) = line::Guard::start(client::build(config)?, Side::Listening);
         let revoked = Arc::new(Notify::new());
+        let standing = Arc::new(ArcSwap::from_pointee(refusal::Standing::Away));
         let shared = Shared {
             speak,
             listen,
             line: speaking.clone(),
-            up: AtomicBool::new(false),
+            standing: standing.clone(),
+            user: client::user(config).to_owned(),
             node,
             ledger: Mutex::default(),
             presence_changed: Notify::new(),
             revoked: revoked.clone(),
         };
         let bus = Self { shared: Arc::new(shared) };
-        tasks
-            .spawn("bus-listen", listen::run(listening.clone(), wishes, heard, revoked, tasks.stop_signal()));
+        client::show(&refusal::Standing::Away);
+        tasks.spawn(
+            "bus-listen",
+            listen::run(listening.clone(), standing, wishes, heard, revoked, tasks.stop_signal()),
+        );
         tasks.spawn("bus-presence", presence::keep(bus.clone(), teller, tasks.stop_signal()));
         tasks.spawn("bus-speak", speak::run(speaking.clone(), sayings, tasks.stop_signal()));
         let (guards, lines) = ([speaker, listener], [speaking, listening]);
@@ -113,9 +128,24 @@ impl Bus {
         Ok((bus, incoming))
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis takes every command that the gateway sends.
     pub fn is_up(&self) -> bool {
-        self.shared.up.load(Ordering::Relaxed)
+        **self.shared.standing.load() == refusal::Standing::Works
+    }
+
+    /// A line for each cause that keeps the bus from working, with its cure.
+    pub fn problems(&self) -> Vec<String> {
+        self.shared.standing.load().problems(&self.shared.user)
+    }
+
+    /// Whether the nodes can share who is present. Otherwise each node
+    /// shows only its own people.
+    pub fn shares_presence(&self) -> bool {
+        self.works(Job::Presence)
+    }
+
+    fn works(&self, job: Job) -> bool {
+        self.shared.standing.load().works(job)
     }
 
     /// Resolves when Redis confirmed that messages of `room` will come, or with
@@ -146,10 +176,10 @@ impl Bus {
         }
     }
 
-    /// Never waits. While Redis is away, or too much waits, it is dropped and
-    /// counted.
+    /// Never waits. While Redis is away or refuses it, or too much waits, it is
+    /// dropped and counted.
     pub fn publish(&self, room: RoomId, payload: Bytes) {
-        if !self.is_up() || self.shared.speak.try_send(speak::Saying { room, payload }).is_err() {
+        if !self.works(Job::Events) || self.shared.speak.try_send(speak::Saying { room, payload }).is_err() {
             metrics::dropped(1);
         }
     }

@@ -11,14 +11,17 @@ use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use fred::interfaces::{HashesInterface, PubsubInterface};
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::Value;
 use futures_util::future::{join, join_all};
 use tokio::time::{Instant, sleep_until};
 
-use super::client::bounded;
+use super::backoff::Backoff;
+use super::client::{REFUSED_INTERVAL, bounded};
+use super::command::{Command, Job, channel, members_key};
 use super::ledger::{Ledger, Write};
-use super::life::{self, HEARTBEAT, HEARTBEAT_RETRY};
-use super::listen::channel;
+use super::life::{self, HEARTBEAT, HEARTBEAT_RETRY, KEPT_S};
 use super::{Away, Bus, NodeId};
 use crate::ids::{RoomId, SessionId};
 use crate::metrics::bus as metrics;
@@ -26,14 +29,12 @@ use crate::tasks::Stop;
 
 /// Entries written at once.
 const PIPELINE: usize = 256;
+/// Parts of rooms, of up to [`PIPELINE`] entries, that are stored again at once.
+const PARTS: usize = 64;
 
 /// Makes the message that tells of entries of one room: of a session with what
 /// is stored for it, or without when it has left.
 pub type Teller = fn(NodeId, &[(&SessionId, Option<&str>)]) -> Bytes;
-
-fn members_key(room: RoomId) -> String {
-    format!("roomgate:members:{room}")
-}
 
 /// An entry: the node, a space, the member.
 pub(super) fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
@@ -46,9 +47,9 @@ impl Bus {
     pub async fn members(&self, room: RoomId) -> Result<Vec<(NodeId, String)>, Away> {
         let client = self.shared.line.client();
         // In this order, see above; sent together.
-        let entries = client.hgetall::<Vec<(String, String)>, _>(members_key(room));
+        let entries = Command::MembersList.send(&client, vec![members_key(room).into()]);
         let (entries, alive) = Box::pin(join(bounded(entries), self.alive())).await;
-        let (entries, alive) = (entries?, alive?);
+        let (entries, alive): (Vec<(String, String)>, _) = (entries?, alive?);
         let (mut members, mut stale) = (Vec::new(), Vec::new());
         for (session, entry) in entries {
             match read_entry(&entry) {
@@ -56,9 +57,7 @@ impl Bus {
                 _ => stale.push(session),
             }
         }
-        if !stale.is_empty() {
-            let _removed: u64 = bounded(client.hdel(members_key(room), stale)).await?;
-        }
+        remove(&client, members_key(room), stale).await?;
         Ok(members)
     }
 
@@ -80,22 +79,39 @@ impl Bus {
     }
 }
 
+/// Takes sessions out of a room's hash.
+pub(super) async fn remove(client: &Client, key: String, sessions: Vec<String>) -> Result<(), Away> {
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    let args = std::iter::once(key).chain(sessions).map(Value::from).collect();
+    bounded(Command::MemberLeave.send(client, args)).await
+}
+
 /// Keeps Redis to what the ledger says, and says that this node lives; at the
 /// end, that it has gone.
 pub(super) async fn keep(bus: Bus, teller: Teller, mut stop: Stop) {
     let mut connections = bus.shared.line.connections();
     let mut beat_at = Instant::now();
     let (mut known_alive, mut was_new) = (false, false);
+    let mut backoff = Backoff::new(HEARTBEAT_RETRY, REFUSED_INTERVAL);
     loop {
         let due = tokio::select! {
             () = sleep_until(beat_at) => true,
             _ = connections.next() => {
                 bus.ledger().owe_all();
-                true
+                // A connection that comes anew after a refusal may come for ever.
+                backoff.is_fresh()
             }
             () = bus.shared.presence_changed.notified(), if known_alive => false,
             () = stop.wait() => break,
         };
+        // The trials find out when Redis takes this again.
+        if due && bus.shared.standing.load().refuses(Job::Presence) {
+            known_alive = false;
+            beat_at = Instant::now() + HEARTBEAT_RETRY;
+            continue;
+        }
         if due {
             let said = life::beat(&bus).await;
             known_alive = said.is_ok();
@@ -110,11 +126,16 @@ pub(super) async fn keep(bus: Bus, teller: Teller, mut stop: Stop) {
                 }
                 Err(error) => tracing::debug!(%error, "can't say that this node lives"),
             }
+            known_alive = known_alive && store_again(&bus).await;
             beat_at = Instant::now() + HEARTBEAT;
         }
+        let has_asked = due || known_alive;
         known_alive = known_alive && settle(&bus, teller).await;
-        if !known_alive {
-            beat_at = Instant::now() + HEARTBEAT_RETRY;
+        if known_alive {
+            backoff.reset();
+        } else if has_asked {
+            let is_connected = bus.shared.line.client().is_connected();
+            beat_at = Instant::now() + if is_connected { backoff.pause() } else { HEARTBEAT_RETRY };
         }
     }
     if known_alive {
@@ -123,54 +144,91 @@ pub(super) async fn keep(bus: Bus, teller: Teller, mut stop: Stop) {
     life::end(&bus).await;
 }
 
+/// Stores all stored entries once more. An entry that Redis had lost is owed, so
+/// that the other nodes are told of it again. False if Redis refuses.
+async fn store_again(bus: &Bus) -> bool {
+    let stored = bus.ledger().stored(PIPELINE);
+    for parts in stored.chunks(PARTS) {
+        let again = join_all(parts.iter().map(|(room, writes)| store(bus, *room, writes))).await;
+        for ((_, writes), added) in parts.iter().zip(again) {
+            match added {
+                Ok(0) => {}
+                Ok(_) => bus.ledger().owe(writes),
+                Err(error) => {
+                    tracing::debug!(%error, "can't store again who is here");
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
+
 /// Writes and tells what is owed. False if Redis doesn't take it; it stays owed.
 async fn settle(bus: &Bus, teller: Teller) -> bool {
     loop {
-        let writes = bus.ledger().take(PIPELINE);
-        if writes.is_empty() {
+        let mut by_room: BTreeMap<RoomId, Vec<Write>> = BTreeMap::new();
+        for write in bus.ledger().take(PIPELINE) {
+            by_room.entry(write.key.0).or_default().push(write);
+        }
+        if by_room.is_empty() {
             return true;
         }
-        let stored = join_all(writes.iter().map(|write| store(bus, write))).await;
-        let mut failed = Vec::new();
-        let mut by_room: BTreeMap<RoomId, Vec<Write>> = BTreeMap::new();
-        for (write, stored) in writes.into_iter().zip(stored) {
-            match stored {
-                Ok(()) => by_room.entry(write.key.0).or_default().push(write),
-                Err(_) => failed.push(write),
-            }
-        }
-        let told = join_all(by_room.iter().map(|(room, writes)| tell(bus, teller, *room, writes))).await;
+        let done = join_all(by_room.iter().map(|(room, writes)| async move {
+            store(bus, *room, writes).await?;
+            tell(bus, teller, *room, writes).await
+        }))
+        .await;
         let mut ledger = bus.ledger();
-        for (writes, told) in by_room.into_values().zip(told) {
-            match told {
+        let mut all = true;
+        for (writes, done) in by_room.into_values().zip(done) {
+            match done {
                 Ok(()) => writes.iter().for_each(|write| ledger.written(write)),
-                Err(_) => failed.extend(writes),
+                Err(_) => {
+                    all = false;
+                    writes.into_iter().for_each(|write| ledger.failed(write));
+                }
             }
         }
-        let all = failed.is_empty();
-        failed.into_iter().for_each(|write| ledger.failed(write));
         if !all {
             return false;
         }
     }
 }
 
-async fn store(bus: &Bus, write: &Write) -> Result<(), Away> {
-    let (room, session) = &write.key;
-    let client = bus.shared.line.client();
-    match &write.member {
-        Some(member) => {
-            let entry = (session.as_str(), format!("{} {member}", bus.shared.node));
-            bounded(client.hset(members_key(*room), entry)).await
+/// Returns the number of sessions that were not there before. One write: a hash
+/// without an end must not be left behind by a node that is killed in between.
+async fn store(bus: &Bus, room: RoomId, writes: &[Write]) -> Result<i64, Away> {
+    let key = Value::from(members_key(room));
+    let (mut entered, mut left) = (vec![key.clone()], vec![key.clone()]);
+    for write in writes {
+        let session = Value::from(write.key.1.as_str());
+        match &write.member {
+            Some(member) => entered.extend([session, format!("{} {member}", bus.shared.node).into()]),
+            None => left.push(session),
         }
-        None => bounded(client.hdel(members_key(*room), session.as_str())).await,
     }
+    let has_entered = entered.len() > 1;
+    let pipeline = bus.shared.line.client().pipeline();
+    let answers = bounded(async {
+        if has_entered {
+            Command::MemberEnter.send::<()>(&pipeline, entered).await?;
+        }
+        if left.len() > 1 {
+            Command::MemberLeave.send::<()>(&pipeline, left).await?;
+        }
+        Command::MembersKept.send::<()>(&pipeline, vec![key, KEPT_S.into()]).await?;
+        pipeline.all::<Vec<i64>>().await
+    });
+    Ok(answers.await?.first().copied().filter(|_| has_entered).unwrap_or(0))
 }
 
 async fn tell(bus: &Bus, teller: Teller, room: RoomId, writes: &[Write]) -> Result<(), Away> {
     let changes: Vec<_> = writes.iter().map(|write| (&write.key.1, write.member.as_deref())).collect();
     let payload = teller(bus.shared.node, &changes);
-    bounded(bus.shared.line.client().spublish::<(), _, _>(channel(room), payload)).await?;
+    let client = bus.shared.line.client();
+    let args = vec![channel(room).into(), payload.into()];
+    bounded(Command::EventSend.send::<()>(&client, args)).await?;
     metrics::published(1);
     Ok(())
 }

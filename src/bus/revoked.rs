@@ -1,27 +1,26 @@
 //! "Look which tokens were revoked", and people who are to be in no entry.
 
-use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, PubsubInterface};
+use fred::interfaces::ClientLike;
 
 use super::client::bounded;
-use super::presence::read_entry;
+use super::command::{ALL_MEMBERS, Command, Job, REVOKED};
+use super::presence::{read_entry, remove};
 use super::{Away, Bus};
 
-/// Carries no content: whoever hears it asks the directory.
-pub(super) const REVOKED: &str = "roomgate:revoked";
-
-const MEMBERS: &str = "roomgate:members:*";
 /// Keys asked for at once.
-const PAGE: u32 = 1000;
+const PAGE: i64 = 1000;
 
 impl Bus {
     /// Tells every node, this one in any case.
     pub async fn tell_revoked(&self) {
         self.shared.revoked.notify_one();
-        if !self.is_up() {
+        if !self.works(Job::Revocations) {
             return;
         }
         let client = self.shared.line.client();
-        if let Err(error) = bounded(client.spublish::<(), _, _>(REVOKED, "")).await {
+        if let Err(error) =
+            bounded(Command::RevokedSend.send::<()>(&client, vec![REVOKED.into(), "".into()])).await
+        {
             tracing::debug!(%error, "can't tell the other nodes of revoked tokens");
         }
     }
@@ -40,19 +39,19 @@ impl Bus {
             if !client.is_connected() {
                 return Err(Away("not connected".to_owned()));
             }
-            let page = client.scan_page::<(String, Vec<String>), _, _>(cursor, MEMBERS, Some(PAGE), None);
+            let args = vec![cursor.into(), "MATCH".into(), ALL_MEMBERS.into(), "COUNT".into(), PAGE.into()];
+            let page = Command::MembersScan.send::<(String, Vec<String>)>(&client, args);
             let (next, keys) = bounded(page).await?;
             for key in keys {
-                let entries = bounded(client.hgetall::<Vec<(String, String)>, _>(&key)).await?;
+                let list = Command::MembersList.send(&client, vec![key.clone().into()]);
+                let entries: Vec<(String, String)> = bounded(list).await?;
                 let theirs = |entry: &str| read_entry(entry).is_some_and(|(_, member)| is_theirs(member));
                 let sessions: Vec<String> = entries
                     .into_iter()
                     .filter(|(_, entry)| theirs(entry))
                     .map(|(session, _)| session)
                     .collect();
-                if !sessions.is_empty() {
-                    let _removed: u64 = bounded(client.hdel(&key, sessions)).await?;
-                }
+                remove(&client, key, sessions).await?;
             }
             if next == "0" {
                 return Ok(());

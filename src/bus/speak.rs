@@ -1,12 +1,12 @@
 //! Speaking: one task that sends what waits, in order, many at a time.
 
 use bytes::Bytes;
-use fred::interfaces::{ClientLike, PubsubInterface};
+use fred::interfaces::ClientLike;
 use futures_util::future;
 use tokio::sync::mpsc;
 
+use super::command::{Command, channel};
 use super::line::Line;
-use super::listen::channel;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
@@ -34,7 +34,10 @@ pub(super) async fn run(line: Line, mut sayings: mpsc::Receiver<Saying>, mut sto
             batch.clear();
             continue;
         }
-        let publish = |saying: Saying| client.spublish::<(), _, _>(channel(saying.room), saying.payload);
+        let publish = |saying: Saying| {
+            let args = vec![channel(saying.room).into(), saying.payload.into()];
+            Command::EventSend.send::<()>(&client, args)
+        };
         let said = future::join_all(batch.drain(..).map(publish)).await;
         let failed = said.iter().filter(|result| result.is_err()).count() as u64;
         metrics::published(said.len() as u64 - failed);

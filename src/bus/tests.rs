@@ -9,58 +9,71 @@ use crate::dev::{Redis, Scratch};
 use crate::ids::SessionId;
 
 /// Beyond this a test has failed; nothing waits for it to be right.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-struct World {
-    _scratch: Scratch,
-    redis: Redis,
-    tasks: Tasks,
+pub(super) struct World {
+    scratch: Scratch,
+    pub redis: Redis,
+    pub tasks: Tasks,
 }
 
-struct Node {
-    bus: Bus,
-    incoming: mpsc::Receiver<BusEvent>,
+pub(super) struct Node {
+    pub bus: Bus,
+    pub incoming: mpsc::Receiver<BusEvent>,
 }
 
 impl World {
-    async fn new(name: &str) -> Self {
+    pub async fn new(name: &str) -> Self {
         let scratch = Scratch::new(name).unwrap();
         let redis = Redis::start(scratch.path()).await.unwrap();
-        Self { _scratch: scratch, redis, tasks: Tasks::new() }
+        Self { scratch, redis, tasks: Tasks::new() }
     }
 
-    fn node(&self, number: u64) -> Node {
+    /// Where Redis runs.
+    pub fn folder(&self) -> &std::path::Path {
+        self.scratch.path()
+    }
+
+    pub fn node(&self, number: u64) -> Node {
         node(&self.redis.url(), number, &self.tasks)
     }
 
     /// A node that listens.
-    async fn ready(&self, number: u64) -> Node {
+    pub async fn ready(&self, number: u64) -> Node {
         let node = self.node(number);
         eventually("up", || node.bus.is_up()).await;
         node
     }
 }
 
-fn node(url: &str, number: u64, tasks: &Tasks) -> Node {
-    let config = config::Redis {
-        url: url.to_owned(),
-        ca_file: None,
-        username: None,
-        password: None,
-        password_file: None,
-    };
+pub(super) fn node(url: &str, number: u64, tasks: &Tasks) -> Node {
+    node_of(&config(url, None), number, tasks)
+}
+
+pub(super) fn node_of(config: &config::Redis, number: u64, tasks: &Tasks) -> Node {
     let (bus, incoming) =
-        Bus::start(&config, NodeId(number), |_, _| Bytes::from_static(b"present"), tasks).unwrap();
+        Bus::start(config, NodeId(number), |_, _| Bytes::from_static(b"present"), tasks).unwrap();
     Node { bus, incoming }
 }
 
+/// `user` has no password.
+pub(super) fn config(url: &str, user: Option<&str>) -> config::Redis {
+    config::Redis {
+        url: url.to_owned(),
+        ca_file: None,
+        username: user.map(str::to_owned),
+        password: user.map(|_| config::Secret::new("any".to_owned())),
+        password_file: None,
+    }
+}
+
 impl Node {
-    async fn next(&mut self) -> BusEvent {
+    pub async fn next(&mut self) -> BusEvent {
         timeout(PATIENCE, self.incoming.recv()).await.expect("an event").expect("a living bus")
     }
 
     /// The next message; `Lost` is passed over.
-    async fn message(&mut self) -> String {
+    pub async fn message(&mut self) -> String {
         loop {
             if let BusEvent::Message { payload, .. } = self.next().await {
                 return String::from_utf8(payload.to_vec()).unwrap();
@@ -68,11 +81,11 @@ impl Node {
         }
     }
 
-    async fn lost(&mut self) {
+    pub async fn lost(&mut self) {
         while self.next().await != BusEvent::Lost {}
     }
 
-    async fn members(&self, room: RoomId) -> Vec<String> {
+    pub async fn members(&self, room: RoomId) -> Vec<String> {
         let mut found: Vec<String> =
             self.bus.members(room).await.unwrap_or_default().into_iter().map(|(_, member)| member).collect();
         found.sort();
@@ -80,7 +93,7 @@ impl Node {
     }
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "{what}");
@@ -88,7 +101,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn members_become(node: &Node, room: RoomId, expected: &[&str]) {
+pub(super) async fn members_become(node: &Node, room: RoomId, expected: &[&str]) {
     let started = Instant::now();
     loop {
         let found = node.members(room).await;
@@ -100,16 +113,16 @@ async fn members_become(node: &Node, room: RoomId, expected: &[&str]) {
     }
 }
 
-fn room(id: u64) -> RoomId {
+pub(super) fn room(id: u64) -> RoomId {
     RoomId::new(id).unwrap()
 }
 
-fn session(name: &str) -> SessionId {
+pub(super) fn session(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
 /// Says until the other hears: the speaker may not have reconnected yet.
-async fn say_until_heard(speaker: &Node, listener: &mut Node, room: RoomId, text: &'static str) {
+pub(super) async fn say_until_heard(speaker: &Node, listener: &mut Node, room: RoomId, text: &'static str) {
     let bus = speaker.bus.clone();
     let heard = async { while listener.message().await != text {} };
     let say = async {
@@ -259,7 +272,7 @@ async fn of_a_burst_nothing_is_missing_without_a_lost() {
             tokio::io::copy(&mut read, &mut sink).await.ok();
         };
         let send = async {
-            let name = listen::channel(room(1));
+            let name = command::channel(room(1));
             for n in 1..=BURST {
                 let line = format!("SPUBLISH {name} {n}\r\n");
                 write.write_all(line.as_bytes()).await.unwrap();
@@ -334,10 +347,12 @@ async fn a_node_that_was_taken_for_dead_enters_again() {
     members_become(&b, room(1), &["anna"]).await;
     // As if its heartbeats had not come for long: others forget it.
     let client = b.bus.shared.line.client();
-    {
-        use fred::interfaces::{HashesInterface, SortedSetsInterface};
-        let _: i64 = client.zrem("roomgate:nodes", NodeId(1).to_string()).await.unwrap();
-        let _: i64 = client.hdel("roomgate:members:1", "anna").await.unwrap();
-    }
+    let node = NodeId(1).to_string();
+    let _: i64 =
+        command::Command::NodeGone.send(&client, vec!["roomgate:nodes".into(), node.into()]).await.unwrap();
+    let _: i64 = command::Command::MemberLeave
+        .send(&client, vec!["roomgate:members:1".into(), "anna".into()])
+        .await
+        .unwrap();
     members_become(&b, room(1), &["anna"]).await;
 }

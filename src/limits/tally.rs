@@ -15,15 +15,15 @@ pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
 /// Who keeps the count.
 pub trait Tally: Send + Sync {
-    /// One more of `key`; a window begins with its first. `None`: can't be known
-    /// now, which must be said soon.
-    fn count<'a>(&'a self, key: &'a str, window: Duration) -> BoxFuture<'a, Option<Tallied>>;
+    /// Adds `more` to the count of `key`; a window begins with its first. `None`:
+    /// the count can't be had now, which must be said soon.
+    fn count<'a>(&'a self, key: &'a str, more: i64, window: Duration) -> BoxFuture<'a, Option<Tallied>>;
 }
 
 /// In the window of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tallied {
-    pub count: u64,
+    pub count: i64,
     pub left: Duration,
 }
 
@@ -36,8 +36,8 @@ pub(super) async fn pass(
     most: u32,
 ) -> Result<(), Refusal> {
     let Some(tally) = tally.filter(|_| most > 0) else { return Ok(()) };
-    match tally.count(&key(parts), WINDOW).await {
-        Some(tallied) if tallied.count > u64::from(most) => Err(refusal(what, tallied.left)),
+    match tally.count(&key(parts), 1, WINDOW).await {
+        Some(tallied) if tallied.count > i64::from(most) => Err(refusal(what, tallied.left)),
         _ => Ok(()),
     }
 }

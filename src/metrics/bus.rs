@@ -6,10 +6,12 @@ use metrics::{Counter, Gauge};
 
 use super::registry::{Family, series};
 
-const UP: Family = Family::gauge(
-    "roomgate_bus_up",
-    &[],
-    "1 while Redis answers this node, to what it says and where it listens.",
+const UP: Family =
+    Family::gauge("roomgate_bus_up", &[], "1 while Redis answers this node and takes every command of it.");
+const REFUSED: Family = Family::gauge(
+    "roomgate_bus_refused",
+    &["command", "resource"],
+    "1 while Redis answers this node and refuses the command, by command and by its keys or channels.",
 );
 const RECONNECTS: Family =
     Family::counter("roomgate_bus_reconnects_total", &[], "Connections to listen on Redis after the first.");
@@ -25,7 +27,7 @@ const RECEIVED: Family = Family::counter(
     "Announcements that came from Redis, own ones included.",
 );
 
-pub(super) const FAMILIES: &[&Family] = &[&UP, &RECONNECTS, &PUBLISHED, &DROPPED, &RECEIVED];
+pub(super) const FAMILIES: &[&Family] = &[&UP, &REFUSED, &RECONNECTS, &PUBLISHED, &DROPPED, &RECEIVED];
 
 struct Bus {
     up: Gauge,
@@ -47,9 +49,15 @@ pub(super) fn init() {
     LazyLock::force(&BUS);
 }
 
-/// The bus listens, or doesn't.
-pub fn up(listening: bool) {
-    BUS.up.set(if listening { 1.0 } else { 0.0 });
+/// The bus works in whole, or doesn't.
+pub fn up(works: bool) {
+    BUS.up.set(if works { 1.0 } else { 0.0 });
+}
+
+/// Redis refuses a command, or takes it.
+pub fn refused(command: &'static str, resource: &'static str, refused: bool) {
+    let gauge: Gauge = series(&REFUSED, &[command, resource]);
+    gauge.set(if refused { 1.0 } else { 0.0 });
 }
 
 pub fn reconnected() {

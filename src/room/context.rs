@@ -68,7 +68,7 @@ impl Context {
 
     /// Who is in `room` on other nodes; `None` while the bus is away.
     pub async fn remote_members(&self, room: RoomId) -> Option<Vec<(NodeId, Member)>> {
-        if !self.bus.is_up() {
+        if !self.bus.shares_presence() {
             return None;
         }
         let stored = self.bus.members(room).await.ok()?;

@@ -107,7 +107,7 @@ async fn check_alive(hub: Hub) {
                 }
                 known = alive;
             }
-            Err(_) if !hub.context().bus.is_up() => hub.forget_remote(),
+            Err(_) if !hub.context().bus.shares_presence() => hub.forget_remote(),
             Err(error) => tracing::debug!(%error, "can't look which nodes live"),
         }
     }

@@ -41,6 +41,7 @@ mod promotion;
 mod protocol;
 mod reads;
 mod real_drawings;
+mod redis;
 mod refusals;
 mod rolling_restart;
 mod routing;

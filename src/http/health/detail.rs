@@ -101,9 +101,7 @@ struct PoolDetail {
 impl Watched {
     pub fn look(&self) -> Detail {
         let mut bus = Verdict::default();
-        if !self.bus.is_up() {
-            bus.note(Level::Warn, "Redis doesn't answer: events of other nodes arrive through the log");
-        }
+        self.bus.problems().into_iter().for_each(|problem| bus.note(Level::Warn, problem));
         let is_sync = self.durability == Durability::Sync;
         let lately = lately();
         let shards: Vec<_> =

@@ -72,7 +72,7 @@ impl Room {
 
     /// Asks the bus who is here on other nodes, once at a time.
     pub(super) fn recall_members(&mut self) {
-        if self.recalling || !self.context.bus.is_up() {
+        if self.recalling || !self.context.bus.shares_presence() {
             return self.recall_soon();
         }
         self.recalling = true;

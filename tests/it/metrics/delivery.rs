@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::watch::Watch;
 use crate::client::Client;
+use crate::redis::redis as command;
 use crate::session::small_world;
 use crate::view::View;
 use crate::world::{Person, World};
@@ -113,6 +114,7 @@ async fn cut(admin: &Admin, room: u64, seq: u64) {
 
 pub const BUS: &[&str] = &[
     "roomgate_bus_up",
+    "roomgate_bus_refused",
     "roomgate_bus_reconnects_total",
     "roomgate_bus_published_total",
     "roomgate_bus_dropped_total",
@@ -131,6 +133,9 @@ async fn what_goes_through_redis_and_what_does_not_is_counted() {
     // That somebody came is told, too.
     watch.moves(&both, client.join(room)).await;
     watch.moves(&both, says(&mut client, room, 1)).await;
+    let keys = ["roomgate_bus_refused", "roomgate_bus_up"];
+    watch.moves(&keys, command(&world, "ACL SETUSER default resetkeys")).await;
+    watch.moves(&keys, command(&world, "ACL SETUSER default allkeys")).await;
     redis.signal(Signal::SIGSTOP);
     // It may be away already, as far as the node knows, or not.
     watch.moves(&["roomgate_bus_dropped_total", "roomgate_bus_up"], says(&mut client, room, 2)).await;
