@@ -4,6 +4,7 @@
 //! outlast a directory outage. Password work runs on a bounded pool of its
 //! own. No SQL here: what is stored is stored by `directory`.
 
+mod canonical;
 mod host;
 mod invite;
 mod keys;
@@ -19,7 +20,7 @@ pub use host::HostPort;
 pub use invite::InviteCode;
 pub use keys::{KeyError, Keys};
 pub use origin::Origins;
-pub use password::{Passwords, check_password_rules, is_imported, may_be_password};
+pub use password::{Match, Passwords, check_password_rules, may_be_password};
 pub use refresh::RefreshToken;
 pub use revocations::Revocation;
 pub use ticket::Ticket;

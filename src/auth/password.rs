@@ -12,6 +12,7 @@ use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordVerifier, Version};
 use tokio::sync::Semaphore;
 
+use super::canonical::canonical_password;
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::protocol::{Code, Refusal};
@@ -29,18 +30,34 @@ const WAITING_PER_THREAD: usize = 64;
 /// How long one of them waits at most.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// 8 to 128 characters, for accounts and rooms alike.
+/// Of new passwords: 8 to 128 characters in their one form, for accounts and rooms
+/// alike.
 pub fn check_password_rules(password: &Secret) -> Result<(), Refusal> {
-    if (MIN_CHARS..=MAX_CHARS).contains(&password.reveal().chars().count()) {
+    let Some(canonical) = canonical_password(password.reveal()) else {
+        return Err(Refusal::new(Code::BadMessage, "a password has no control characters"));
+    };
+    if (MIN_CHARS..=MAX_CHARS).contains(&canonical.chars().count()) {
         Ok(())
     } else {
         Err(Refusal::new(Code::BadMessage, "a password has 8 to 128 characters"))
     }
 }
 
-/// Whether it is worth a look: imported passwords may be shorter than ours.
+/// Whether a shown password is worth a look. Imported passwords may be shorter than
+/// new ones, and a typed text may be longer than its one form.
 pub fn may_be_password(password: &Secret) -> bool {
-    password.reveal().chars().count() <= MAX_CHARS
+    let canonical = canonical_password(password.reveal()).map_or(usize::MAX, |text| text.chars().count());
+    password.reveal().chars().count().min(canonical) <= MAX_CHARS
+}
+
+/// The result of comparing a shown password with a stored hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    Wrong,
+    Right,
+    /// Right, and the hash should be replaced by [`Passwords::hash`]: it was imported,
+    /// or is of another form of the password.
+    Outdated,
 }
 
 /// Cheap to clone.
@@ -69,20 +86,24 @@ impl Passwords {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The rules are the caller's to check.
+    /// Of its one form, if it has one. The rules are the caller's to check.
     pub async fn hash(&self, password: Secret) -> Result<PasswordHash, Refusal> {
-        self.run(move || hash(password.reveal().as_bytes())).await
+        self.run(move || {
+            let typed = password.reveal();
+            hash(canonical_password(typed).as_deref().unwrap_or(typed).as_bytes())
+        })
+        .await
     }
 
-    /// `None` takes as long as a wrong password and is as false.
+    /// `None` takes as long as a wrong password and is as wrong.
     ///
     /// An imported hash takes its own time, so until its owner signs in (and it
-    /// is replaced, see [`is_imported`]) it can be told that there is one.
-    pub async fn verify(&self, password: Secret, stored: Option<PasswordHash>) -> Result<bool, Refusal> {
+    /// is replaced, see [`Match::Outdated`]) it can be told that there is one.
+    pub async fn verify(&self, password: Secret, stored: Option<PasswordHash>) -> Result<Match, Refusal> {
         let exists = stored.is_some();
         let against = stored.unwrap_or_else(|| self.shared.dummy.clone());
-        let right = self.run(move || verify(password.reveal().as_bytes(), &against)).await?;
-        Ok(right && exists)
+        let found = self.run(move || compare(password.reveal(), &against)).await?;
+        Ok(if exists { found } else { Match::Wrong })
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
@@ -131,9 +152,19 @@ fn hash(password: &[u8]) -> PasswordHash {
     PasswordHash::new(phc.to_string())
 }
 
+/// Older hashes are of the bytes as they were typed.
+fn compare(typed: &str, stored: &PasswordHash) -> Match {
+    let canonical = canonical_password(typed);
+    let first = canonical.as_deref().unwrap_or(typed);
+    if verify(first.as_bytes(), stored) {
+        return if is_imported(stored) { Match::Outdated } else { Match::Right };
+    }
+    if first != typed && verify(typed.as_bytes(), stored) { Match::Outdated } else { Match::Wrong }
+}
+
 /// Whether a hash was brought from elsewhere, as bcrypt, and is to be replaced
 /// when its password is known.
-pub fn is_imported(stored: &PasswordHash) -> bool {
+fn is_imported(stored: &PasswordHash) -> bool {
     ["$2a$", "$2b$", "$2y$"].iter().any(|kind| stored.as_str().starts_with(kind))
 }
 
@@ -181,9 +212,31 @@ mod tests {
         let passwords = Passwords::new(2);
         let stored = passwords.hash(secret("correct horse")).await.unwrap();
         assert!(stored.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        assert!(passwords.verify(secret("correct horse"), Some(stored.clone())).await.unwrap());
-        assert!(!passwords.verify(secret("correct horsf"), Some(stored)).await.unwrap());
-        assert!(!passwords.verify(secret("nobody's password"), None).await.unwrap());
+        let shown = async |text, stored| passwords.verify(secret(text), stored).await.unwrap();
+        assert_eq!(shown("correct horse", Some(stored.clone())).await, Match::Right);
+        assert_eq!(shown("correct horsf", Some(stored)).await, Match::Wrong);
+        assert_eq!(shown("nobody's password", None).await, Match::Wrong);
+    }
+
+    #[tokio::test]
+    async fn a_password_opens_in_every_form_and_old_hashes_do() {
+        let passwords = Passwords::new(1);
+        let shown = async |text, stored: &PasswordHash| {
+            passwords.verify(secret(text), Some(stored.clone())).await.unwrap()
+        };
+        let (composed, decomposed) = ("pr\u{e9}sident\u{a0}2", "pre\u{301}sident 2");
+        for (typed, other) in [(composed, decomposed), (decomposed, composed)] {
+            let stored = passwords.hash(secret(typed)).await.unwrap();
+            assert_eq!([shown(typed, &stored).await, shown(other, &stored).await], [Match::Right; 2]);
+            assert_eq!(shown("president 2", &stored).await, Match::Wrong);
+        }
+        // Older hashes are of the bytes as they were typed.
+        for typed in [composed, decomposed, "tab\tulator", "short"] {
+            let stored = hash(typed.as_bytes());
+            let is_canonical = canonical_password(typed).is_none_or(|canonical| canonical == typed);
+            let expected = if is_canonical { Match::Right } else { Match::Outdated };
+            assert_eq!(shown(typed, &stored).await, expected, "{typed:?}");
+        }
     }
 
     #[tokio::test]
@@ -230,12 +283,13 @@ mod tests {
         for kind in ["$2a$", "$2b$", "$2y$"] {
             let stored = PasswordHash::new(made.replacen("$2b$", kind, 1));
             assert!(is_imported(&stored));
-            assert!(passwords.verify(secret("correct horse"), Some(stored.clone())).await.unwrap(), "{kind}");
-            assert!(!passwords.verify(secret("correct horsf"), Some(stored)).await.unwrap(), "{kind}");
+            let right = passwords.verify(secret("correct horse"), Some(stored.clone())).await.unwrap();
+            let wrong = passwords.verify(secret("correct horsf"), Some(stored)).await.unwrap();
+            assert_eq!((right, wrong), (Match::Outdated, Match::Wrong), "{kind}");
         }
         for broken in [made.replacen("$04$", "$31$", 1), made[..20].to_owned(), "$2b$".to_owned()] {
             let stored = Some(PasswordHash::new(broken));
-            assert!(!passwords.verify(secret("correct horse"), stored).await.unwrap());
+            assert_eq!(passwords.verify(secret("correct horse"), stored).await.unwrap(), Match::Wrong);
         }
         assert!(!is_imported(&hash(b"correct horse")));
     }
@@ -246,5 +300,11 @@ mod tests {
         assert!(check_password_rules(&secret("12345678")).is_ok());
         assert!(check_password_rules(&secret(&"é".repeat(128))).is_ok());
         assert!(check_password_rules(&secret(&"é".repeat(129))).is_err());
+        // In their one form.
+        assert!(check_password_rules(&secret(&"e\u{301}".repeat(128))).is_ok());
+        assert!(check_password_rules(&secret(&"e\u{301}".repeat(7))).is_err());
+        assert!(check_password_rules(&secret("tab\tulator")).is_err());
+        assert!(may_be_password(&secret(&"e\u{301}".repeat(128))));
+        assert!(!may_be_password(&secret(&"e\u{301}".repeat(129))));
     }
 }

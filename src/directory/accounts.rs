@@ -52,7 +52,7 @@ pub(super) static BY_EMAIL: Sql = Sql {
 pub(super) static CHANGE: Sql = Sql {
     name: "account_change",
     text: "UPDATE directory.account
-              SET name = coalesce($2, name), photo = CASE WHEN $3 THEN $4 ELSE photo END, updated_at = now()
+              SET name = coalesce($2, name), photo = CASE WHEN $3 THEN $4 ELSE photo END
             WHERE id = $1
         RETURNING id, email, name, photo, (extract(epoch FROM created_at) * 1000)::bigint, password_hash",
 };

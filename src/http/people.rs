@@ -14,7 +14,7 @@ use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::signed_in::claims;
-use crate::auth::{RefreshToken, check_password_rules, is_imported, may_be_password};
+use crate::auth::{Match, RefreshToken, check_password_rules, may_be_password};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::{Account, DirectoryError, NewAccount};
@@ -102,21 +102,21 @@ pub(super) async fn sign_in(
     }
     let found = app.directory.credentials(&wish.email).await?;
     let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
-    let right = app.passwords.verify(wish.password.clone(), hash.clone()).await?;
-    let account = account.filter(|_| right).ok_or_else(wrong_credentials)?;
-    if let Some(old) = hash.filter(is_imported) {
+    let found = app.passwords.verify(wish.password.clone(), hash.clone()).await?;
+    let account = account.filter(|_| found != Match::Wrong).ok_or_else(wrong_credentials)?;
+    if let Some(old) = hash.filter(|_| found == Match::Outdated) {
         rehash(&app, &account, &old, wish.password).await;
     }
     let tokens = begin(&app, &account).await?;
     Ok(answer::json(StatusCode::OK, tokens))
 }
 
-/// Whoever signs in with an imported hash gets one of our own. If that can't be
-/// now, it is the next time.
+/// A right password replaces a hash that is outdated; if that fails now, the next
+/// time.
 async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secret) {
     let Ok(new) = app.passwords.hash(password).await else { return };
     if let Err(error) = app.directory.replace_hash(&account.id, old, &new).await {
-        tracing::debug!(%error, "an imported hash stays for now");
+        tracing::debug!(%error, "an outdated hash stays for now");
     }
 }
 

@@ -9,14 +9,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{Claims, InviteCode, Passwords};
+use crate::auth::{Claims, InviteCode, Match, Passwords, may_be_password};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::Directory;
 use crate::ids::{RoomId, Slug, UserId};
 use crate::limits::Limits;
 use crate::log::Authority;
-use crate::protocol::{Access as Openness, Refusal, Role, RoomRef};
+use crate::protocol::{Access as Openness, Code, Refusal, Role, RoomRef};
 use crate::routing::{Freshness, ServedBy};
 use crate::store::rooms::refusals::{
     archived, invite_needed, owners_only, password_needed, removed, wrong_password,
@@ -205,16 +205,14 @@ impl Access {
                 }
             }
             (Verdict::Enter(role), _) => Ok(Admission::new(found.facts, role)),
-            (Verdict::AskPassword(hash), invite) => {
+            (Verdict::AskPassword(_), invite) => {
                 if let Some(invite) = invite {
                     let redeemed = self.redeem(user, found.facts.clone(), invite, deadline).await;
                     if redeemed.is_ok() || shown.password.is_none() {
                         return redeemed;
                     }
                 }
-                self.check_password(user, id, shown.password, hash.clone()).await?;
-                let key = hash.as_ref().map_or(Key::Nothing, Key::Password);
-                self.make_member(user, found.facts, key, deadline).await
+                self.admit_by_password(user, found.facts, shown.password, deadline).await
             }
             (Verdict::Removed | Verdict::AskInvite, Some(invite)) => {
                 self.redeem(user, found.facts, invite, deadline).await
@@ -274,23 +272,49 @@ impl Access {
         }
     }
 
-    async fn check_password(
+    async fn admit_by_password(
         &self,
         user: &UserId,
-        room: RoomId,
+        mut facts: RoomFacts,
         shown: Option<&str>,
-        hash: Option<PasswordHash>,
-    ) -> Result<(), Refusal> {
-        let Some(shown) = shown else {
-            return Err(password_needed());
-        };
+        deadline: Instant,
+    ) -> Result<Admission, Refusal> {
+        let room = facts.room;
+        let shown = Secret::new(shown.ok_or_else(password_needed)?);
         self.limits.room_key(user, room).await?;
-        let password = Secret::new(shown);
-        let plausible = crate::auth::check_password_rules(&password).is_ok();
-        if plausible && self.passwords.verify(password, hash).await? {
-            return Ok(());
+        if !may_be_password(&shown) {
+            return Err(wrong_password());
         }
-        Err(wrong_password())
+        loop {
+            let hash = facts.password.clone();
+            let found = self.passwords.verify(shown.clone(), hash.clone()).await?;
+            let hash = hash.filter(|_| found != Match::Wrong).ok_or_else(wrong_password)?;
+            match self.make_member(user, facts, Key::Password(&hash), deadline).await {
+                // Replaced meanwhile, perhaps by another hash of the same password.
+                Err(refusal) if refusal.code == Code::BadPassword => {
+                    let primary = Some(Freshness::Primary);
+                    facts = self.judged(room, user, primary, deadline).await?.0.facts;
+                    if facts.password.as_ref() == Some(&hash) {
+                        return Err(refusal);
+                    }
+                }
+                admitted => {
+                    if admitted.is_ok() && found == Match::Outdated {
+                        self.rehash(room, &hash, shown, deadline).await;
+                    }
+                    return admitted;
+                }
+            }
+        }
+    }
+
+    /// A right password replaces a hash that is outdated; if that fails now, the next
+    /// time.
+    async fn rehash(&self, room: RoomId, old: &PasswordHash, shown: Secret, deadline: Instant) {
+        let Ok(new) = self.passwords.hash(shown).await else { return };
+        if let Err(error) = self.rooms.replace_hash(room, old, &new, deadline).await {
+            tracing::debug!(%room, %error, "an outdated hash of a room stays for now");
+        }
     }
 
     async fn make_member(

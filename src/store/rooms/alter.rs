@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::refusals::{needs_password, too_much_metadata, two_doors};
 use super::standing::{Actor, Standing};
 use super::write::Change;
-use super::{Rooms, RoomsError};
+use super::{Rooms, RoomsError, standing};
 use crate::db::{Connection, Sql, ToSql};
 use crate::digests::PasswordHash;
 use crate::ids::RoomId;
@@ -30,6 +30,12 @@ pub(super) static ALTER: Sql = Sql {
 pub(super) static ARCHIVE: Sql = Sql {
     name: "room_archive",
     text: "UPDATE room SET archived_at = now() WHERE id = $1 AND archived_at IS NULL",
+};
+
+// Not if the password was changed meanwhile.
+pub(super) static REHASH: Sql = Sql {
+    name: "room_rehash",
+    text: "UPDATE room SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
 };
 
 /// What is to be another than it was. What is `None` stays.
@@ -66,6 +72,17 @@ impl Rooms {
         self.change(&Alter { room, actor, alteration }, deadline).await
     }
 
+    /// Another hash of the same password, which changes nobody's access.
+    pub async fn replace_hash(
+        &self,
+        room: RoomId,
+        old: &PasswordHash,
+        new: &PasswordHash,
+        deadline: Instant,
+    ) -> Result<(), RoomsError> {
+        self.change(&Rehash { room, old, new }, deadline).await
+    }
+
     /// Nothing is written to it any more, and nobody enters it. Answers the room's
     /// `access_rev` as of that.
     pub async fn archive(
@@ -75,6 +92,28 @@ impl Rooms {
         deadline: Instant,
     ) -> Result<u64, RoomsError> {
         self.change(&Archive { room, actor }, deadline).await
+    }
+}
+
+struct Rehash<'a> {
+    room: RoomId,
+    old: &'a PasswordHash,
+    new: &'a PasswordHash,
+}
+
+impl Change for Rehash<'_> {
+    type Done = ();
+
+    fn room(&self) -> RoomId {
+        self.room
+    }
+
+    async fn apply(&self, connection: &Connection) -> Result<(), RoomsError> {
+        // As all who change a room do, so that no two wait for each other.
+        standing::lock(connection, self.room, false).await?;
+        let (old, new) = (self.old.as_str(), self.new.as_str());
+        connection.execute(&REHASH, &[&self.room.as_i64(), &old, &new]).await?;
+        Ok(())
     }
 }
 

@@ -62,6 +62,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &alter::KEPT,
     &alter::ALTER,
     &alter::ARCHIVE,
+    &alter::REHASH,
     &admit::INVITE,
     &admit::USE_INVITE,
     &invites::ADD,
