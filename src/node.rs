@@ -119,8 +119,6 @@ impl Node {
             node: config.node.name.clone(),
             hub: hub.clone(),
             access: access.clone(),
-            rooms: rooms.clone(),
-            history: history.clone(),
             appender: appender.clone(),
             verifier: verifier.clone(),
             limits: limits.clone(),

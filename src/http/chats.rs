@@ -3,7 +3,9 @@
 //!
 //! The answer's position is stored before the answer is sent, so that the
 //! client's join continues from it. Without a primary that stores it, the request
-//! is refused: a join would silently miss events.
+//! is refused: a join would silently miss events. The primary also answers the
+//! read, because a client that has joined replaces its shapes with the answer: a
+//! replica may lack an event that the socket has brought.
 
 use std::time::Instant;
 
@@ -21,6 +23,7 @@ use super::query::Query;
 use super::rooms::PATIENCE;
 use crate::log::app_shapes;
 use crate::protocol::ObjectWriter;
+use crate::routing::Freshness;
 
 /// The newest ones, in the order of the log.
 const MESSAGES_MAX: usize = 1000;
@@ -35,6 +38,10 @@ pub(super) async fn list(
     let claims = claims(&app, &token, &headers)?;
     let room = app.access.readable(&claims, &room).await?;
     let deadline = Instant::now() + PATIENCE;
+    let freshness = match freshness {
+        Freshness::MaxStale(_) => Freshness::Primary,
+        asked => asked,
+    };
     let read = app.rooms.drawn(room, MESSAGES_MAX, freshness).await?;
     app.rooms.note_legacy_read(room, claims.reader_of(room), read.head, deadline).await?;
     let messages = read.shapes.iter().map(|drawn| {

@@ -18,7 +18,8 @@ use crate::position::{Position, Seq};
 use crate::protocol::server::{self, JoinMode, Joined, Member, ResyncReason};
 use crate::protocol::{MessageId, Refusal};
 use crate::store::append::{Announce, Committed, CommittedEvent};
-use crate::store::history::{Freshness, LogEvent, PageOutcome, RoomHead};
+use crate::store::history::{Freshness, History, LogEvent, PageOutcome, RoomHead};
+use crate::store::rooms::Rooms;
 
 /// A cheap handle.
 #[derive(Clone)]
@@ -135,6 +136,16 @@ impl Hub {
             handle.hint(Command::AccessRev { access_rev });
         }
         self.context.announce(room, &Announcement::Rights { access_rev });
+    }
+
+    /// The logs and states of the rooms.
+    pub fn history(&self) -> &History {
+        &self.context.history
+    }
+
+    /// The rows of the rooms.
+    pub fn stored_rooms(&self) -> &Rooms {
+        &self.context.rooms
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {

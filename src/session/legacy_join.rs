@@ -10,12 +10,13 @@
 //!   that position, and derives later updates and clears from it.
 //! - Without a history read in the last two minutes, the client gets the events
 //!   after its `join_room`. So does a client that reconnects without a new read.
-//! - Reads of several tabs of one sign-in can't be told apart. For events that one
-//!   of them has and another has not, each tab gets `delete_shape` before `chat`:
-//!   both a tab that has the shape and one that has not end with it once. Texts
-//!   have no id; such a tab may get one twice, and none is lost.
+//! - Reads of several tabs of one sign-in can't be told apart, nor from a read of a
+//!   page that closed before its join. For events that one of these reads holds and
+//!   another does not, each join gets `delete_shape` before `chat`: a page that has
+//!   the shape and one that has not both end with it once. Texts have no id; such a
+//!   page may get one twice, and none is lost.
 //! - A client that reads the history after its join gets the events in between
-//!   twice: in the answer and over the socket.
+//!   twice: over the socket and in the answer, which lacks none of them.
 //! - A second `join_room` without a new history changes nothing.
 //!
 //! The position is claimed on the shard's primary, so these joins wait for it.
@@ -51,7 +52,7 @@ impl Shared {
     ) -> Result<Option<Position>, Refusal> {
         let (join, reader) = (locked(translator).next_join(), claims.reader_of(room));
         let deadline = Instant::now() + PATIENCE;
-        let read = self.parts.rooms.claim_legacy_read(room, reader, join, deadline).await?;
+        let read = self.parts.hub.stored_rooms().claim_legacy_read(room, reader, join, deadline).await?;
         if read.is_none() && is_joined {
             return Ok(None);
         }
@@ -66,7 +67,7 @@ impl Shared {
 
     /// By the primary: a replica may lack events that the client has seen acked.
     async fn end_of_log(&self, room: RoomId) -> Result<ReadBefore, ReadError> {
-        let head = self.parts.history.head(room, Freshness::Primary).await?.head;
+        let head = self.parts.hub.history().head(room, Freshness::Primary).await?.head;
         Ok(ReadBefore { from: head, unsure_to: head.seq })
     }
 
@@ -76,7 +77,7 @@ impl Shared {
         if at.seq == Seq::ZERO {
             return Ok(SnapshotPages::encode::<String>(room, Position::BEGINNING, &[]).pages);
         }
-        match self.parts.history.state_at(room, at, EVENTS_MAX, Freshness::AtLeast(at)).await {
+        match self.parts.hub.history().state_at(room, at, EVENTS_MAX, Freshness::AtLeast(at)).await {
             Ok(state) => Ok(SnapshotPages::encode(room, at, &state.shapes).pages),
             Err(ReadError::Lost(_)) => Ok(Vec::new()),
             Err(error) => Err(error),

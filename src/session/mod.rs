@@ -45,8 +45,6 @@ use crate::protocol::{CloseCode, Code, FrameLimits, Refusal};
 use crate::room::Hub;
 use crate::room::access::Access;
 use crate::store::append::Appender;
-use crate::store::history::History;
-use crate::store::rooms::Rooms;
 use crate::tasks::Tasks;
 
 pub use handshake::{HandshakeRefusal, upgrade_to_echo};
@@ -66,8 +64,6 @@ pub struct Parts {
     pub node: NodeName,
     pub hub: Hub,
     pub access: Access,
-    pub rooms: Rooms,
-    pub history: History,
     pub appender: Appender,
     pub verifier: Verifier,
     pub limits: Limits,

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::client::{Client, rect};
 use crate::legacy::OldClient;
+use crate::moves::{owner, slot, told};
 use crate::world::{Person, World};
 
 const END: &str = "the end";
@@ -251,6 +252,19 @@ async fn tabs_of_one_user_end_with_each_shape_once_in_any_order() {
 }
 
 #[tokio::test]
+async fn a_history_read_after_the_join_lacks_no_event_told() {
+    let world = World::shared();
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let (room, mut writer) = drawn(world, &alice).await;
+    let mut client = OldClient::joined(world, 0, &bob, &json!(room)).await;
+    for (n, id) in ids("new", 20).enumerate() {
+        add(&mut writer, room, [id.clone()]).await;
+        assert_eq!(client.hears_shape().await.0["id"], id.as_str());
+        assert_eq!(Canvas::read(world, n % 3, &bob, room).await.shapes.len(), 51 + n);
+    }
+}
+
+#[tokio::test]
 async fn a_second_join_of_a_session_repeats_nothing() {
     let world = World::shared();
     let (alice, bob) = (world.person("alice"), world.person("bob"));
@@ -297,6 +311,39 @@ async fn a_history_that_the_log_lost_is_reported_at_the_join() {
     let mut canvas = Canvas::default();
     canvas.listen(&mut client).await;
     assert_eq!(canvas.ids(), ["after000", "after001"]);
+}
+
+#[tokio::test]
+async fn a_history_is_continued_on_the_shard_that_got_the_slot() {
+    let world = World::start(|options| options.set("jobs.janitor_interval_ms", 200)).await;
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let (room, mut writer) = drawn(&world, &alice).await;
+    world.replicas_have_caught_up().await;
+    let mut canvas = Canvas::read(&world, 0, &bob, room).await;
+    add(&mut writer, room, ids("before", 5)).await;
+    let to = if owner(&world, slot(room)).await == "a" { "b" } else { "a" };
+    told(&world, &["move", "--slots", &slot(room).0.to_string(), "--to", to]).await;
+    add(&mut writer, room, ids("after", 5)).await;
+    let mut client = Canvas::join(&world, 1, &bob, room).await;
+    say(&mut writer, room, END).await;
+    canvas.listen(&mut client).await;
+    let all = ids("old", 60).skip(10).chain(ids("before", 5)).chain(ids("after", 5));
+    assert_eq!(canvas.ids(), sorted(all));
+
+    // In time it is deleted, although nobody reads the room again.
+    let index = world.cluster().shards().iter().position(|shard| shard.name() == to).unwrap();
+    let shard = &world.primaries().await[index];
+    shard
+        .batch_execute("UPDATE room_legacy_read SET read_at = read_at - interval '2 minutes'")
+        .await
+        .unwrap();
+    let deleted = async {
+        let left = "SELECT count(*) FROM room_legacy_read";
+        while shard.query_one(left, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), deleted).await.expect("the janitor deletes it");
 }
 
 #[tokio::test]

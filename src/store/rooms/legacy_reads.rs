@@ -53,11 +53,15 @@ pub(super) static CLOSE: Sql = Sql {
             WHERE room_id = $1 AND reader = $2 AND closed_by IS NULL",
 };
 
+// Rows left behind by a move are not swept here: they go with the room's others.
 pub(super) static EXPIRED: Sql = Sql {
     name: "legacy_reads_expired",
     text: "SELECT DISTINCT room_id FROM (
-               SELECT room_id FROM room_legacy_read
-                WHERE read_at <= now() - interval '2 minutes' ORDER BY read_at LIMIT $1) AS oldest",
+               SELECT read.room_id FROM room_legacy_read AS read
+                 JOIN room ON room.id = read.room_id
+                 JOIN slot_owner ON slot_owner.slot = room.slot AND slot_owner.state = 'active'
+                WHERE read.read_at <= now() - interval '2 minutes'
+                ORDER BY read.read_at LIMIT $1) AS oldest",
 };
 
 const SWEEP_MOST: i64 = 1000;
