@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -154,6 +154,12 @@ impl Socket {
     /// Waits for something to arrive. Cancel-safe.
     pub async fn readable(&self) -> io::Result<()> {
         self.tcp.readable().await
+    }
+
+    /// Waits until the client resets the connection. Cancel-safe.
+    pub async fn is_reset(&self) {
+        // An error means that there is nothing left to wait for.
+        if self.tcp.ready(Interest::ERROR).await.is_err() {}
     }
 
     /// False if too many wait already.

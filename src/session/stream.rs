@@ -165,7 +165,13 @@ async fn hear(socket: &Socket) -> End {
     let (mut wasted, mut waste) = (0, [0; 256]);
     loop {
         match socket.read_now(&mut waste) {
-            Ok(0) => return End::Gone,
+            // It may have ended its side only. To one that has closed the connection,
+            // the comment is answered with a reset.
+            Ok(0) => {
+                socket.queue_control(Encoder::COMMENT);
+                socket.is_reset().await;
+                return End::Gone;
+            }
             Ok(read) => wasted += read,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if socket.readable().await.is_err() {

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::server::address;
 use crate::client::rect;
 use crate::convergence::{FROM_PRIMARY, whole_log};
+use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World};
 
 /// The answer to `request`, after which the client ends its side.
@@ -78,6 +79,44 @@ async fn a_half_closed_client_gets_its_answer_and_its_effect() {
     let two = head(&alice, "GET /health HTTP/1.1", "") + &head(&alice, &format!("GET {}", at("")), "");
     let answer = last_words(&address(world), &two).await;
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+}
+
+/// How often a stream is written to at least, which finds out that its client is gone.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn a_half_closed_stream_goes_on_and_a_closed_one_ends() {
+    let world = World::shared();
+    let [alice, bob] = ["alice", "bob"].map(|name| world.person(name));
+    let room = world.room(&alice, "open").await;
+    let mut writer = world.client(0, &alice).await;
+    writer.join(room).await;
+    let mut tcp = TcpStream::connect(address(world)).await.unwrap();
+    let request = head(&bob, &format!("GET /v1/rooms/{room}/live HTTP/1.1"), "");
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    tcp.shutdown().await.unwrap();
+    writer.wait(|m| m["type"] == "presence" && m["count"] == 2).await;
+    let mut told = Vec::new();
+    for n in 0..3 {
+        let said = json!({"kind": "message", "data": format!("word {n}")});
+        assert_eq!(writer.submit(room, &format!("op{n}"), &said).await["type"], "ack");
+        let heard = async {
+            while !String::from_utf8_lossy(&told).contains(&format!("word {n}")) {
+                assert_ne!(tcp.read_buf(&mut told).await.unwrap(), 0, "the stream ended");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), heard).await.expect("what was said is told");
+    }
+    drop(tcp);
+    writer.wait(|m| m["type"] == "presence" && m["count"] == 1).await;
+
+    let mut tcp = TcpStream::connect(address(world)).await.unwrap();
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    writer.wait(|m| m["type"] == "presence" && m["count"] == 2).await;
+    let closed = Stopwatch::start();
+    drop(tcp);
+    writer.wait(|m| m["type"] == "presence" && m["count"] == 1).await;
+    assert!(closed.elapsed() < COMMENT_EVERY / 3, "{:?}", closed.elapsed());
 }
 
 #[tokio::test]
