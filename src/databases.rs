@@ -178,8 +178,8 @@ async fn check_schema(name: &ShardName, primary: &Endpoint, schema: Schema) -> R
     migrate::require(&connection, schema, name.as_str()).await
 }
 
-/// Waiting doesn't mend a setting: without a primary that may be used, a node says at
-/// once which setting is wrong.
+/// Without a usable primary, a node reports a wrong setting at once. Waiting would not
+/// mend the setting.
 fn refuse_misconfigured(database: &Shard) -> Result<(), DatabaseError> {
     if database.primary_now().is_some() {
         return Ok(());

@@ -132,9 +132,9 @@ impl Connection {
         self.watch(sql.name, ready.execute(&self.client, sql, params)).await
     }
 
-    /// A statement that was prepared before a table changed has not run, and may be
-    /// prepared again. In a transaction it has taken the statements before it
-    /// along: then the whole connection is replaced, and the caller repeats the
+    /// A statement that was prepared before a table changed did not run, so it may be
+    /// prepared and sent again. In a transaction its failure undoes the statements
+    /// before it: then the pool replaces the connection, and the caller repeats the
     /// transaction.
     fn can_repeat(&self, error: &DbError, sql: &Sql) -> bool {
         if error.class() != Class::Stale {
@@ -222,8 +222,8 @@ impl Connection {
         self.replicated("batch", ())
     }
 
-    /// Begins a transaction in which each statement sees what was committed before
-    /// it began, whatever isolation level the server's administrator prefers.
+    /// Begins a transaction at the isolation level READ COMMITTED: each statement sees
+    /// the commits before its own start.
     pub async fn begin(&self) -> Result<(), DbError> {
         self.in_transaction.store(true, Ordering::SeqCst);
         self.watch("begin", self.client.batch_execute(self.statements.begin())).await
@@ -286,8 +286,8 @@ impl Connection {
             || self.replication_cancelled()
     }
 
-    /// A table changed after this connection's statements were prepared, which a
-    /// transaction noticed: those of other connections are as old.
+    /// A transaction failed because a table changed after this connection had prepared
+    /// its statements. The statements of the pool's other connections are as old.
     pub(super) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::SeqCst)
     }

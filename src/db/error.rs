@@ -195,7 +195,7 @@ impl DbError {
         self.constraint.as_deref()
     }
 
-    /// What an operator has to do, where nothing else helps.
+    /// The remedy of an operator, for errors that nothing else mends.
     pub fn remedy(&self) -> Option<&'static str> {
         match self.sqlstate.as_deref()? {
             "42501" => Some(

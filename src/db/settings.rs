@@ -104,16 +104,16 @@ pub(super) const IN_A_SESSION: &str =
 /// The isolation level is named where it is relied on.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// For one transaction, behind a PgBouncer, whose connection to the server may be
-/// older or younger than the one that was compared. One message, one round trip.
+/// For one transaction behind a PgBouncer. It may run on a connection that PgBouncer
+/// opened before or after the comparison. One message, one round trip.
 pub(super) const IN_A_TRANSACTION: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
      SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                          WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
             set_config('client_min_messages', 'warning', true),
             set_config('row_security', 'off', true)";
 
-/// What a connection is for; becomes its settings on the server, if they are
-/// not the role's own behind a PgBouncer.
+/// The settings of a connection for one purpose. Behind a PgBouncer the role needs
+/// them as its own.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// Shown in `pg_stat_activity`, e.g. `roomgate/n1/append`.
@@ -127,7 +127,7 @@ pub struct SessionSettings {
 }
 
 impl SessionSettings {
-    /// All that a session sets for itself, as `pg_settings` shows it.
+    /// The settings that a session sets, as `pg_settings` shows them.
     fn chosen(&self) -> Vec<(&'static str, String)> {
         let millis = |time: Duration| time.as_millis().to_string();
         let mut chosen = vec![
@@ -154,7 +154,7 @@ impl SessionSettings {
         chosen.chain(CHECKED.map(|checked| checked.name)).chain(["synchronous_commit"]).collect()
     }
 
-    /// Compares what [`FOUND`] found.
+    /// Compares the rows of [`FOUND`].
     pub(super) fn compare(&self, rows: &[Row]) -> Vec<Difference> {
         let found: Vec<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         self.differences(&found)
@@ -213,7 +213,7 @@ impl Difference {
         format!("ALTER ROLE \"{user}\" IN DATABASE \"{database}\" SET {name} = '{wanted}'")
     }
 
-    /// Why `server` isn't used. `remedy`: the statement that mends it.
+    /// The error that names `server`. `remedy` tells the operator how to mend it.
     pub fn refusal(&self, server: &str, remedy: &str) -> DbError {
         let Self { name, found, wanted, keeps } = self;
         let keeps = keeps.unwrap_or("statements are fast");
