@@ -103,7 +103,7 @@ impl Node {
         let (hub, bus) = hub(config, history.clone(), rooms.clone(), traces, tasks)?;
         let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
-        let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()));
+        let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
         let origins = Origins::new(&config.listen.allowed_origins);
         let passwords = Passwords::new(hashing_threads());
         let access = Access::new(access::Parts {

@@ -79,7 +79,7 @@ pub(super) async fn submit(
     let behalf = behalf(&claims, batch.user.as_deref())?;
     let room = app.access.readable(&claims, &room).await?;
     if let Some(count) = u32::try_from(batch.items.len()).ok().and_then(NonZeroU32::new) {
-        app.limits.user_submits(&claims.user, count)?;
+        app.limits.user_submits(&claims.user, count).await?;
     }
     let deadline = Instant::now() + app.submit_timeout;
     let limits = app.limits.configured();

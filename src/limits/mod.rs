@@ -4,7 +4,8 @@
 //! `rate_limited` with the time after which another try makes sense. Memory is
 //! bounded: a key is forgotten once its budget is full again, and no gate holds
 //! more than [`MAX_KEYS`]. Counts are this node's own, but for guesses of
-//! passwords, which a [`Tally`] adds up over the nodes. No SQL, no Redis.
+//! passwords and the submits of a user, which a [`Tally`] adds up over the nodes.
+//! No SQL, no Redis.
 
 mod gate;
 mod open;
@@ -19,8 +20,10 @@ use arc_swap::ArcSwap;
 use crate::config;
 use crate::ids::{RoomId, UserId};
 use crate::protocol::Refusal;
+use crate::tasks::Tasks;
 use gate::{Gate, SoleGate};
 use open::OpenSessions;
+use tally::{Counted, SharedCounts};
 
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
@@ -31,7 +34,7 @@ pub use tally::{Tallied, Tally};
 pub struct Limits {
     gates: Arc<ArcSwap<Gates>>,
     open: OpenSessions,
-    tally: Option<Arc<dyn Tally>>,
+    shared: Option<SharedCounts>,
 }
 
 struct Gates {
@@ -58,12 +61,13 @@ pub struct SessionLimits {
 impl Limits {
     pub fn new(configured: &config::Limits) -> Self {
         let gates = Arc::new(ArcSwap::from_pointee(Gates::new(configured)));
-        Self { gates, open: OpenSessions::default(), tally: None }
+        Self { gates, open: OpenSessions::default(), shared: None }
     }
 
-    /// Guesses of passwords are counted by `tally` over all nodes.
-    pub fn tallied_by(self, tally: Arc<dyn Tally>) -> Self {
-        Self { tally: Some(tally), ..self }
+    /// Guesses of passwords and the submits of a user are counted by `tally` over
+    /// all nodes.
+    pub fn tallied_by(self, tally: Arc<dyn Tally>, tasks: &Tasks) -> Self {
+        Self { shared: Some(SharedCounts::new(tally, tasks)), ..self }
     }
 
     /// From now on, also for sessions that are open. A limit that changed begins
@@ -100,9 +104,14 @@ impl Limits {
         })
     }
 
-    /// All sessions and requests of a user together.
-    pub fn user_submits(&self, user: &UserId, count: NonZeroU32) -> Result<(), Refusal> {
-        self.gates.load().user_submits.pass(user.as_str(), count)
+    /// All sessions and requests of a user together. All `count` or none.
+    pub async fn user_submits(&self, user: &UserId, count: NonZeroU32) -> Result<(), Refusal> {
+        let gates = self.gates.load_full();
+        let most = gates.configured.user_submits_per_minute;
+        gates.user_submits.pass(user.as_str(), count)?;
+        let parts = ["submits", user.as_str()];
+        let (what, count) = (SUBMITS, count.get());
+        self.count(Counted { what, parts: &parts, count, most, eager: true }).await
     }
 
     pub fn handshake(&self, from: IpAddr) -> Result<(), Refusal> {
@@ -115,13 +124,13 @@ impl Limits {
 
     /// By address, then by account, whether or not the account exists.
     pub async fn sign_in(&self, from: IpAddr, email: &str) -> Result<(), Refusal> {
-        let (gates, tally) = (self.gates.load_full(), self.tally.as_deref());
+        let gates = self.gates.load_full();
         let (network, email) = (network(from), email.to_lowercase());
         let most = gates.configured.signins_per_minute;
         gates.sign_ins_by_address.pass(network, ONE)?;
-        tally::pass(tally, SIGN_INS, &["address", &network.to_string()], most).await?;
+        self.guess(SIGN_INS, &["address", &network.to_string()], most).await?;
         gates.sign_ins_by_account.pass(&email, ONE)?;
-        tally::pass(tally, SIGN_INS, &["account", &email], most).await
+        self.guess(SIGN_INS, &["account", &email], most).await
     }
 
     /// Guesses of a room's password and of its invites, limited like sign-ins.
@@ -130,7 +139,18 @@ impl Limits {
         let most = gates.configured.signins_per_minute;
         gates.room_keys.pass((user.as_str(), room), ONE)?;
         let parts = ["room", user.as_str(), &room.to_string()];
-        tally::pass(self.tally.as_deref(), GUESSES, &parts, most).await
+        self.guess(GUESSES, &parts, most).await
+    }
+
+    async fn guess(&self, what: &'static str, parts: &[&str], most: u32) -> Result<(), Refusal> {
+        self.count(Counted { what, parts, count: 1, most, eager: false }).await
+    }
+
+    async fn count(&self, counted: Counted<'_>) -> Result<(), Refusal> {
+        match &self.shared {
+            Some(shared) => Box::pin(shared.pass(counted)).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -144,7 +164,7 @@ impl Gates {
             sign_ins_by_address: gate(SIGN_INS, sign_ins),
             sign_ins_by_account: gate(SIGN_INS, sign_ins),
             room_keys: gate(GUESSES, sign_ins),
-            user_submits: gate("submits", configured.user_submits_per_minute),
+            user_submits: gate(SUBMITS, configured.user_submits_per_minute),
             configured: configured.clone(),
         }
     }
@@ -210,7 +230,7 @@ impl SessionLimits {
 }
 
 fn submits(configured: &config::Limits) -> SoleGate {
-    SoleGate::per_second("submits", configured.submits_per_second, configured.submit_burst)
+    SoleGate::per_second(SUBMITS, configured.submits_per_second, configured.submit_burst)
 }
 
 fn signals(configured: &config::Limits) -> SoleGate {
@@ -223,6 +243,7 @@ fn joins(configured: &config::Limits) -> SoleGate {
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
+const SUBMITS: &str = "submits";
 const SIGN_INS: &str = "sign-ins";
 const GUESSES: &str = "attempts to get in";
 
@@ -287,7 +308,7 @@ mod tests {
             session.signal().unwrap();
             limits.sign_in(address("10.0.0.1"), "a@example.test").await.unwrap();
             limits.sign_up(address("10.0.0.1")).unwrap();
-            limits.user_submits(&user("alice"), NonZeroU32::new(1000).unwrap()).unwrap();
+            limits.user_submits(&user("alice"), NonZeroU32::new(1000).unwrap()).await.unwrap();
         }
     }
 
@@ -325,12 +346,12 @@ mod tests {
         assert_limited(limits.sign_up(address("10.0.0.1")));
     }
 
-    #[test]
-    fn a_batch_larger_than_the_budget_is_refused_whole() {
+    #[tokio::test]
+    async fn a_batch_larger_than_the_budget_is_refused_whole() {
         let limits = limits(|l| l.user_submits_per_minute = 100);
-        assert_limited(limits.user_submits(&user("alice"), NonZeroU32::new(101).unwrap()));
-        limits.user_submits(&user("alice"), NonZeroU32::new(100).unwrap()).unwrap();
-        assert_limited(limits.user_submits(&user("alice"), ONE));
+        assert_limited(limits.user_submits(&user("alice"), NonZeroU32::new(101).unwrap()).await);
+        limits.user_submits(&user("alice"), NonZeroU32::new(100).unwrap()).await.unwrap();
+        assert_limited(limits.user_submits(&user("alice"), ONE).await);
     }
 
     #[tokio::test]

@@ -256,7 +256,7 @@ impl<'a> Reader<'a> {
         let Session { shared, vitals, outbox, in_flight, .. } = self.session;
         let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.submit()?;
-        shared.parts.limits.user_submits(&claims.user, NonZeroU32::MIN)?;
+        vitals.while_busy(shared.parts.limits.user_submits(&claims.user, NonZeroU32::MIN)).await?;
         self.rooms.check_joined(room)?;
         let place = match in_flight.try_enter() {
             Some(place) => place,

@@ -23,4 +23,5 @@ mod search_plan;
 mod server;
 mod signed_out;
 mod stored;
+mod submits;
 mod world;
