@@ -489,6 +489,55 @@ test('of two pages that refresh the token one asks and both have it', async () =
   assert.equal(await account.token(), 't1');
 });
 
+test('a page refreshes its token by its age, however wrong its clock is', async (t) => {
+  const HOUR = 3_600_000;
+  const LIFETIME = 900_000;
+  for (const ahead of [0, HOUR, -HOUR, 24 * 365 * HOUR]) {
+    // The gateway's clock goes on; the page's is elsewhere, and may be set.
+    let gatewayNow = 1_800_000_000_000;
+    let skew = ahead;
+    t.mock.method(Date, 'now', () => gatewayNow + skew);
+    let refreshed = 0;
+    const token = () => {
+      const payload = { sub: 'u', name: 'Zoë', iat: gatewayNow / 1000, exp: (gatewayNow + LIFETIME) / 1000, n: refreshed };
+      return `e30.${Buffer.from(JSON.stringify(payload)).toString('base64url')}.signature`;
+    };
+    const ends = (jwt) => JSON.parse(Buffer.from(jwt.split('.')[1], 'base64url')).exp * 1000;
+    const answer = (status, body) => ({ ok: status < 300, status, headers: new Map(), text: async () => JSON.stringify(body) });
+    const fetch = async (path, { headers }) => {
+      if (path === '/v1/token/refresh') refreshed += 1;
+      else if (headers.authorization && ends(headers.authorization.slice(7)) <= gatewayNow) return answer(401, {});
+      return answer(200, { user: { id: 'u' }, token: token(), refresh_token: `r${refreshed}`, expires_at: gatewayNow + LIFETIME });
+    };
+    const kept = new FakeStorage();
+    const account = new Account({ storage: kept, fetch });
+    await account.signIn('a@b.c', 'password');
+    for (let request = 0; request < 20; request++) {
+      await account.request('GET', '/v1/me');
+      gatewayNow += 1_000;
+    }
+    assert.equal(refreshed, 0, `${ahead} ms ahead`);
+    // A page that is loaded again has the same token, and one that slept a new one.
+    await new Account({ storage: kept, fetch }).request('GET', '/v1/me');
+    assert.equal(refreshed, 0);
+    gatewayNow += LIFETIME - 40_000;
+    await account.request('GET', '/v1/me');
+    assert.equal(refreshed, 1, `${ahead} ms ahead`);
+    // A clock that is set costs one refresh at most.
+    for (const jump of [HOUR, -2 * HOUR, 10_000, -5_000]) {
+      skew += jump;
+      const before = refreshed;
+      for (let request = 0; request < 20; request++) await account.request('GET', '/v1/me');
+      assert.ok(refreshed - before <= 1, `${jump} ms: ${refreshed - before} refreshes`);
+    }
+    // Set back by less than the age: the token ends before the page refreshes it.
+    gatewayNow += LIFETIME;
+    skew -= LIFETIME;
+    await account.request('GET', '/v1/me');
+    t.mock.restoreAll();
+  }
+});
+
 test('whatever the network does, the page ends with the log\'s shapes and every operation has one effect', async () => {
   for (let seed = 1; seed <= (Number(process.env.SEEDS) || 40); seed++) await storm(seed);
 });
