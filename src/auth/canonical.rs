@@ -14,6 +14,31 @@ pub fn canonical_password(typed: &str) -> Option<String> {
     Some(typed.chars().map(|c| if is_space(c) { ' ' } else { c }).nfc().collect())
 }
 
+/// An e-mail address in its one form: composed and in lower case, its domain in
+/// Unicode. `None` if its domain can't be one.
+pub fn canonical_email(typed: &str) -> Option<String> {
+    let (local, domain) = typed.split_once('@')?;
+    let (domain, valid) = idna::domain_to_unicode(domain);
+    let local: String = local.nfc().flat_map(char::to_lowercase).nfc().collect();
+    valid.ok().map(|()| format!("{local}@{domain}"))
+}
+
+/// In lower case, the forms in which an older account may have the address, best
+/// first.
+pub fn email_forms(typed: &str) -> Vec<String> {
+    let mut forms = vec![typed.to_lowercase()];
+    if let Some(canonical) = canonical_email(typed) {
+        let decomposed = canonical.nfd().collect();
+        let ascii = canonical
+            .split_once('@')
+            .and_then(|(local, domain)| Some(format!("{local}@{}", idna::domain_to_ascii(domain).ok()?)));
+        forms.push(canonical);
+        forms.extend(ascii);
+        forms.push(decomposed);
+    }
+    forms
+}
+
 /// The general category Zs.
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
@@ -22,6 +47,31 @@ fn is_space(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_email_has_one_form_whatever_keyboard_wrote_it() {
+        for (typed, canonical) in [
+            ("Ann@Example.TEST", "ann@example.test"),
+            ("a+b@x", "a+b@x"),
+            ("Rene\u{301}@x.test", "ren\u{e9}@x.test"),
+            ("REN\u{c9}@x.test", "ren\u{e9}@x.test"),
+            ("a@M\u{dc}NCHEN.test", "a@m\u{fc}nchen.test"),
+            ("a@mu\u{308}nchen.test", "a@m\u{fc}nchen.test"),
+            ("a@xn--mnchen-3ya.test", "a@m\u{fc}nchen.test"),
+            ("a@\u{ff45}xample\u{3002}test", "a@example.test"),
+        ] {
+            assert_eq!(canonical_email(typed).as_deref(), Some(canonical), "{typed:?}");
+            assert_eq!(canonical_email(canonical).as_deref(), Some(canonical), "{canonical:?}");
+            assert!(email_forms(typed).contains(&canonical.to_owned()), "{typed:?}");
+        }
+        let same = email_forms("a@m\u{fc}nchen.test");
+        for stored in ["a@xn--mnchen-3ya.test", "a@mu\u{308}nchen.test"] {
+            assert!(same.contains(&stored.to_owned()), "{same:?}");
+        }
+        for typed in ["", "a", "a@xn--\u{fc}.test", "a@xn--0.test"] {
+            assert_eq!(canonical_email(typed), None, "{typed:?}");
+        }
+    }
 
     #[test]
     fn a_password_has_one_form_whatever_keyboard_wrote_it() {

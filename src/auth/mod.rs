@@ -16,6 +16,7 @@ mod revocations;
 mod ticket;
 mod token;
 
+pub use canonical::{canonical_email, email_forms};
 pub use host::HostPort;
 pub use invite::InviteCode;
 pub use keys::{KeyError, Keys};

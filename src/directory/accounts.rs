@@ -19,7 +19,10 @@ pub struct Account {
 pub struct NewAccount {
     /// Made by the caller, so that a repeated insert is recognised.
     pub id: UserId,
+    /// In its one form.
     pub email: String,
+    /// The forms in which older accounts may have it, in lower case.
+    pub email_forms: Vec<String>,
     pub name: String,
     pub password: PasswordHash,
 }
@@ -33,7 +36,9 @@ pub struct Credentials {
 
 pub(super) static INSERT: Sql = Sql {
     name: "account_insert",
-    text: "INSERT INTO directory.account (id, email, name, password_hash) VALUES ($1, $2, $3, $4)
+    text: "INSERT INTO directory.account (id, email, name, password_hash)
+           SELECT $1, $2, $3, $4
+            WHERE NOT EXISTS (SELECT FROM directory.account WHERE lower(email) = ANY($5::text[]))
            ON CONFLICT DO NOTHING",
 };
 
@@ -43,10 +48,13 @@ pub(super) static BY_ID: Sql = Sql {
              FROM directory.account WHERE id = $1",
 };
 
+// Older accounts may have one address in several forms: the typed form comes first,
+// so that each of them is found by its own.
 pub(super) static BY_EMAIL: Sql = Sql {
     name: "account_by_email",
     text: "SELECT id, email, name, photo, (extract(epoch FROM created_at) * 1000)::bigint, password_hash
-             FROM directory.account WHERE lower(email) = lower($1)",
+             FROM directory.account WHERE lower(email) = ANY($2::text[]) OR lower(email) = lower($1)
+            ORDER BY lower(email) = lower($1) DESC, array_position($2::text[], lower(email)) LIMIT 1",
 };
 
 pub(super) static CHANGE: Sql = Sql {
@@ -72,10 +80,11 @@ pub struct AccountChange {
 }
 
 impl Directory {
-    /// `EmailTaken` if another account has the email, whatever its case.
+    /// `EmailTaken` if another account has the email in any form.
     pub async fn create_account(&self, new: &NewAccount) -> Result<Account, DirectoryError> {
         let (id, email, name) = (new.id.as_str(), &new.email, &new.name);
-        self.query(&INSERT, &[&id, email, name, &new.password.as_str()]).await?;
+        let params: [&(dyn ToSql + Sync); 5] = [&id, email, name, &new.password.as_str(), &new.email_forms];
+        self.query(&INSERT, &params).await?;
         self.account(&new.id).await?.ok_or(DirectoryError::EmailTaken)
     }
 
@@ -106,8 +115,13 @@ impl Directory {
         row.map(|row| credentials(&row).map(|found| found.account)).transpose()
     }
 
-    pub async fn credentials(&self, email: &str) -> Result<Option<Credentials>, DirectoryError> {
-        let row = self.query_opt(&BY_EMAIL, &[&email]).await?;
+    /// `forms`: of the email, in lower case, best first.
+    pub async fn credentials(
+        &self,
+        email: &str,
+        forms: &[String],
+    ) -> Result<Option<Credentials>, DirectoryError> {
+        let row = self.query_opt(&BY_EMAIL, &[&email, &forms]).await?;
         row.map(|row| credentials(&row)).transpose()
     }
 }

@@ -14,7 +14,7 @@ use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::signed_in::claims;
-use crate::auth::{Match, RefreshToken, check_password_rules, may_be_password};
+use crate::auth::{Match, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::{Account, DirectoryError, NewAccount};
@@ -68,12 +68,12 @@ pub(super) async fn sign_up(
     Json(wish): Json<SignUp>,
 ) -> Answer<Response> {
     app.limits.sign_up(from)?;
-    check_email(&wish.email)?;
+    let email = checked_email(&wish.email)?;
     check_name(&wish.name)?;
     check_password_rules(&wish.password)?;
     let password = app.passwords.hash(wish.password).await?;
     let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
-    let new = NewAccount { id, email: wish.email, name: wish.name, password };
+    let new = NewAccount { id, email, email_forms: email_forms(&wish.email), name: wish.name, password };
     let account = app.directory.create_account(&new).await?;
     let tokens = begin(&app, &account).await?;
     Ok(answer::json(StatusCode::CREATED, tokens))
@@ -95,12 +95,13 @@ pub(super) async fn sign_in(
     ClientAddress(from): ClientAddress,
     Json(wish): Json<SignIn>,
 ) -> Answer<Response> {
-    app.limits.sign_in(from, &wish.email).await?;
+    let canonical = canonical_email(&wish.email);
+    app.limits.sign_in(from, canonical.as_deref().unwrap_or(&wish.email)).await?;
     let possible = wish.email.len() <= EMAIL_MAX_BYTES && may_be_password(&wish.password);
     if !possible {
         return Err(wrong_credentials());
     }
-    let found = app.directory.credentials(&wish.email).await?;
+    let found = app.directory.credentials(&wish.email, &email_forms(&wish.email)).await?;
     let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
     let found = app.passwords.verify(wish.password.clone(), hash.clone()).await?;
     let account = account.filter(|_| found != Match::Wrong).ok_or_else(wrong_credentials)?;
@@ -207,14 +208,18 @@ pub(super) fn user_json(account: &Account) -> String {
     .end()
 }
 
-/// Enough to tell an address from a typo; whether it is one, only mail can tell.
-fn check_email(email: &str) -> Answer<()> {
+/// In its one form. Enough to tell an address from a typo; whether it is one, only
+/// mail can tell.
+fn checked_email(email: &str) -> Answer<String> {
     let valid = email.len() <= EMAIL_MAX_BYTES
         && email
             .split_once('@')
             .is_some_and(|(who, host)| !who.is_empty() && !host.is_empty() && !host.contains('@'))
         && !email.chars().any(|c| c.is_whitespace() || c.is_control());
-    if valid { Ok(()) } else { Err(ApiError::bad_message("this is not an email address")) }
+    let canonical = canonical_email(email).filter(|canonical| valid && canonical.len() <= EMAIL_MAX_BYTES);
+    let canonical = canonical.ok_or_else(|| ApiError::bad_message("this is not an email address"))?;
+    // Letters of ASCII are shown as they were typed: the directory's index folds them.
+    Ok(if email.to_ascii_lowercase() == canonical { email.to_owned() } else { canonical })
 }
 
 pub(super) fn check_name(name: &str) -> Answer<()> {
@@ -236,10 +241,10 @@ mod tests {
     #[test]
     fn emails_are_told_from_typos() {
         for email in ["a@b", "ünï@example.test", "a+b@example.test"] {
-            assert!(check_email(email).is_ok(), "{email}");
+            assert!(checked_email(email).is_ok(), "{email}");
         }
         for email in ["", "@", "a@", "@b", "a b@c", "a@b@c", "a\n@b", &format!("{}@b", "a".repeat(300))] {
-            assert!(check_email(email).is_err(), "{email}");
+            assert!(checked_email(email).is_err(), "{email}");
         }
     }
 }

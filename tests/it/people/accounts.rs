@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roomgate::dev::{Answer, Api};
+use roomgate::dev::{Answer, Api, connect};
 use serde_json::{Value, json};
 
 use crate::stopwatch::Stopwatch;
@@ -247,4 +247,50 @@ async fn latencies(client: &mut crate::client::Client, count: usize) -> Vec<Dura
 fn p99(latencies: &mut [Duration]) -> Duration {
     latencies.sort();
     latencies[latencies.len() * 99 / 100]
+}
+
+#[tokio::test]
+async fn an_email_is_one_person_in_every_form() {
+    let world = World::shared();
+    let node = api(world, 0);
+    let tag = format!("{:016x}", rand::random::<u64>());
+    let forms =
+        ["ren\u{e9}", "Rene\u{301}", "REN\u{c9}"].map(|name| format!("{name}-{tag}@m\u{fc}nchen.test"));
+    let domains = ["xn--mnchen-3ya", "MU\u{308}NCHEN"].map(|host| format!("ren\u{e9}-{tag}@{host}.test"));
+    let forms = [&forms[..], &domains].concat();
+    let sign_up = async |email: &str| {
+        let wish = json!({"email": email, "password": "correct horse", "name": "Ren\u{e9}"});
+        node.post("/v1/signup", &wish).await.unwrap()
+    };
+    let made = sign_up(&forms[1]).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(made.json()["user"]["email"], forms[0].as_str());
+    for form in &forms {
+        refused(&sign_up(form).await, 409, "email_taken");
+        let found = sign_in(&node, form, "correct horse").await;
+        assert_eq!(found.json()["user"]["id"], made.json()["user"]["id"], "{form}: {}", found.text);
+    }
+
+    // Older accounts of one address in two forms stay two: each opens by its own form
+    // and its own password, and there is no third one.
+    let directory = connect(&world.cluster().shards()[0].primary().admin_dsn()).await.unwrap();
+    let [composed, decomposed] = ["zo\u{eb}", "zoe\u{308}"].map(|name| format!("{name}-{tag}@x.test"));
+    for (id, email) in [("composed", &composed), ("decomposed", &decomposed)] {
+        let hash = bcrypt::hash(format!("password of {id}"), 4).unwrap();
+        let insert =
+            "INSERT INTO directory.account (id, email, name, password_hash) VALUES ($1, $2, 'Zo\u{eb}', $3)";
+        directory.execute(insert, &[&format!("{id}-{tag}"), email, &hash]).await.unwrap();
+    }
+    for (id, email, other) in [("composed", &composed, "decomposed"), ("decomposed", &decomposed, "composed")]
+    {
+        let found = sign_in(&node, email, &format!("password of {id}")).await;
+        assert_eq!(found.json()["user"]["id"], format!("{id}-{tag}"), "{}", found.text);
+        refused(&sign_in(&node, email, &format!("password of {other}")).await, 401, "unauthenticated");
+        refused(&sign_up(email).await, 409, "email_taken");
+    }
+    // One in a single form opens by the others.
+    directory.execute("DELETE FROM directory.account WHERE email = $1", &[&composed]).await.unwrap();
+    let found = sign_in(&node, &composed, "password of decomposed").await;
+    assert_eq!(found.json()["user"]["id"], format!("decomposed-{tag}"), "{}", found.text);
+    refused(&sign_up(&composed).await, 409, "email_taken");
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use roomgate::auth::RefreshToken;
+use roomgate::auth::{RefreshToken, email_forms};
 use roomgate::digests::PasswordHash;
 use roomgate::directory::{DirectoryError, NewAccount};
 use roomgate::ids::{RoomId, Slug};
@@ -20,6 +20,7 @@ fn account(id: &str, email: &str) -> NewAccount {
     NewAccount {
         id: user(id),
         email: email.to_owned(),
+        email_forms: email_forms(email),
         name: NAME.to_owned(),
         password: PasswordHash::new("$argon2id$1".to_owned()),
     }
@@ -35,10 +36,10 @@ async fn an_email_opens_one_account_whatever_its_case() {
     assert!(directory.create_account(&account("ann", "Ann@Example.test")).await.is_ok());
     let taken = directory.create_account(&account("eve", "aNN@example.TEST")).await;
     assert!(matches!(taken, Err(DirectoryError::EmailTaken)), "{taken:?}");
-    let found = directory.credentials("ANN@EXAMPLE.TEST").await.unwrap().unwrap();
+    let found = directory.credentials("ANN@EXAMPLE.TEST", &[]).await.unwrap().unwrap();
     assert_eq!((found.account.id, found.account.email.as_str()), (user("ann"), "Ann@Example.test"));
     assert_eq!(found.password.as_str(), "$argon2id$1");
-    assert!(directory.credentials("' OR true --").await.unwrap().is_none());
+    assert!(directory.credentials("' OR true --", &email_forms("x")).await.unwrap().is_none());
     assert!(directory.account(&user("eve")).await.unwrap().is_none());
     assert_eq!(world.count("directory.account").await, 1);
 }

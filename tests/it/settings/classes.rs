@@ -49,7 +49,7 @@ const HARMLESS_CATEGORIES: [&str; 23] = [
 ];
 
 /// Settings of other categories, each with the reason why its value doesn't matter.
-const HARMLESS: [(&str, &str); 44] = [
+const HARMLESS: [(&str, &str); 49] = [
     ("allow_in_place_tablespaces", "the gateway makes no tablespace"),
     ("allow_system_table_mods", "the gateway changes no system table"),
     ("backtrace_functions", "only logs"),
@@ -77,16 +77,21 @@ const HARMLESS: [(&str, &str); 44] = [
     ("quote_all_identifiers", "the gateway reads no definition"),
     ("recovery_prefetch", "a recovery is slower"),
     ("remove_temp_files_after_crash", "temporary files hold nothing that is acked"),
+    ("restrict_nonsystem_relation_kind", "the gateway reads no view and no foreign table"),
     ("synchronize_seqscans", "every list has an ORDER BY"),
     ("temp_tablespaces", "the administrator says where temporary files lie"),
     ("trace_notify", "only logs"),
     ("trace_recovery_messages", "only logs"),
     ("trace_sort", "only logs"),
     ("track_commit_timestamp", "nothing reads it"),
+    ("transaction_deferrable", "of the transaction that runs; a new one takes its pinned default"),
+    ("transaction_isolation", "of the transaction that runs; BEGIN names the level"),
+    ("transaction_read_only", "of the transaction that runs; a new one takes its pinned default"),
     ("vacuum_cost_delay", "a vacuum takes longer"),
     ("wal_buffers", "writes are slower"),
     ("wal_compression", "WAL is smaller"),
     ("wal_consistency_checking", "a replica compares more"),
+    ("wal_decode_buffer_size", "a recovery is slower"),
     ("wal_init_zero", "writes are slower"),
     ("wal_level", "without replicas there is nothing to send; with them PostgreSQL demands it"),
     ("wal_log_hints", "WAL is larger"),
