@@ -136,7 +136,7 @@ async fn the_same_import_again_has_one_effect_and_the_same_answer() {
     let bob = world.person("bob");
     let answer = import(&world.api(&bob), room, "once", &rects("b", 3)).await;
     assert_eq!(answer.json()["imported"], 3, "{}", answer.text);
-    // Nothing new: no event, and remembered all the same.
+    // No event; the repeat is judged anew and finds as little.
     let nothing = import(&nodes[0], room, "nothing", &lines).await.json();
     assert_eq!(
         (&nothing["imported"], &nothing["from"], &nothing["to"]),
