@@ -293,7 +293,7 @@ impl Access {
                 // Replaced meanwhile, perhaps by another hash of the same password.
                 Err(refusal) if refusal.code == Code::BadPassword => {
                     let primary = Some(Freshness::Primary);
-                    facts = self.judged(room, user, primary, deadline).await?.0.facts;
+                    facts = self.judged(&RoomRef::Id(room), user, primary, deadline).await?.0.facts;
                     if facts.password.as_ref() == Some(&hash) {
                         return Err(refusal);
                     }
