@@ -14,7 +14,7 @@ impl Backoff {
         Self { first, longest, attempts: 0 }
     }
 
-    /// At least half of what the attempt number allows.
+    /// The next pause: between half and the whole of its step.
     pub fn pause(&mut self) -> Duration {
         let pause = self.longest.min(self.first * 2_u32.saturating_pow(self.attempts.min(16)));
         self.attempts = self.attempts.saturating_add(1);

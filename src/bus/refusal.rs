@@ -1,4 +1,4 @@
-//! Answers of Redis that say no, and what an operator does about each. Pure.
+//! Answers of Redis that say no, and the cure for each. Pure.
 //!
 //! A refusal is not a broken connection: a new connection would be refused as
 //! well, so nothing here reconnects.

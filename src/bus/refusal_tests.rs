@@ -13,7 +13,7 @@ use super::tests::{
 use super::*;
 use crate::dev::{Port, Scratch};
 
-/// A connection with every permission, whatever becomes of the user `default`.
+/// A connection that keeps every permission when the user `default` loses some.
 pub(super) struct Admin {
     client: Client,
 }
@@ -150,7 +150,7 @@ const CASES: [Case; 8] = [
         words: "(NOREPLICAS ",
         lift: &["CONFIG", "SET", "min-replicas-to-write", "0"],
     },
-    // New connections only: what is connected stays signed in.
+    // New connections only: an open connection stays signed in.
     Case {
         refuse: &[&["CONFIG", "SET", "requirepass", "other"], &["CLIENT", "KILL", "USER", "default"]],
         words: "(NOAUTH ",

@@ -1,4 +1,4 @@
-//! What operators see of a Redis that answers and refuses, and what people keep.
+//! A Redis that answers and refuses, or that loses keys.
 
 use roomgate::dev::{Api, Options};
 use serde_json::Value;
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// From the end of a refusal until presence is right again.
 const HEALED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Sends one command as the user `admin`, who keeps every permission.
+/// Sends one command as the user `admin`, which keeps every permission.
 pub async fn redis(world: &World, command: &str) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", world.cluster().redis().port())).await.unwrap();
     let mut ask = async |line: &str| {
