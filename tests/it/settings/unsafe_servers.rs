@@ -85,3 +85,21 @@ async fn node_refuses_to_start_on_an_unsafe_setting() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+#[tokio::test]
+async fn migration_ignores_the_settings_of_its_role() {
+    let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 0, ..options }).await;
+    let admin = &world.primaries().await[0];
+    for setting in [
+        "search_path = pg_catalog",
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = serializable",
+        "statement_timeout = 1",
+    ] {
+        admin.batch_execute(&format!("ALTER ROLE roomgate_owner SET {setting}")).await.unwrap();
+    }
+    for verb in [["migrate", "up"], ["migrate", "status"]] {
+        let ended = world.roomgate(&verb);
+        assert!(ended.status.success(), "{verb:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
+}
