@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use roomgate::dev::{Options, connect};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -249,6 +250,38 @@ async fn tabs_of_one_user_end_with_each_shape_once_in_any_order() {
             assert_eq!(canvas.ids(), all, "tab {tab}, joined in order {order:?}");
         }
     }
+}
+
+/// Another tab of the same user reads while a join looks for its read.
+#[tokio::test]
+async fn a_history_read_during_another_join_is_continued() {
+    let world = World::start(|options| Options { nodes: 1, shards: 1, replicas: 0, ..options }).await;
+    let (alice, bob) = (world.person("alice"), world.person("bob"));
+    let (room, mut writer) = drawn(&world, &alice).await;
+    let admin = &world.primaries().await[0];
+    Canvas::read(&world, 0, &bob, room).await;
+    let mover = connect(&world.cluster().shards()[0].primary().admin_dsn()).await.unwrap();
+    mover.batch_execute("BEGIN; SELECT FROM room_legacy_read FOR UPDATE").await.unwrap();
+    let mut first = Canvas::join(&world, 0, &bob, room).await;
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted";
+    let waits = async {
+        while admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.expect("the join waits for its read");
+    let mut canvas = Canvas::read(&world, 0, &bob, room).await;
+    mover.batch_execute("COMMIT").await.unwrap();
+    // The first tab is in the room once it gets a text.
+    let mut other = Canvas::default();
+    say(&mut writer, room, "joined?").await;
+    other.listen_until(&mut first, "joined?").await;
+    add(&mut writer, room, ids("between", 5)).await;
+    let mut second = Canvas::join(&world, 0, &bob, room).await;
+    say(&mut writer, room, END).await;
+    canvas.listen(&mut second).await;
+    let expected = sorted((10..60).map(|n| format!("old{n:03}")).chain(ids("between", 5)));
+    assert_eq!(canvas.ids(), expected);
 }
 
 #[tokio::test]

@@ -47,10 +47,11 @@ pub(super) static CLAIM: Sql = Sql {
     text: "UPDATE room_legacy_read SET claimed_by = $4 WHERE room_id = $1 AND reader = $2 AND id = $3",
 };
 
+// A read that was stored after the group was looked at waits for its own join.
 pub(super) static CLOSE: Sql = Sql {
     name: "legacy_read_close",
     text: "UPDATE room_legacy_read SET closed_by = $3
-            WHERE room_id = $1 AND reader = $2 AND closed_by IS NULL",
+            WHERE room_id = $1 AND reader = $2 AND closed_by IS NULL AND claimed_by IS NOT NULL",
 };
 
 // Rows left behind by a move are not swept here: they go with the room's others.
