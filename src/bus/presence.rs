@@ -126,7 +126,7 @@ pub(super) async fn keep(bus: Bus, teller: Teller, mut stop: Stop) {
                 }
                 Err(error) => tracing::debug!(%error, "can't say that this node lives"),
             }
-            known_alive = known_alive && store_again(&bus).await;
+            known_alive = known_alive && store_again(&bus, teller).await;
             beat_at = Instant::now() + HEARTBEAT;
         }
         let has_asked = due || known_alive;
@@ -145,10 +145,18 @@ pub(super) async fn keep(bus: Bus, teller: Teller, mut stop: Stop) {
 }
 
 /// Stores all stored entries once more. An entry that Redis had lost is owed, so
-/// that the other nodes are told of it again. False if Redis refuses.
-async fn store_again(bus: &Bus) -> bool {
+/// that the other nodes are told of it again. Many rooms take longer than a
+/// heartbeat: changes and heartbeats go in between. False if Redis refuses.
+async fn store_again(bus: &Bus, teller: Teller) -> bool {
     let stored = bus.ledger().stored(PIPELINE);
+    let mut beaten = Instant::now();
     for parts in stored.chunks(PARTS) {
+        if beaten.elapsed() > HEARTBEAT {
+            if life::beat(bus).await.is_err() || !settle(bus, teller).await {
+                return false;
+            }
+            beaten = Instant::now();
+        }
         let again = join_all(parts.iter().map(|(room, writes)| store(bus, *room, writes))).await;
         for ((_, writes), added) in parts.iter().zip(again) {
             match added {
