@@ -62,7 +62,7 @@ impl Connector {
         &self.settings
     }
 
-    /// The server's settings can't be chosen by who connects.
+    /// A client of PgBouncer can't choose the server's settings.
     pub fn is_pooled(&self) -> bool {
         self.pooled.is_some()
     }

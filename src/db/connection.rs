@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bb8_postgres::tokio_postgres::types::ToSql;
 use bb8_postgres::tokio_postgres::{self, Client, Row, Statement};
 use bytes::Bytes;
-use futures_util::future::try_join;
+use futures_util::future::{join3, try_join};
 use futures_util::{FutureExt, SinkExt, TryStreamExt};
 use tokio::time::timeout;
 
@@ -100,7 +100,8 @@ impl Connection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, DbError> {
         let ready = self.ready(sql).await?;
-        self.watch(sql.name, ready.query(&self.client, sql, params)).await
+        let rows = self.watch(sql.name, ready.query(&self.client, sql, params));
+        if self.is_without_settings() { self.alone(rows).boxed().await } else { rows.await }
     }
 
     pub async fn query_opt(
@@ -129,7 +130,22 @@ impl Connection {
 
     async fn execute_once(&self, sql: &'static Sql, params: &[&(dyn ToSql + Sync)]) -> Result<u64, DbError> {
         let ready = self.ready(sql).await?;
-        self.watch(sql.name, ready.execute(&self.client, sql, params)).await
+        let count = self.watch(sql.name, ready.execute(&self.client, sql, params));
+        if self.is_without_settings() { self.alone(count).boxed().await } else { count.await }
+    }
+
+    /// Behind a PgBouncer only a transaction has the settings that a commit needs.
+    fn is_without_settings(&self) -> bool {
+        matches!(self.statements, Statements::Whole(_)) && !self.in_transaction.load(Ordering::SeqCst)
+    }
+
+    /// A statement in a transaction of its own, in the same round trip.
+    async fn alone<T>(&self, statement: impl Future<Output = Result<T, DbError>>) -> Result<T, DbError> {
+        let (begun, answer, committed) = join3(self.begin(), statement, self.commit()).await;
+        begun?;
+        let answer = answer?;
+        committed?;
+        Ok(answer)
     }
 
     /// A statement that was prepared before a table changed did not run, so it may be
@@ -162,7 +178,8 @@ impl Connection {
     /// Rows in the text form of COPY; how many there were. Not in a transaction.
     pub async fn copy_in(&self, sql: &'static Sql, rows: Bytes) -> Result<u64, DbError> {
         if let Ready::Prepared(statement) = self.ready(sql).await? {
-            return self.watch(sql.name, self.copy(&statement, rows)).await;
+            let count = self.watch(sql.name, self.copy(&statement, rows)).await?;
+            return self.replicated(sql.name, count);
         }
         // There is no COPY without a prepared statement. It is closed before
         // COMMIT, while the server's connection is ours.

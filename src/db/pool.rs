@@ -6,7 +6,7 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bb8_postgres::bb8;
@@ -83,6 +83,7 @@ impl Pool {
         self.metrics.pool_waited(started.elapsed());
         let error = match connection {
             Ok(connection) => {
+                self.last_error.clear();
                 let (metrics, started) = (self.metrics.clone(), Instant::now());
                 let generation = self.generation.clone();
                 return Ok(Lease { connection, generation, metrics, started });
@@ -98,6 +99,12 @@ impl Pool {
 
     pub fn metrics(&self) -> &EndpointMetrics {
         &self.metrics
+    }
+
+    /// The setting or privilege that keeps the pool from connecting, until it
+    /// connects again.
+    pub fn misconfigured(&self) -> Option<DbError> {
+        self.last_error.misconfigured()
     }
 
     /// Every connection made so far is dropped when it comes back.
@@ -207,8 +214,23 @@ impl Manager {
 struct LastError(Arc<Mutex<Option<DbError>>>);
 
 impl LastError {
+    /// An error that lasts is for all who wait, another one for one of them.
     fn take(&self) -> Option<DbError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.misconfigured().or_else(|| self.error().take())
+    }
+
+    fn misconfigured(&self) -> Option<DbError> {
+        self.error().clone().filter(|error| error.class() == Class::Misconfigured)
+    }
+
+    fn clear(&self) {
+        if self.misconfigured().is_some() {
+            *self.error() = None;
+        }
+    }
+
+    fn error(&self) -> MutexGuard<'_, Option<DbError>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,7 +241,7 @@ impl bb8::ErrorSink<DbError> for LastError {
             return;
         }
         tracing::warn!(%error, "can't connect to the database");
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.error() = Some(error);
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<DbError>> {

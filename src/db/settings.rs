@@ -180,9 +180,8 @@ impl SessionSettings {
             })
             .collect();
         let commit = found.iter().find(|(name, _)| *name == "synchronous_commit");
-        if let Some((name, value)) = commit.filter(|(_, value)| !DURABLE_VALUES.contains(value)) {
+        if let Some((_, value)) = commit.filter(|(_, value)| !DURABLE_VALUES.contains(value)) {
             let (found, wanted) = ((*value).to_owned(), "on".to_owned());
-            debug_assert_eq!(*name, "synchronous_commit");
             differences.push(Difference { name: "synchronous_commit", found, wanted, keeps: Some(DURABLE) });
         }
         differences

@@ -72,6 +72,7 @@ async fn what_a_transaction_relies_on_holds_through_pgbouncer() {
     one.begin().await.unwrap();
     assert_eq!(one.query_one(&COMMITS, &[]).await.unwrap().get::<_, String>(0), "on");
     one.rollback().await.unwrap();
+    assert_eq!(one.query_one(&COMMITS, &[]).await.unwrap().get::<_, String>(0), "on", "alone, too");
     let refused =
         connector.connect().await.err().expect("the role has a setting that loses acks").to_string();
     assert!(refused.contains("SET synchronous_commit = 'on'"), "{refused}");

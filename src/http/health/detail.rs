@@ -178,11 +178,15 @@ fn endpoint_detail(endpoint: &Endpoint, facts: &Facts, now: Instant) -> Endpoint
     let disk_used_ratio = endpoint.disk_used_ratio();
     let load =
         Load { in_use, max, waiting: pool.waiting, breaker_closed: breaker == "closed", disk_used_ratio };
+    let mut verdict = levels::endpoint(facts, staleness, load);
+    if let Some(error) = endpoint.pool().misconfigured() {
+        verdict.note(Level::Critical, format!("its pool can't connect: {error}"));
+    }
     let lag = staleness.filter(|_| facts.standing == Standing::Replica);
     EndpointDetail {
         name: endpoint.name().to_owned(),
         role: role(facts.standing),
-        verdict: levels::endpoint(facts, staleness, load),
+        verdict,
         timeline: facts.timeline.map(|timeline| timeline.0),
         lsn: facts.lsn.map(|lsn| lsn.to_string()),
         lag_ms: lag.map(|late| u64::try_from(late.as_millis()).unwrap_or(u64::MAX)),
