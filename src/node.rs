@@ -182,13 +182,13 @@ impl Node {
     }
 }
 
-/// Answers with the tasks of the public listener.
 fn clocks(shards: &Shards, directory: &Shard, tasks: &Tasks) -> Clocks {
     let clocks = Clocks::new(shards.clone(), directory.clone(), LEEWAY);
     tasks.spawn("clocks", clocks.clone().watch(tasks.stop_signal()));
     clocks
 }
 
+/// Returns the tasks of the public listener.
 fn listen(
     config: &Config,
     public: http::Parts,

@@ -14,6 +14,11 @@ pub fn canonical_password(typed: &str) -> Option<String> {
     Some(typed.chars().map(|c| if is_space(c) { ' ' } else { c }).nfc().collect())
 }
 
+/// The form (NFD) in which some keyboards write.
+pub fn decomposed(text: &str) -> String {
+    text.nfd().collect()
+}
+
 /// An e-mail address in its one form: composed and in lower case, its domain in
 /// Unicode. `None` if its domain can't be one.
 pub fn canonical_email(typed: &str) -> Option<String> {

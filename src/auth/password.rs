@@ -12,7 +12,7 @@ use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordVerifier, Version};
 use tokio::sync::Semaphore;
 
-use super::canonical::canonical_password;
+use super::canonical::{canonical_password, decomposed};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::protocol::{Code, Refusal};
@@ -159,7 +159,14 @@ fn compare(typed: &str, stored: &PasswordHash) -> Match {
     if verify(first.as_bytes(), stored) {
         return if is_imported(stored) { Match::Outdated } else { Match::Right };
     }
-    if first != typed && verify(typed.as_bytes(), stored) { Match::Outdated } else { Match::Wrong }
+    // Some keyboards write letters apart from their accents.
+    let mut older = vec![typed.to_owned(), decomposed(first)];
+    older.dedup();
+    older.retain(|form| form != first);
+    match older.iter().any(|form| verify(form.as_bytes(), stored)) {
+        true => Match::Outdated,
+        false => Match::Wrong,
+    }
 }
 
 /// Whether a hash was brought from elsewhere, as bcrypt, and is to be replaced

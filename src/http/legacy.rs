@@ -21,7 +21,7 @@ use super::query::Query;
 use super::signed_in::SignedIn;
 use super::{App, answer, people, rooms};
 use crate::auth::Claims;
-use crate::ids::{RoomId, Slug};
+use crate::ids::{InvalidId, Slug};
 use crate::protocol::{Code, Object, RoomRef};
 use crate::store::rooms::RoomsError;
 
@@ -113,11 +113,8 @@ pub(super) async fn room(
     fresh: Fresh,
 ) -> Answer<Response> {
     let claims = claims(&app, &token, &headers)?;
-    let named = match called.parse::<u64>() {
-        Ok(id) => RoomId::new(id).map(RoomRef::Id),
-        Err(_) => Slug::new(&slug_of(&called)).map(RoomRef::Slug),
-    };
-    let named = RoomPath(named.map_err(|_| RoomsError::Unknown)?);
+    let named = Slug::new(&slug_of(&called)).map(RoomRef::Slug).or_else(|_| called.parse().map(RoomRef::Id));
+    let named = RoomPath(named.map_err(|_: InvalidId| RoomsError::Unknown)?);
     changed(rooms::get(State(app), SignedIn(claims), named, fresh).await?, |room| {
         let mut found = std::mem::take(room);
         found.insert("id".to_owned(), found.get("room").cloned().unwrap_or_default());

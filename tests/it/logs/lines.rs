@@ -28,7 +28,7 @@ async fn what_is_logged_of_a_request_or_a_session_says_which() {
     let node = world.cluster().nodes()[0].url();
     let api = Api::new(&node).signed_in(&alice.token).with("x-request-id", "walk-7");
     let answer = api.get(&format!("/v1/rooms/{room}")).await.unwrap();
-    assert_eq!((answer.status.as_u16(), &answer.headers["x-request-id"]), (500, &"walk-7".parse().unwrap()));
+    assert_eq!((answer.status.as_u16(), &answer.headers["x-request-id"]), (503, &"walk-7".parse().unwrap()));
     let failed = line(&world, skip, |line| span(line, "request").is_some()).await;
     let request = span(&failed, "request").unwrap();
     assert_eq!(request["request_id"], "walk-7", "{failed}");
@@ -36,14 +36,14 @@ async fn what_is_logged_of_a_request_or_a_session_says_which() {
     assert_eq!((&failed["level"], span(&failed, "session")), (&json!("ERROR"), None), "{failed}");
 
     let refused = client.refused(&json!({"type": "join", "room": room}).to_string()).await;
-    assert_eq!(refused["code"], "internal", "{refused}");
+    assert_eq!(refused["code"], "shard_unavailable", "{refused}");
     let failed = line(&world, skip, |line| span(line, "session").is_some()).await;
     assert_eq!(span(&failed, "session").unwrap()["session"], client.session.as_str(), "{failed}");
 
     // A stream is a session that a request opens.
     let live = Api::new(&node).signed_in(&alice.token).with("x-request-id", "walk-8");
     let answer = live.get(&format!("/v1/rooms/{room}/live")).await.unwrap();
-    assert_eq!(answer.status, 500, "{}", answer.text);
+    assert_eq!(answer.status, 503, "{}", answer.text);
     let both =
         line(&world, skip, |line| span(line, "request").is_some_and(|r| r["request_id"] == "walk-8")).await;
     assert!(span(&both, "session").is_some(), "{both}");

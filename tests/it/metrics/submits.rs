@@ -90,6 +90,8 @@ pub const ERRORS: &[&str] = &[
     "db_errors_total{class=\"out_of_memory\"}",
     "db_errors_total{class=\"unique_violation\"}",
     "db_errors_total{class=\"bad_input\"}",
+    "db_errors_total{class=\"stale\"}",
+    "db_errors_total{class=\"misconfigured\"}",
     "db_errors_total{class=\"other\"}",
     "db_transaction_retries_total{class=\"serialization\"}",
     "db_transaction_retries_total{class=\"deadlock\"}",
@@ -102,12 +104,14 @@ pub const ERRORS: &[&str] = &[
     "db_transaction_retries_total{class=\"out_of_memory\"}",
     "db_transaction_retries_total{class=\"unique_violation\"}",
     "db_transaction_retries_total{class=\"bad_input\"}",
+    "db_transaction_retries_total{class=\"stale\"}",
+    "db_transaction_retries_total{class=\"misconfigured\"}",
     "db_transaction_retries_total{class=\"other\"}",
     "db_deadlocks_total",
 ];
 
 /// What a trigger in the middle of an append meets, by its class.
-const PROVOKED: [(&str, &str); 12] = [
+const PROVOKED: [(&str, &str); 14] = [
     ("serialization", "RAISE SQLSTATE '40001'"),
     ("deadlock", "RAISE SQLSTATE '40P01'"),
     ("lock_timeout", "RAISE SQLSTATE '55P03'"),
@@ -119,6 +123,8 @@ const PROVOKED: [(&str, &str); 12] = [
     ("out_of_memory", "RAISE SQLSTATE '53200'"),
     ("unique_violation", "RAISE unique_violation USING CONSTRAINT = 'room_event_op'"),
     ("bad_input", "PERFORM 1 / 0"),
+    ("stale", "RAISE SQLSTATE '26000'"),
+    ("misconfigured", "RAISE SQLSTATE '42501'"),
     ("other", "RAISE SQLSTATE 'XX000'"),
 ];
 

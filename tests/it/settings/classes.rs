@@ -6,7 +6,7 @@ use roomgate::db::{CHECKED, PINNED, PLANNER};
 
 /// Set by other means than a list: by [`roomgate::db::SessionSettings`], or by the
 /// driver.
-const SET: [&str; 7] = [
+const SET: [&str; 8] = [
     "application_name",
     "client_encoding",
     "idle_in_transaction_session_timeout",
@@ -14,6 +14,7 @@ const SET: [&str; 7] = [
     "search_path",
     "statement_timeout",
     "synchronous_commit",
+    "transaction_timeout",
 ];
 
 /// An append reads these in its own transaction.

@@ -11,7 +11,7 @@ use roomgate::store::slots::SLOT_LOCKS;
 use roomgate::tasks::Tasks;
 
 use crate::append::replication::{cancel_replication_waits, receiver};
-use crate::append::world::{Node, World, message, sync_writes, writes};
+use crate::append::world::{Node, PATIENCE, World, message, sync_writes, writes};
 
 /// The three places where a setting may stand, as a statement's beginning.
 const PLACES: [&str; 3] = ["ALTER ROLE roomgate", "ALTER DATABASE roomgate", "ALTER SYSTEM"];
@@ -107,9 +107,12 @@ async fn moved_slot_takes_no_write(world: &World) {
 
 async fn a_writer_waits(admin: &Admin) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    while admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let waits = async {
+        while admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waits).await.expect("a writer that waits for the slot");
 }
 
 #[tokio::test]
@@ -136,9 +139,9 @@ async fn replicas_answer_when_the_role_prefers_serializable() {
 
 #[tokio::test]
 async fn cancelled_wait_is_no_ack_when_warnings_are_hidden() {
-    for (place, level) in PLACES.into_iter().zip(["error", "error", "error"]) {
+    for place in PLACES {
         let world = World::start().await;
-        set(&world, place, &format!("client_min_messages = {level}")).await;
+        set(&world, place, "client_min_messages = error").await;
         let standby =
             Postgres::replica(&world.scratch.path().join("a-2"), "a-2", &world.server).await.unwrap();
         world.server.set_synchronous(&["a-2"]).await.unwrap();

@@ -48,7 +48,6 @@ fn texts(name: &str) -> &'static [&'static str] {
         "TimeZone" => &["Asia/Kathmandu"],
         "default_table_access_method" => &["heap"],
         "lc_messages" => &["C"],
-        "role" => &["pg_monitor"],
         _ => &[],
     }
 }

@@ -46,8 +46,8 @@ async fn everything_works(world: &World, person: &Person, round: &str) {
     }
 }
 
-/// Every column that holds text or an `int`, of every table of ours, gets a wider
-/// type, as a migration of a later release might give it.
+/// Every column that holds a text, of every table of ours, gets another type, as a
+/// migration of a later release might give it.
 #[tokio::test]
 async fn column_that_changes_its_type_is_not_felt() {
     let world = World::start(|options| Options { nodes: 2, shards: 1, replicas: 1, ..options }).await;
