@@ -20,8 +20,8 @@ impl ListCursor {
         self.behind.iter().find(|(name, _)| name == shard).map_or(self.after, |(_, after)| *after)
     }
 
-    /// After a page that ends with `last`; `more` if shards that answered have
-    /// more than what is on it.
+    /// The cursor behind a page that ends with `last`. `more`: the shards that
+    /// answered have rooms beyond the page.
     pub(super) fn next(
         &self,
         answered: &[ShardName],

@@ -1,4 +1,4 @@
-//! Rooms by what their metadata contains.
+//! Rooms by the content of their metadata.
 
 use super::cursor::ListCursor;
 use super::everywhere::{List, Question, RoomPage};

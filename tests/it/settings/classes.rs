@@ -20,9 +20,9 @@ const SET: [&str; 8] = [
 /// An append reads these in its own transaction.
 const READ: [&str; 1] = ["synchronous_standby_names"];
 
-/// Groups of settings, by the beginning of their category, that decide how fast a
-/// server is, or what it logs and counts, or who may connect. None decides which rows
-/// a statement finds, whether a commit lasts, or what a notice says.
+/// Groups of settings, by the beginning of their category, for speed, logs, counts and
+/// access. They change neither the rows of a statement, nor the durability of a commit,
+/// nor the text of a notice.
 const HARMLESS_CATEGORIES: [&str; 23] = [
     "Autovacuum",
     "Client Connection Defaults / Locale and Formatting",
@@ -114,7 +114,7 @@ const HARMLESS_PREFIXES: [(&str, &str); 8] = [
     ("lc_", "the gateway reads no translated text"),
 ];
 
-/// Who decides about a setting of this name and category.
+/// Whether a setting of this name and category belongs to a class.
 pub fn is_decided(name: &str, category: &str) -> bool {
     let named = PINNED.iter().chain(&CHECKED).map(|setting| setting.name);
     named

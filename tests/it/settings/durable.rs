@@ -1,15 +1,16 @@
-//! What an ack means, under settings that would change its meaning.
+//! The meaning of an ack, under settings that would change it.
 
 use std::time::Duration;
 
 use roomgate::config::Writes;
-use roomgate::db::{Connector, SessionSettings, Sql};
+use roomgate::db::Sql;
 use roomgate::dev::{Admin, Postgres, connect};
+use roomgate::ids::RoomId;
 use roomgate::log::Outcome;
 use roomgate::placement::slot_of;
 use roomgate::store::slots::SLOT_LOCKS;
-use roomgate::tasks::Tasks;
 
+use super::connector;
 use crate::append::replication::{cancel_replication_waits, receiver};
 use crate::append::world::{Node, PATIENCE, World, message, sync_writes, writes};
 
@@ -21,17 +22,15 @@ async fn set(world: &World, place: &str, setting: &str) {
     world.sql("SELECT pg_reload_conf()").await;
 }
 
-/// So that the kernel gets what was committed without a wait as late as can be.
+/// Makes a commit without a wait reach the kernel late.
 async fn make_the_wal_writer_slow(world: &World) {
     set(world, "ALTER SYSTEM", "wal_writer_delay = '10s'").await;
     set(world, "ALTER SYSTEM", "wal_writer_flush_after = '1GB'").await;
 }
 
-async fn acked_events_survive_kill(place: &str, setting: &str) {
-    let world = World::start().await;
-    make_the_wal_writer_slow(&world).await;
-    set(&world, place, setting).await;
-    let (node, room) = (world.node().await, world.room().await);
+/// Some submits are acked, and PostgreSQL is killed.
+async fn acked_events_survive_kill(world: World, node: Node, room: RoomId, context: &str) {
+    let before = world.log(room).await.len();
     for n in 0..30 {
         node.submit(message(room, &format!("op{n}"), "x")).ack().await;
     }
@@ -39,17 +38,21 @@ async fn acked_events_survive_kill(place: &str, setting: &str) {
     world.server.service().kill().await;
     world.server.service().restart().await.unwrap();
     let world = World { admin: world.server.admin().await.unwrap(), ..world };
-    assert_eq!(world.log(room).await.len(), 30, "{place} {setting}");
+    assert_eq!(world.log(room).await.len(), before + 30, "{context}");
 }
 
 #[tokio::test]
-async fn acked_events_survive_kill_whatever_commit_waits_for() {
+async fn acked_events_survive_kill_when_commit_would_not_wait() {
     for place in PLACES {
-        acked_events_survive_kill(place, "synchronous_commit = off").await;
+        let world = World::start().await;
+        make_the_wal_writer_slow(&world).await;
+        set(&world, place, "synchronous_commit = off").await;
+        let (node, room) = (world.node().await, world.room().await);
+        acked_events_survive_kill(world, node, room, place).await;
     }
 }
 
-/// A node that runs is not told of a change; its sessions chose for themselves.
+/// A running node keeps the settings of its sessions when the server's change.
 #[tokio::test]
 async fn acked_events_survive_kill_after_a_change_while_running() {
     let world = World::start().await;
@@ -57,14 +60,7 @@ async fn acked_events_survive_kill_after_a_change_while_running() {
     let (node, room) = (world.node().await, world.room().await);
     node.submit(message(room, "before", "x")).ack().await;
     set(&world, "ALTER SYSTEM", "synchronous_commit = off").await;
-    for n in 0..30 {
-        node.submit(message(room, &format!("op{n}"), "x")).ack().await;
-    }
-    drop(node);
-    world.server.service().kill().await;
-    world.server.service().restart().await.unwrap();
-    let world = World { admin: world.server.admin().await.unwrap(), ..world };
-    assert_eq!(world.log(room).await.len(), 31);
+    acked_events_survive_kill(world, node, room, "while it runs").await;
 }
 
 #[tokio::test]
@@ -74,17 +70,6 @@ async fn remote_apply_stays_as_the_administrator_set_it() {
     static SHOW: Sql = Sql { name: "show", text: "SELECT current_setting('synchronous_commit')" };
     let connection = connector(&world.server).connect().await.unwrap();
     assert_eq!(connection.query_one(&SHOW, &[]).await.unwrap().get::<_, String>(0), "remote_apply");
-}
-
-fn connector(server: &Postgres) -> Connector {
-    let settings = SessionSettings {
-        application_name: "roomgate/settings".to_owned(),
-        connect_timeout: Duration::from_secs(10),
-        statement_timeout: Duration::from_secs(10),
-        lock_timeout: Duration::from_millis(250),
-        search_path: "public",
-    };
-    Connector::new(&server.endpoint(), settings, &Tasks::new())
 }
 
 /// A submit waits for the lock of its room's slot while the slot moves away.

@@ -1,12 +1,9 @@
 //! Each setting that a role may be given, with its most hostile values.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-use roomgate::db::{Connector, SessionSettings};
-use roomgate::tasks::Tasks;
 
 use super::classes::is_decided;
+use super::connector;
 use crate::append::world::{World, message, put};
 
 /// A value that only makes connecting take for ever.
@@ -40,7 +37,7 @@ async fn all(world: &World) -> Vec<Known> {
     rows.iter().map(known).collect()
 }
 
-/// Texts have no list of values: those that PostgreSQL takes and that could hurt.
+/// Valid values that could do harm. PostgreSQL lists none for a text.
 fn texts(name: &str) -> &'static [&'static str] {
     match name {
         "search_path" => &["pg_catalog", ""],
@@ -67,15 +64,7 @@ async fn each_setting_of_postgres_is_set_checked_or_harmless() {
 #[tokio::test]
 async fn no_setting_of_the_role_changes_an_ack() {
     let world = World::start().await;
-    let endpoint = world.server.endpoint();
-    let settings = SessionSettings {
-        application_name: "roomgate/settings".to_owned(),
-        connect_timeout: Duration::from_secs(10),
-        statement_timeout: Duration::from_secs(10),
-        lock_timeout: Duration::from_millis(250),
-        search_path: "public",
-    };
-    let connector = Connector::new(&endpoint, settings, &Tasks::new());
+    let connector = connector(&world.server);
     let mut outcomes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for known in all(&world).await.iter().filter(|known| known.is_of_a_session) {
         let texts = texts(&known.name).iter().map(|&text| text.to_owned());
@@ -112,7 +101,7 @@ async fn no_setting_of_the_role_changes_an_ack() {
     assert!(outcomes["refused by name"].iter().any(|each| each.starts_with("session_replication_role")));
 }
 
-/// One effect for an op, one order, and nothing but what was acked.
+/// An op has one effect, the log has one order and holds the acked events alone.
 async fn an_ack_is_true(world: &World, name: &str, value: &str) {
     let (node, room) = (world.node().await, world.room().await);
     let told = |what: &str| format!("{name} = {value}: {what}");
