@@ -3,7 +3,7 @@
  * the work is saved. What the room is lies in roomgate.js; what shapes look
  * like in shapes.js; the paper in view.js; the hand in tools.js.
  *
- * `?room=` holds a slug or a room's number, `?invite=` an invite's code.
+ * `?room=` holds a slug or a room's number, `#invite=` an invite's code.
  * Whatever people wrote reaches the document by `textContent` or the canvas.
  */
 import { Account, Client, HttpError } from './roomgate.js';
@@ -21,6 +21,7 @@ const VISITED_MOST = 30;
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
+const invite = takeInvite();
 
 const storage = usableStorage();
 const account = new Account({ storage });
@@ -40,6 +41,20 @@ async function start() {
   if (!account.user) await askWho(account, { storage, where: query.has('room') ? `You are invited to “${query.get('room')}”.` : 'A room of your own is one key away.' });
   if (!query.has('room')) await chooseRoom();
   enter();
+}
+
+/**
+ * The invite's code in the address. It belongs behind `#`: browsers send that
+ * part to no server, so no log and no `Referer` holds it. Older links have it in
+ * the query; from there it is moved at once.
+ */
+function takeInvite() {
+  const code = new URLSearchParams(location.hash.slice(1)).get('invite') ?? query.get('invite');
+  if (query.has('invite')) {
+    query.delete('invite');
+    history.replaceState(null, '', `/?${query}#${new URLSearchParams({ invite: code })}`);
+  }
+  return code;
 }
 
 /** Without a room in the address: back to the last one's list, or a new one at once. */
@@ -67,7 +82,7 @@ async function insist(action) {
 function enter() {
   const name = query.get('room');
   const ref = /^\d+$/.test(name) ? { room: Number(name) } : { slug: name };
-  if (query.has('invite')) ref.invite = query.get('invite');
+  if (invite) ref.invite = invite;
   room = client.join(ref);
   tools = new Tools({ room, view, host: $('paper'), changed: showTools });
   people = new People(room, view, $('cursors'));
@@ -107,6 +122,8 @@ function watchRoom() {
     if (state === 'live') {
       if (!arrived && !view.showsAll()) view.fit();
       arrived = true;
+      // The invite made this user a member. A copied address must not hold it.
+      if (invite) history.replaceState(null, '', `/?${query}`);
       remember();
       showTools();
     } else if (state === 'refused') {

@@ -463,6 +463,20 @@ test('a locked room asks for its password', async () => {
   await ada.isSound();
 });
 
+test('an invite opens its room and then leaves the address', async () => {
+  for (const mark of ['#', '&']) {
+    const { room, slug } = await cluster.room({ access: 'invite' });
+    const code = await cluster.invite(room, 'editor');
+    const ada = await enters(cluster.url(0), `${slug}${mark}invite=${code}`, 'Ada');
+    assert.equal(await ada.page.evaluate(() => location.href.includes('invite')), false);
+    // Only an old link, with the code in the query, shows it to the server, once.
+    assert.equal(ada.requests.filter((url) => url.includes(code)).length, mark === '#' ? 0 : 1);
+    await ada.page.reload();
+    await ada.isLive();
+    await ada.isSound();
+  }
+});
+
 test('a room that does not exist can be made on the spot', async () => {
   const slug = `made-${Date.now().toString(36)}`;
   const ada = await enters(cluster.url(0), slug, 'Ada', { outside: true });

@@ -93,6 +93,13 @@ export class Cluster {
     return post(`${lb}/v1/rooms`, { slug, name: slug, ...more }, token);
   }
 
+  /** An invite into a room of the demo user. @returns {Promise<string>} its code */
+  async invite(room, role) {
+    const { lb, demo } = this.facts;
+    const { token } = await post(`${lb}/v1/signin`, { email: demo.email, password: demo.password });
+    return (await post(`${lb}/v1/rooms/${room}/invites`, { role }, token)).code;
+  }
+
   /** Submits to a room as the demo user. */
   async submit(room, items) {
     const { lb, demo } = this.facts;
@@ -242,6 +249,8 @@ function forbidStorage() {
 export class Person {
   /** What went wrong in the page; must stay empty. */
   complaints = [];
+  /** What the page asked servers for: addresses as they are sent, without `#…`. */
+  requests = [];
 
   /** Opens the room at a node (or the balancer) and starts drawing as a guest. */
   static async enters(browser, url, slug, name, options = {}) {
@@ -260,6 +269,7 @@ export class Person {
     person.page = await context.newPage();
     person.page.setDefaultTimeout(PATIENCE_MS);
     person.page.on('pageerror', (error) => person.complaints.push(error.stack));
+    person.page.on('request', (request) => person.requests.push(request.url().split('#')[0]));
     person.page.on('dialog', (dialog) => dialog.accept());
     await person.page.goto(url);
     return person;
