@@ -38,7 +38,7 @@ install: ## what `make dev` needs from Debian
 	@scripts/install.sh dev $(filter --prometheus,$(ARGS))
 
 .PHONY: install-test
-install-test: ## what `make test` needs from Debian
+install-test: ## what `make test` needs from Debian and from crates.io
 	@scripts/install.sh test
 
 .PHONY: install-load
@@ -46,12 +46,18 @@ install-load: ## what `make load` needs from Debian
 	@scripts/install.sh load
 
 .PHONY: lint
-lint: ## formatting and clippy
+lint: ## formatting, clippy, and the licences and sources of all crates
 	$(part)
 	$(CARGO) fmt --all --check
+	$(CARGO) deny --locked check bans licenses sources
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	# Programs, which "all" leaves out.
 	$(CARGO) clippy --locked --test faults --test autobahn --all-features -- -D warnings
+
+# Needs the way to GitHub, where the database of advisories is.
+.PHONY: advisories
+advisories: install-test ## known advisories against the crates of Cargo.lock
+	$(CARGO) deny --locked check advisories
 
 .PHONY: unit
 unit: ## unit tests, the layout of the source, examples in the docs

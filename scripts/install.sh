@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs with apt what this machine lacks to run (`dev`, or `dev --prometheus`),
+# Installs, with apt and cargo, what this machine lacks to run (`dev`, or `dev --prometheus`),
 # also to load (`load`), also to see alerts fire (`alerts`), or also to test
 # (`test`) roomgate. Does nothing if nothing is missing; as root or with sudo.
 set -euo pipefail
@@ -14,6 +14,16 @@ if ! has cargo; then
     echo "roomgate needs Rust: https://rustup.rs" >&2
     exit 1
 fi
+
+# `make lint` checks the crates with cargo-deny. A debug build of it compiles in a
+# quarter of the time of a release build.
+install_deny() {
+    local version=0.20.2
+    if [ "$purpose" = test ] && [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $version" ]; then
+        echo "compiling cargo-deny $version"
+        cargo install cargo-deny --version "$version" --locked --debug --no-default-features --quiet
+    fi
+}
 
 missing=()
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || has initdb || missing+=(postgresql)
@@ -43,6 +53,7 @@ if [ "$purpose" = test ]; then
     has chromium || has chromium-browser || missing+=(chromium)
 fi
 if [ ${#missing[@]} -eq 0 ]; then
+    install_deny
     exit 0
 fi
 
@@ -73,3 +84,4 @@ apt=("${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock
 # The lists may be stale or absent; a fresh look is only worth it then.
 "${apt[@]}" install --no-install-recommends "${missing[@]}" ||
     { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${missing[@]}"; }
+install_deny

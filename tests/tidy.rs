@@ -1,6 +1,5 @@
-//! The rules of the source that no compiler holds: who may import whom, which
-//! module may name which crate, names, lengths, headers, and the oldest versions
-//! of crates with known advisories.
+//! The rules of the source that no compiler holds: which module may import which,
+//! which module may name which crate, names, lengths and headers.
 
 #![allow(clippy::unwrap_used, reason = "a test, down to its vocabulary")]
 
@@ -83,17 +82,6 @@ const IMPURE: [&str; 5] = ["tokio::", "std::fs", "std::net", "std::env", "Instan
 const BANNED_NAMES: [&str; 9] =
     ["utils", "util", "common", "manager", "helper", "helpers", "types", "misc", "shared"];
 const FILE_MAX: usize = 450;
-
-/// The first releases without a known advisory.
-const OLDEST: [(&str, &str); 7] = [
-    ("tokio-postgres", "0.7.18"),
-    ("postgres-protocol", "0.6.12"),
-    ("h2", "0.4.16"),
-    ("jsonwebtoken", "10.3.0"),
-    ("bytes", "1.11.1"),
-    ("rustls-webpki", "0.103.13"),
-    ("tracing-subscriber", "0.3.20"),
-];
 
 /// A file of `src/`.
 struct File {
@@ -275,35 +263,6 @@ fn files_are_short_named_and_introduced() {
         for mark in ["TODO", "FIXME", "XXX"] {
             if file.text.contains(mark) {
                 problems.push(format!("{path}: {mark}"));
-            }
-        }
-    }
-    none(problems);
-}
-
-#[test]
-fn no_crate_is_older_than_its_advisories_allow() {
-    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
-    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for package in lock.split("[[package]]") {
-        let field = |name: &str| {
-            let line = package.lines().find(|line| line.starts_with(name))?;
-            line.split('"').nth(1)
-        };
-        if let (Some(name), Some(version)) = (field("name = "), field("version = ")) {
-            versions.entry(name).or_default().push(version);
-        }
-    }
-    assert!(versions.contains_key("tokio-postgres"), "the lock file was not understood");
-    let number = |version: &str| -> Vec<u64> {
-        let plain = version.split(['-', '+']).next().unwrap();
-        plain.split('.').map(|part| part.parse().unwrap()).collect()
-    };
-    let mut problems = Vec::new();
-    for (name, oldest) in OLDEST {
-        for version in versions.get(name).into_iter().flatten() {
-            if number(version) < number(oldest) {
-                problems.push(format!("{name} {version} has a known advisory; {oldest} or later is needed"));
             }
         }
     }
