@@ -18,7 +18,7 @@ use super::{Directory, DirectoryError};
 use crate::db::{DbError, Row, Sql, ToSql};
 use crate::digests::PasswordHash;
 use crate::ids::{RoomId, Slug, UserId};
-use crate::protocol::{Access, Role, Schema};
+use crate::protocol::{Access, DefaultRole, Role, Schema};
 use crate::store::rooms::{NewRoom, Rooms};
 
 // The owner who asks again for the same slug continues; a repeat of the very
@@ -83,6 +83,7 @@ pub struct Unfinished {
 struct Plan {
     name: String,
     access: Access,
+    /// Older nodes stored `owner` as well.
     default_role: Role,
     schema: Schema,
     password_hash: Option<String>,
@@ -248,7 +249,7 @@ impl Plan {
         let plan = Self {
             name: new.name.clone(),
             access: new.access,
-            default_role: new.default_role,
+            default_role: new.default_role.into(),
             schema: new.schema,
             password_hash: new.password.as_ref().map(|hash| hash.as_str().to_owned()),
             metadata: metadata.map_err(|_| corrupt())?,
@@ -263,7 +264,10 @@ impl Plan {
             name: self.name,
             owner,
             access: self.access,
-            default_role: self.default_role,
+            default_role: match self.default_role {
+                Role::Viewer => DefaultRole::Viewer,
+                Role::Editor | Role::Owner => DefaultRole::Editor,
+            },
             schema: self.schema,
             password: self.password_hash.map(PasswordHash::new),
             metadata: self.metadata.get().into(),

@@ -19,7 +19,7 @@ use super::rooms::{PATIENCE, as_written, check_name};
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
-use crate::protocol::{Access, Object, Role};
+use crate::protocol::{Access, DefaultRole, Object};
 use crate::store::rooms::Alteration;
 
 /// A merge patch: null puts back what a new room has.
@@ -42,8 +42,8 @@ pub(super) struct Wish {
     #[schema(value_type = Option<String>, required = false, min_length = 8, max_length = 128)]
     password: Option<Option<Secret>>,
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<Role>, required = false)]
-    default_role: Option<Option<Role>>,
+    #[schema(value_type = Option<DefaultRole>, required = false)]
+    default_role: Option<Option<DefaultRole>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i64>, required = false, minimum = 0)]
     retention_ms: Option<Option<i64>>,
@@ -116,7 +116,7 @@ fn checked(wish: Wish) -> Answer<(Alteration, Option<Secret>)> {
         retention_ms: wish.retention_ms,
         access: wish.access.map(|access| access.unwrap_or(Access::Public)),
         password: matches!(wish.password, Some(None)).then_some(None),
-        default_role: wish.default_role.map(|role| role.unwrap_or(Role::Editor)),
+        default_role: wish.default_role.map(|role| role.unwrap_or(DefaultRole::Editor)),
     };
     Ok((alteration, wish.password.flatten()))
 }

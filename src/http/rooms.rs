@@ -22,7 +22,7 @@ use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
 use crate::ids::{RoomId, Slug, UserId};
-use crate::protocol::{Access, Object, ObjectWriter, Role, Schema};
+use crate::protocol::{Access, DefaultRole, Object, ObjectWriter, Schema};
 use crate::routing::Freshness;
 use crate::store::rooms::refusals::{needs_password, too_much_metadata, two_doors};
 use crate::store::rooms::{Found, METADATA_MAX_BYTES, NewRoom, RoomFacts, Wanted};
@@ -47,7 +47,7 @@ pub(super) struct Create {
     password: Option<Secret>,
     access: Option<Access>,
     schema: Option<Schema>,
-    default_role: Option<Role>,
+    default_role: Option<DefaultRole>,
     /// At most 16 KiB of JSON.
     #[schema(value_type = Option<HashMap<String, serde_json::Value>>)]
     metadata: Option<Object>,
@@ -153,7 +153,7 @@ fn checked(room: RoomId, owner: &UserId, wish: &Create) -> Answer<NewRoom> {
         name: name.to_owned(),
         owner: owner.clone(),
         access,
-        default_role: wish.default_role.unwrap_or(Role::Editor),
+        default_role: wish.default_role.unwrap_or(DefaultRole::Editor),
         schema: wish.schema.unwrap_or(Schema::Drawing),
         password: None,
         metadata: metadata.into(),

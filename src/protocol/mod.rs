@@ -21,5 +21,5 @@ pub use code::{CloseCode, Code, Refusal};
 pub use encode::{ObjectWriter, push_string};
 pub use frame::{FRAME_ITEMS, FrameLimits, read_frame, read_message};
 pub use operation::{Exact, Kind, Object, Operation, Shape, Version};
-pub use room::{Access, Role, Schema};
+pub use room::{Access, DefaultRole, Role, Schema};
 pub use wire::Json;

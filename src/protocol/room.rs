@@ -26,6 +26,34 @@ impl Role {
     }
 }
 
+/// The role of a person without a role of their own. It is never `owner`: else
+/// everybody with a room's password could remove its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DefaultRole {
+    Viewer,
+    Editor,
+}
+
+impl DefaultRole {
+    pub fn as_str(self) -> &'static str {
+        Role::from(self).as_str()
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Viewer, Self::Editor].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+impl From<DefaultRole> for Role {
+    fn from(role: DefaultRole) -> Self {
+        match role {
+            DefaultRole::Viewer => Self::Viewer,
+            DefaultRole::Editor => Self::Editor,
+        }
+    }
+}
+
 /// Which shapes a room takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

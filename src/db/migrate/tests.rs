@@ -97,6 +97,24 @@ async fn up_down_up_leaves_an_equal_schema() {
     assert_eq!(admin.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 0);
     up_all(&world.targets).await;
     assert_eq!(shape_of(&admin).await, first);
+    a_default_role_of_owner_becomes_editor(&world, &admin).await;
+    assert_eq!(shape_of(&admin).await, first);
+}
+
+/// Rooms could have it before version 10.
+async fn a_default_role_of_owner_becomes_editor(world: &World, admin: &Admin) {
+    let shard = world.targets.iter().find(|target| target.schema == Schema::Shard).unwrap();
+    let steps = shard.schema.migrations().iter().filter(|step| step.version >= 10).count();
+    down(shard, steps, &|_| ()).await.unwrap();
+    let room = "INSERT INTO room (id, slot, slug, name, owner, access, default_role, schema)
+                VALUES (1, 0, 'r', 'r', 'ann', 'public', 'owner', 'open')";
+    admin.execute(room, &[]).await.unwrap();
+    up(shard, &|_| ()).await.unwrap();
+    let role = admin.query_one("SELECT default_role FROM room", &[]).await.unwrap();
+    assert_eq!(role.get::<_, &str>(0), "editor");
+    let owner = "UPDATE room SET default_role = 'owner'";
+    let refused = admin.execute(owner, &[]).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().constraint(), Some("room_default_role_check"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

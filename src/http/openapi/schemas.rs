@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::protocol::{Access, Role, Schema};
+use crate::protocol::{Access, DefaultRole, Role, Schema};
 
 /// Every refusal.
 #[derive(ToSchema)]
@@ -56,7 +56,7 @@ pub struct Room {
     name: String,
     schema: Schema,
     access: Access,
-    default_role: Role,
+    default_role: DefaultRole,
     owner: String,
     has_password: bool,
     #[schema(value_type = Object)]

@@ -10,7 +10,7 @@ use crate::log::{
 };
 use crate::placement::slot_of;
 use crate::position::{Epoch, Position, Seq};
-use crate::protocol::{Role, Schema, Version};
+use crate::protocol::{DefaultRole, Role, Schema, Version};
 
 /// Prepared on every connection that may append.
 pub const STATEMENTS: &[&Sql] = &[
@@ -251,7 +251,7 @@ pub(super) fn rooms(rows: &[Row]) -> Vec<RoomRow> {
 
 fn facts(row: &Row, owner: &str) -> Option<RoomFacts> {
     let is_public = row.get::<_, &str>(4) == "public";
-    let default_role = Role::parse(row.get(5));
+    let default_role = DefaultRole::parse(row.get(5)).map(Role::from);
     Some(RoomFacts {
         owner: owner.to_owned(),
         public_role: default_role.filter(|_| is_public),

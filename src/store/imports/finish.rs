@@ -11,7 +11,7 @@ use crate::clock::UnixMillis;
 use crate::db::{Class, DbError, Row};
 use crate::log::{Authority, Digest};
 use crate::position::{Epoch, Seq};
-use crate::protocol::{Code, ObjectWriter, Refusal, Role};
+use crate::protocol::{Code, DefaultRole, ObjectWriter, Refusal, Role};
 use crate::store::guard::{Guard, Wanted, WriteError};
 use crate::store::rooms::refusals::{archived, editors_only};
 
@@ -138,7 +138,7 @@ fn may_write(import: &Import, rights: Option<&Row>) -> Result<(), ImportError> {
     let role = match rights.get::<_, Option<&str>>(4) {
         _ if rights.get::<_, bool>(0) => Some(Role::Owner),
         Some(member) => Role::parse(member),
-        None if rights.get::<_, &str>(1) == "public" => Role::parse(rights.get(2)),
+        None if rights.get::<_, &str>(1) == "public" => DefaultRole::parse(rights.get(2)).map(Role::from),
         None => None,
     };
     match role {

@@ -143,10 +143,10 @@ fn without_invite(standing: &Standing, user: &UserId, key: Key<'_>) -> Result<Ha
         _ if is_owner => Ok(Has::Already(Role::Owner)),
         Some(Membership::Member(role)) => Ok(Has::Already(role)),
         Some(Membership::Removed) | None => match (standing.access, key) {
-            (Access::Public, _) => Ok(Has::Now(standing.default_role)),
+            (Access::Public, _) => Ok(Has::Now(standing.default_role.into())),
             (Access::Invite, _) => Err(invite_needed()),
             (Access::Password, Key::Password(hash)) if standing.password.as_ref() == Some(hash) => {
-                Ok(Has::Now(standing.default_role))
+                Ok(Has::Now(standing.default_role.into()))
             }
             (Access::Password, Key::Password(_)) => Err(wrong_password()),
             (Access::Password, _) => Err(password_needed()),

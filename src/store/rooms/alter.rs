@@ -10,7 +10,7 @@ use crate::db::{Connection, Sql, ToSql};
 use crate::digests::PasswordHash;
 use crate::ids::RoomId;
 use crate::log::merge_patch;
-use crate::protocol::{Access, Refusal, Role};
+use crate::protocol::{Access, DefaultRole, Refusal};
 use crate::store::audit::{Action, Note};
 
 pub const METADATA_MAX_BYTES: usize = 16 * 1024;
@@ -49,7 +49,7 @@ pub struct Alteration {
     pub retention_ms: Option<Option<i64>>,
     pub access: Option<Access>,
     pub password: Option<Option<PasswordHash>>,
-    pub default_role: Option<Role>,
+    pub default_role: Option<DefaultRole>,
 }
 
 impl Alteration {
@@ -220,7 +220,7 @@ mod tests {
         Standing {
             owner: UserId::new("ann").unwrap(),
             access,
-            default_role: Role::Editor,
+            default_role: DefaultRole::Editor,
             password: (access == Access::Password).then(|| hash("old")),
             is_archived: false,
             actor: None,

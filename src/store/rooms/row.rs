@@ -8,7 +8,7 @@ use crate::db::Row;
 use crate::digests::PasswordHash;
 use crate::ids::{RoomId, Slug, UserId};
 use crate::position::{Epoch, Position, Seq};
-use crate::protocol::{Access, Role, Schema};
+use crate::protocol::{Access, DefaultRole, Role, Schema};
 
 /// What a person asks for when creating a room.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct NewRoom {
     pub name: String,
     pub owner: UserId,
     pub access: Access,
-    pub default_role: Role,
+    pub default_role: DefaultRole,
     pub schema: Schema,
     /// Present if and only if access is by password.
     pub password: Option<PasswordHash>,
@@ -34,7 +34,7 @@ pub struct RoomFacts {
     pub name: Arc<str>,
     pub owner: UserId,
     pub access: Access,
-    pub default_role: Role,
+    pub default_role: DefaultRole,
     pub schema: Schema,
     pub password: Option<PasswordHash>,
     /// One JSON object.
@@ -65,7 +65,7 @@ impl RoomFacts {
             _ if self.owner == *user => Some(Role::Owner),
             Some(Membership::Removed) => None,
             Some(Membership::Member(role)) => Some(role),
-            None if self.access == Access::Public => Some(self.default_role),
+            None if self.access == Access::Public => Some(self.default_role.into()),
             None => None,
         }
     }
@@ -86,7 +86,7 @@ impl RoomFacts {
             name: row.get::<_, &str>(at + 2).into(),
             owner: UserId::new(row.get(at + 3)).map_err(|_| corrupt("a user id"))?,
             access: Access::parse(row.get(at + 4)).ok_or_else(|| corrupt("an access"))?,
-            default_role: Role::parse(row.get(at + 5)).ok_or_else(|| corrupt("a role"))?,
+            default_role: DefaultRole::parse(row.get(at + 5)).ok_or_else(|| corrupt("a role"))?,
             schema: Schema::parse(row.get(at + 6)).ok_or_else(|| corrupt("a schema"))?,
             password: row.get::<_, Option<String>>(at + 7).map(PasswordHash::new),
             metadata: row.get::<_, &str>(at + 8).into(),
@@ -111,7 +111,7 @@ impl RoomFacts {
             name: "Room".into(),
             owner: UserId::new("owner").unwrap(),
             access,
-            default_role: Role::Viewer,
+            default_role: DefaultRole::Viewer,
             schema: Schema::Drawing,
             password: (access == Access::Password).then(|| PasswordHash::new("$argon2id$".to_owned())),
             metadata: "{}".into(),

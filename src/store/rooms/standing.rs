@@ -7,7 +7,7 @@ use crate::db::{Connection, Sql};
 use crate::digests::PasswordHash;
 use crate::ids::{RoomId, UserId};
 use crate::log::Authority;
-use crate::protocol::{Access, Refusal, Role};
+use crate::protocol::{Access, DefaultRole, Refusal, Role};
 
 // Locks by writing: so the COMMIT of a repeat, which finds everything done, waits
 // for the standby that the first one may not have reached.
@@ -40,7 +40,7 @@ pub struct Actor<'a> {
 pub(super) struct Standing {
     pub owner: UserId,
     pub access: Access,
-    pub default_role: Role,
+    pub default_role: DefaultRole,
     pub password: Option<PasswordHash>,
     pub is_archived: bool,
     /// What the actor's row says.
@@ -77,7 +77,7 @@ impl Standing {
         Ok(Self {
             owner: UserId::new(row.get(0)).map_err(|_| corrupt("a user id"))?,
             access: Access::parse(row.get(1)).ok_or_else(|| corrupt("an access"))?,
-            default_role: Role::parse(row.get(2)).ok_or_else(|| corrupt("a role"))?,
+            default_role: DefaultRole::parse(row.get(2)).ok_or_else(|| corrupt("a role"))?,
             password: row.get::<_, Option<String>>(3).map(PasswordHash::new),
             is_archived: row.get(4),
             actor: member(5)?,

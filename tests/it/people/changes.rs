@@ -101,6 +101,7 @@ async fn changes_that_are_none_and_those_of_others_are_refused_and_have_no_effec
         (json!({"access": "password", "password": null}), 400, "bad_message"),
         (json!({"access": "invite", "password": "long enough"}), 400, "bad_message"),
         (json!({"password": "short"}), 400, "bad_message"),
+        (json!({"default_role": "owner"}), 400, "bad_message"),
         (json!({"retention_ms": -1}), 400, "bad_message"),
         (json!({"retention_ms": 1.5}), 400, "bad_message"),
     ] {

@@ -75,6 +75,7 @@ async fn a_slug_is_taken_once_and_what_is_no_room_is_refused() {
         (json!({"slug": self::slug(), "access": "public", "password": "long enough"}), 400, "bad_message"),
         (json!({"slug": self::slug(), "access": "club"}), 400, "bad_message"),
         (json!({"slug": self::slug(), "password": "short"}), 400, "bad_message"),
+        (json!({"slug": self::slug(), "default_role": "owner"}), 400, "bad_message"),
         (json!({"slug": self::slug(), "metadata": [1]}), 400, "bad_message"),
         (json!({"slug": self::slug(), "metadata": {"x": "y".repeat(20_000)}}), 413, "too_large"),
     ] {

@@ -11,7 +11,7 @@ use roomgate::directory::{self, Directory};
 use roomgate::ids::{NodeName, RoomId, ShardName, Slug, UserId};
 use roomgate::log::Authority;
 use roomgate::placement::SlotMap;
-use roomgate::protocol::{self, Access, Role};
+use roomgate::protocol::{self, Access, DefaultRole, Role};
 use roomgate::routing::{Freshness, Setup, Shard, Shards};
 use roomgate::store::audit;
 use roomgate::store::rooms::{self, NewRoom, Rooms};
@@ -121,7 +121,7 @@ pub fn new_room(owner: &UserId) -> NewRoom {
         name: "A \"room\" <script>'; DROP TABLE room; --\u{202e}🦀".to_owned(),
         owner: owner.clone(),
         access: Access::Password,
-        default_role: Role::Editor,
+        default_role: DefaultRole::Editor,
         schema: protocol::Schema::Open,
         password: Some(PasswordHash::new("$argon2id$not-a-real-one".to_owned())),
         metadata: r#"{"team": "blue", "n": 1.5}"#.into(),
