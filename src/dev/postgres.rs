@@ -345,7 +345,10 @@ fn write_settings(data: &Path, port: u16, upstream: Option<(String, String)>) ->
          log_line_prefix = '%m [%p] %a '\n\
          log_checkpoints = off\n\
          log_lock_waits = on\n\
-         log_min_duration_statement = 1s\n"
+         log_min_duration_statement = 1s\n\
+         # statements carry the users' texts: they stay out of the log\n\
+         log_parameter_max_length = 0\n\
+         log_parameter_max_length_on_error = 0\n"
     );
     let path = data.join("roomgate.conf");
     std::fs::write(&path, text).map_err(Error::io(path.display().to_string()))?;

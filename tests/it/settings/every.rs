@@ -61,6 +61,18 @@ async fn each_setting_of_postgres_is_set_checked_or_harmless() {
     assert!(undecided.is_empty(), "decide about:\n{}", undecided.join("\n"));
 }
 
+/// Else a slow statement would put drawings and digests into the server's log.
+#[tokio::test]
+async fn shipped_servers_log_no_parameters() {
+    let world = World::start().await;
+    let patroni = include_str!("../../../deploy/patroni/patroni.yml");
+    for name in ["log_parameter_max_length", "log_parameter_max_length_on_error"] {
+        let value = world.admin.query_one(&format!("SHOW {name}"), &[]).await.unwrap();
+        assert_eq!(value.get::<_, &str>(0), "0", "{name}");
+        assert!(patroni.contains(&format!("{name}: 0\n")), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn no_setting_of_the_role_changes_an_ack() {
     let world = World::start().await;
