@@ -78,6 +78,7 @@ pub fn token(data: &[u8]) {
                 kid: "a".to_owned(),
                 alg: config::Algorithm::HS256,
                 file: file.clone(),
+                may_issue: vec![config::Issuable::User],
             }],
             access_token: Duration::from_secs(1 << 30),
             refresh_token: Duration::from_secs(1 << 30),

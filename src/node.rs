@@ -158,7 +158,8 @@ impl Node {
             legacy_protocol: config.listen.legacy_protocol,
         };
         let followers = followers(&public, databases);
-        let accepting = listen(config, public, http::AdminParts { probe, watched, directory }, tasks)?;
+        let hosts = config.listen.admin_hosts.clone().into();
+        let accepting = listen(config, public, http::AdminParts { probe, watched, directory, hosts }, tasks)?;
         Ok(Self { sessions, accepting, tasks: tasks.clone(), draining, followers })
     }
 

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test, down to its vocabulary")]
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 

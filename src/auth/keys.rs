@@ -4,6 +4,7 @@
 //! accepted. A key file is read once, at boot or at a reload.
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey as EdKey;
@@ -12,10 +13,15 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::config;
+use crate::config::{self, Issuable};
+use crate::log::Authority;
 
 /// The shortest HS256 secret: as long as the digest (RFC 7518, 3.2).
 const SECRET_MIN: usize = 32;
+
+/// A secret below this repeats few characters. 32 random hexadecimal digits, of 128
+/// bits, reach 100 by this measure, since some digits repeat by chance.
+const SECRET_BITS: f64 = 90.0;
 
 /// A key set that can't be used. Never carries key material.
 #[derive(Debug, Error)]
@@ -30,6 +36,10 @@ pub enum KeyError {
     DuplicateKid { kid: String },
     #[error("the first key, {kid}, is a public key: it can't sign")]
     CannotSign { kid: String },
+    #[error("the first key, {kid}, signs the tokens of people who sign in: add \"user\" to its may_issue")]
+    MayNotIssueUser { kid: String },
+    #[error("key {kid} may issue no token at all: give it a may_issue, or remove the key")]
+    MayIssueNothing { kid: String },
     #[error("no keys are configured")]
     None,
 }
@@ -47,11 +57,26 @@ pub(super) struct Signing {
     pub kid: String,
     pub algorithm: jsonwebtoken::Algorithm,
     pub key: EncodingKey,
+    pub may_issue: MayIssue,
 }
 
 pub(super) struct Verifying {
     pub algorithm: jsonwebtoken::Algorithm,
     pub key: DecodingKey,
+    pub may_issue: MayIssue,
+}
+
+/// The authorities that tokens of a key may carry.
+#[derive(Clone)]
+pub(super) struct MayIssue(Vec<Issuable>);
+
+impl MayIssue {
+    pub fn allows(&self, authority: Authority) -> bool {
+        self.0.contains(&match authority {
+            Authority::Member => Issuable::User,
+            Authority::Server => Issuable::Server,
+        })
+    }
 }
 
 impl Keys {
@@ -64,6 +89,7 @@ impl Keys {
             made_of.update(Sha256::digest(configured.kid.as_bytes()));
             made_of.update([u8::from(configured.alg == config::Algorithm::EdDSA)]);
             made_of.update(Sha256::digest(&bytes));
+            made_of.update(Sha256::digest(format!("{:?}", configured.may_issue)));
             let (signing, verifying) = parse(configured, &bytes)?;
             if set.verifying.insert(configured.kid.clone(), verifying).is_some() {
                 return Err(KeyError::DuplicateKid { kid: configured.kid.clone() });
@@ -71,12 +97,36 @@ impl Keys {
             if index == 0 {
                 let kid = configured.kid.clone();
                 let algorithm = algorithm(configured.alg);
-                set.signing = signing.map(|key| Signing { kid, algorithm, key });
+                let may_issue = MayIssue(configured.may_issue.clone());
+                set.signing = signing.map(|key| Signing { kid, algorithm, key, may_issue });
             }
         }
         set.made_of = made_of.finalize().into();
         if set.verifying.is_empty() { Err(KeyError::None) } else { Ok(set) }
     }
+}
+
+/// Sentences about a usable key that others may read or guess.
+pub fn key_weaknesses(key: &config::SigningKey) -> Vec<String> {
+    let mut found = Vec::new();
+    let path = key.file.display();
+    let is_open = std::fs::metadata(&key.file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
+    if is_open {
+        found.push(format!("every user of this machine can read {path}: chmod o-r {path}"));
+    }
+    let is_secret = key.alg == config::Algorithm::HS256;
+    if is_secret && read(&key.file).is_ok_and(|bytes| bits_by_frequency(&bytes) < SECRET_BITS) {
+        found.push(format!("the secret in {path} is easy to guess: make one with `openssl rand -base64 48`"));
+    }
+    found
+}
+
+/// The entropy of the bytes by their frequencies alone.
+fn bits_by_frequency(bytes: &[u8]) -> f64 {
+    let mut counts = [0.0_f64; 256];
+    bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1.0);
+    let all = bytes.len() as f64;
+    counts.into_iter().filter(|count| *count > 0.0).map(|count| count * (all / count).log2()).sum()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
@@ -94,6 +144,9 @@ fn parse(
     configured: &config::SigningKey,
     bytes: &[u8],
 ) -> Result<(Option<EncodingKey>, Verifying), KeyError> {
+    if configured.may_issue.is_empty() {
+        return Err(KeyError::MayIssueNothing { kid: configured.kid.clone() });
+    }
     let (signing, key) = match configured.alg {
         config::Algorithm::HS256 if bytes.len() < SECRET_MIN => {
             return Err(KeyError::ShortSecret { kid: configured.kid.clone() });
@@ -103,7 +156,8 @@ fn parse(
             ed25519(bytes).ok_or_else(|| KeyError::NotEd25519 { kid: configured.kid.clone() })?
         }
     };
-    Ok((signing, Verifying { algorithm: algorithm(configured.alg), key }))
+    let may_issue = MayIssue(configured.may_issue.clone());
+    Ok((signing, Verifying { algorithm: algorithm(configured.alg), key, may_issue }))
 }
 
 /// A private key gives its public half too, so one file serves both ends.

@@ -19,7 +19,7 @@ mod token;
 pub use canonical::{canonical_email, email_forms};
 pub use host::HostPort;
 pub use invite::InviteCode;
-pub use keys::{KeyError, Keys};
+pub use keys::{KeyError, Keys, key_weaknesses};
 pub use origin::Origins;
 pub use password::{Match, Passwords, check_password_rules, may_be_password};
 pub use refresh::RefreshToken;

@@ -146,7 +146,8 @@ impl Verifier {
         let body = decoded.map_err(|_| refused())?.claims;
         check_times(&body)?;
         let claims = claims(body)?;
-        if self.is_revoked(&claims) { Err(refused()) } else { Ok(claims) }
+        let is_good = key.may_issue.allows(claims.authority) && !self.is_revoked(&claims);
+        if is_good { Ok(claims) } else { Err(refused()) }
     }
 
     /// Whether a token that was accepted has been ended since.
@@ -180,11 +181,14 @@ impl Rules {
     }
 
     pub fn check_can_sign(&self) -> Result<(), KeyError> {
-        if self.keys.signing.is_some() {
-            return Ok(());
+        match &self.keys.signing {
+            Some(signing) if signing.may_issue.allows(Authority::Member) => Ok(()),
+            Some(signing) => Err(KeyError::MayNotIssueUser { kid: signing.kid.clone() }),
+            None => {
+                let kid = self.keys.verifying.keys().next().cloned().unwrap_or_default();
+                Err(KeyError::CannotSign { kid })
+            }
         }
-        let kid = self.keys.verifying.keys().next().cloned().unwrap_or_default();
-        Err(KeyError::CannotSign { kid })
     }
 
     pub(super) fn signing(&self) -> Result<&Signing, Refusal> {
@@ -239,7 +243,10 @@ fn claims(body: Body) -> Result<Claims, Refusal> {
 /// Of a token that is valid otherwise.
 fn check_times(body: &Body) -> Result<(), Refusal> {
     let (now, leeway) = (UnixMillis::now().0 as f64 / 1000.0, LEEWAY.as_secs_f64());
-    if body.exp.0 < 0.0 || body.nbf.is_some_and(|nbf| nbf.0 > now + leeway) {
+    // A sign-out of all devices ends the tokens issued before it. One issued in
+    // the future would outlive it.
+    let is_early = |time: Option<NumericDate>| time.is_some_and(|time| time.0 > now + leeway);
+    if body.exp.0 < 0.0 || is_early(body.nbf) || is_early(body.iat) {
         return Err(refused());
     }
     if body.exp.0 + leeway < now {
@@ -269,6 +276,10 @@ impl Signer {
     /// An access token for `user`, valid from now for the signer's lifetime.
     pub fn issue(&self, user: &UserId, name: Option<&str>, authority: Authority) -> Result<Issued, Refusal> {
         let rules = self.rules.load();
+        if !rules.signing()?.may_issue.allows(authority) {
+            let text = "the first key of auth.keys may not issue such a token: see its may_issue";
+            return Err(Refusal::new(Code::Unavailable, text));
+        }
         let now = UnixMillis::now().0.unsigned_abs() / 1000;
         let exp = now.saturating_add(self.lifetime.as_secs()).min(LATEST_TIME);
         let scope = match authority {

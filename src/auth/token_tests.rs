@@ -2,7 +2,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::SigningKey;
+use crate::config::{Issuable, SigningKey};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const OTHER_SECRET: &[u8] = b"fedcba9876543210fedcba9876543210";
@@ -23,7 +23,7 @@ impl KeyFiles {
     fn key(&self, kid: &str, alg: config::Algorithm, bytes: &[u8]) -> SigningKey {
         let file = self.0.join(kid);
         std::fs::write(&file, bytes).unwrap();
-        SigningKey { kid: kid.to_owned(), alg, file }
+        SigningKey { kid: kid.to_owned(), alg, file, may_issue: vec![Issuable::User, Issuable::Server] }
     }
 }
 
@@ -127,6 +127,33 @@ fn a_retired_key_is_refused_after_a_reload() {
 }
 
 #[test]
+fn a_key_issues_only_what_its_configuration_allows() {
+    let files = KeyFiles::new();
+    let tokens = [body(), with(json!({"scope": "room server"}))].map(|body| sign(&body));
+    for (may_issue, accepted) in [
+        (vec![Issuable::User, Issuable::Server], [true, true]),
+        (vec![Issuable::User], [true, false]),
+        (vec![Issuable::Server], [false, true]),
+    ] {
+        let mut key = files.key("hs", config::Algorithm::HS256, SECRET);
+        key.may_issue = may_issue;
+        let verifier = Verifier::load(&auth(vec![key])).unwrap();
+        let verified = tokens.each_ref().map(|token| verifier.verify(token).is_ok());
+        assert_eq!(verified, accepted);
+        let Ok(signer) = verifier.signer(Duration::from_secs(1)) else {
+            assert!(!accepted[0], "a node signs the tokens of users");
+            continue;
+        };
+        let alice = UserId::new("alice").unwrap();
+        let issued = [Authority::Member, Authority::Server].map(|a| signer.issue(&alice, None, a).is_ok());
+        assert_eq!(issued, accepted);
+    }
+    let mut key = files.key("hs", config::Algorithm::HS256, SECRET);
+    key.may_issue.clear();
+    assert!(matches!(Keys::load(&[key]), Err(KeyError::MayIssueNothing { .. })));
+}
+
+#[test]
 fn unknown_and_missing_kids_are_refused() {
     let key = EncodingKey::from_secret(SECRET);
     assert_unauthenticated(&sign_as(Algorithm::HS256, Some("other"), &key, &body()));
@@ -220,6 +247,7 @@ fn times_of_any_number_are_accepted() {
         (format!("\"exp\":{later},\"nbf\":1e300"), Code::Unauthenticated),
         (format!("\"exp\":{later},\"nbf\":\"0\""), Code::Unauthenticated),
         (format!("\"exp\":{later},\"iat\":\"0\""), Code::Unauthenticated),
+        (format!("\"exp\":{later},\"iat\":{later}"), Code::Unauthenticated),
         ("\"exp\":\"NaN\"".to_owned(), Code::Unauthenticated),
         ("\"exp\":true".to_owned(), Code::Unauthenticated),
     ] {
@@ -319,4 +347,24 @@ fn weak_and_ambiguous_key_sets_are_refused_at_boot() {
     let not_ed = files.key("n", config::Algorithm::EdDSA, SECRET);
     assert!(matches!(Keys::load(&[not_ed]), Err(KeyError::NotEd25519 { .. })));
     assert!(matches!(Keys::load(&[]), Err(KeyError::None)));
+}
+
+#[test]
+fn a_key_that_others_may_read_or_guess_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = KeyFiles::new();
+    let weaknesses = |bytes: &[u8], mode: u32| {
+        let key = files.key("k", config::Algorithm::HS256, bytes);
+        std::fs::set_permissions(&key.file, std::fs::Permissions::from_mode(mode)).unwrap();
+        crate::auth::key_weaknesses(&key).len()
+    };
+    for _ in 0..100 {
+        let bytes: [u8; 32] = rand::random();
+        assert_eq!(weaknesses(&bytes, 0o600), 0);
+        let hex: String = bytes[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(weaknesses(hex.as_bytes(), 0o640), 0, "{hex}");
+    }
+    assert_eq!(weaknesses(&[0; 64], 0o600), 1);
+    assert_eq!(weaknesses(b"secretsecretsecretsecretsecretsecret", 0o600), 1);
+    assert_eq!(weaknesses(b"secretsecretsecretsecretsecretsecret", 0o644), 2);
 }

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
 use super::{ConfigArgs, Failure};
-use crate::auth::Verifier;
+use crate::auth::{Verifier, key_weaknesses};
 use crate::bus;
-use crate::config::{Config, Durability, Endpoint, Loaded, Tls};
+use crate::config::{Config, Durability, Endpoint, Loaded, Tls, advice};
 use crate::db::migrate::{self, Schema};
 use crate::db::{
     Budget, Connector, DbError, Demand, ServerFacts, SessionSettings, tables_without_privileges,
@@ -41,7 +41,7 @@ struct Finding {
 pub(super) async fn run(args: CheckConfigArgs) -> Result<(), Failure> {
     let loaded = args.config.load()?;
     let values = flat(&loaded);
-    let mut findings = Vec::new();
+    let mut findings = advise(&loaded.config);
     if let Err(error) = Verifier::load(&loaded.config.auth) {
         findings.push(Finding { fatal: true, subject: "auth.keys".to_owned(), text: error.to_string() });
     }
@@ -56,6 +56,16 @@ pub(super) async fn run(args: CheckConfigArgs) -> Result<(), Failure> {
     }
     let fatal = findings.iter().filter(|finding| finding.fatal).count();
     if fatal == 0 { Ok(()) } else { Err(Failure::new(format!("{fatal} problem(s)"))) }
+}
+
+/// What nothing fails of, and an operator should know.
+fn advise(config: &Config) -> Vec<Finding> {
+    let settings = advice(config).into_iter().map(|(key, text)| (key.to_owned(), text));
+    let keys = config.auth.keys.iter().flat_map(|key| {
+        let subject = format!("auth.keys.{}", key.kid);
+        key_weaknesses(key).into_iter().map(move |text| (subject.clone(), text))
+    });
+    settings.chain(keys).map(|(subject, text)| Finding { fatal: false, subject, text }).collect()
 }
 
 /// Every key with its value and where that came from.

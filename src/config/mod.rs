@@ -3,6 +3,7 @@
 //! Components are given the part they need; nobody else reads the environment.
 //! Times are integers in the unit that their key ends in.
 
+mod advice;
 mod changes;
 mod check;
 mod database;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use advice::advice;
 pub use database::{Directory, Durability, Endpoint, Migrations, Pool, Reads, Secret, Shard, Tls, Writes};
 pub use error::ConfigError;
 pub use history::History;
@@ -85,6 +87,8 @@ pub struct Listen {
     pub public: SocketAddr,
     /// For operators: metrics, health, admin. Loopback by default.
     pub admin: SocketAddr,
+    /// Names with a dot under which operators reach `admin`.
+    pub admin_hosts: Vec<String>,
     /// Exact values of the Origin header that may connect; `"self"` stands for
     /// pages served by this gateway (Origin's host equals the Host header).
     pub allowed_origins: Vec<String>,
@@ -108,6 +112,7 @@ impl Default for Listen {
         Self {
             public: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            admin_hosts: Vec::new(),
             allowed_origins: vec!["self".to_owned()],
             trusted_proxies: Vec::new(),
             legacy_protocol: false,
@@ -159,6 +164,23 @@ pub struct SigningKey {
     /// HS256: the secret's bytes, at least 32. EdDSA: a PKCS#8 PEM private key
     /// (or a public one, for a key that only verifies).
     pub file: PathBuf,
+    /// Tokens with another authority are refused, though the key signed them.
+    #[serde(default = "any_authority")]
+    pub may_issue: Vec<Issuable>,
+}
+
+fn any_authority() -> Vec<Issuable> {
+    vec![Issuable::User, Issuable::Server]
+}
+
+/// An authority that a token may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Issuable {
+    /// Of one user.
+    User,
+    /// `scope: "server"`: every room, on behalf of any user.
+    Server,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]

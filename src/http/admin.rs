@@ -1,14 +1,19 @@
 //! The operators' listener: loopback by default, never behind the balancer.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::answer;
 use super::error::{Answer, ApiError, method_not_allowed};
 use super::health::{Probe, Watched};
+use crate::auth::HostPort;
 use crate::directory::Directory;
 use crate::ids::UserId;
 use crate::metrics;
@@ -23,6 +28,8 @@ pub struct AdminParts {
     pub probe: Probe,
     pub watched: Watched,
     pub directory: Directory,
+    /// `listen.admin_hosts`.
+    pub hosts: Arc<[String]>,
 }
 
 pub fn admin_router(parts: AdminParts) -> Router {
@@ -34,8 +41,26 @@ pub fn admin_router(parts: AdminParts) -> Router {
         .route("/admin/erasures/{user}", get(erasure))
         .fallback(async || ApiError::new(Code::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(parts.hosts.clone(), check_host))
         .layer(axum::middleware::from_fn(answer::finish))
         .with_state(parts)
+}
+
+/// A page in an operator's browser may have made its own name point here (DNS
+/// rebinding). It can't have done so with an address, nor with a name without a
+/// dot, which nobody can register.
+async fn check_host(State(hosts): State<Arc<[String]>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| HostPort::parse(host.as_bytes()));
+    if host.as_ref().is_none_or(|host| is_ours(&host.host, &hosts)) {
+        return next.run(request).await;
+    }
+    let text = "the operators' listener is not known by this name: add it to listen.admin_hosts";
+    ApiError::new(Code::Forbidden, text).into_response()
+}
+
+fn is_ours(host: &str, names: &[String]) -> bool {
+    let is_address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
+    is_address || !host.contains('.') || names.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
 async fn prometheus() -> Response {
@@ -82,4 +107,20 @@ async fn erasure(State(parts): State<AdminParts>, Path(user): Path<String>) -> A
         .raw("rooms", &rooms)
         .end();
     Ok(answer::json(StatusCode::OK, told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_that_nobody_can_register_reaches_operators_routes() {
+        let names = ["node-1.roomgate.svc".to_owned()];
+        for host in ["127.0.0.1", "10.0.0.5", "[::1]", "localhost", "node-1", "NODE-1.roomgate.svc"] {
+            assert!(is_ours(host, &names), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.evil.example", "node-1.roomgate.svc.evil.example", "1.2.3"] {
+            assert!(!is_ours(host, &names), "{host}");
+        }
+    }
 }

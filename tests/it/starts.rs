@@ -1,8 +1,10 @@
 //! A node that starts while something is wrong.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use roomgate::dev::{Api, Gateway, Options, connect};
+use roomgate::dev::{Api, Gateway, Options, Scratch, connect};
 
 use crate::world::World;
 
@@ -118,4 +120,30 @@ async fn a_node_refuses_a_database_without_its_tables_and_says_what_to_do() {
         assert!(last.ends_with("bring it up with `roomgate migrate up`"), "{text}");
         admin.batch_execute(&format!("ALTER SCHEMA aside RENAME TO {schema}")).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn check_config_advises_against_what_is_open_to_others() {
+    let world = World::shared();
+    let folder = Scratch::new("advice").unwrap();
+    let weak = folder.path().join("weak");
+    std::fs::write(&weak, [b'x'; 40]).unwrap();
+    std::fs::set_permissions(&weak, Permissions::from_mode(0o644)).unwrap();
+    let check = |set: &[String]| {
+        let flags = set.iter().flat_map(|set| ["--set", set]);
+        let answer =
+            world.roomgate(&["check-config", "--offline"].into_iter().chain(flags).collect::<Vec<_>>());
+        let text = String::from_utf8(answer.stdout).unwrap();
+        assert!(answer.status.success(), "{text}");
+        text.lines().filter(|line| line.starts_with("warn")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(check(&[]), [""; 0]);
+    let found = check(&[
+        "listen.admin=0.0.0.0:9".to_owned(),
+        "listen.public=0.0.0.0:8".to_owned(),
+        "listen.trusted_proxies=".to_owned(),
+        format!("auth.keys.0.file={}", weak.display()),
+    ]);
+    let subjects: Vec<&str> = found.iter().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(subjects, ["listen.admin:", "listen.trusted_proxies:", "auth.keys.dev-1:", "auth.keys.dev-1:"]);
 }

@@ -2,7 +2,7 @@
 
 use roomgate::dev::Options;
 
-use super::server::raw;
+use super::server::{raw, raw_to};
 use crate::world::World;
 
 #[tokio::test]
@@ -111,6 +111,23 @@ async fn a_page_of_the_host_that_a_trusted_balancer_names_is_own() {
             let answer = raw(world, upgrade.as_bytes()).await;
             let expected = if is_own { "offer the subprotocol" } else { "origin may not connect" };
             assert!(answer.contains(expected), "trusted: {is_trusted}, {headers}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn operators_routes_refuse_names_that_a_page_could_have() {
+    let world = World::shared();
+    let admin = world.cluster().report().nodes[0].admin_url.clone();
+    let address = admin.strip_prefix("http://").unwrap();
+    for path in ["/metrics", "/health/live", "/health/ready", "/health/detailed", "/admin/erasures/x", "/x"] {
+        for (host, is_refused) in
+            [(address, false), ("localhost", false), ("node-1:9090", false), ("evil.example:9090", true)]
+        {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let answer = raw_to(address, request.as_bytes()).await;
+            assert_eq!(answer.contains("admin_hosts"), is_refused, "{path}, {host}: {answer}");
+            assert_eq!(answer.starts_with("HTTP/1.1 403"), is_refused, "{path}, {host}: {answer}");
         }
     }
 }

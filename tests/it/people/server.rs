@@ -15,7 +15,11 @@ pub fn address(world: &World) -> String {
 
 /// Sends bytes and reads until the other side closes.
 pub async fn raw(world: &World, request: &[u8]) -> String {
-    let mut tcp = TcpStream::connect(address(world)).await.unwrap();
+    raw_to(&address(world), request).await
+}
+
+pub async fn raw_to(address: &str, request: &[u8]) -> String {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
     // The server may answer and close before it has taken everything.
     tcp.write_all(request).await.ok();
     let mut answer = Vec::new();
