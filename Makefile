@@ -90,6 +90,10 @@ otlp-test: install-test ## traces, in a build with the feature `otlp`
 	$(CARGO) test --locked --features otlp --lib -- traces config
 	$(CARGO) test --locked --features otlp --test it -- otlp::
 
+.PHONY: attacks
+attacks: install-test ## what others feel of each attack: memory, ack times, refused sign-ins
+	$(CARGO) test --locked --release --test it -- attacks:: --ignored --nocapture --test-threads=1
+
 .PHONY: million
 million: ## old states and exports of a million events: rows read and memory taken
 	$(CARGO) test --locked --test it -- a_million --ignored --nocapture

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs, with apt and cargo, what this machine lacks to run (`dev`, or `dev --prometheus`),
-# also to load (`load`), also to see alerts fire (`alerts`), or also to test
-# (`test`) roomgate. Does nothing if nothing is missing; as root or with sudo.
+# Installs the missing programs with apt and cargo: those that run roomgate (`dev`,
+# or `dev --prometheus`), load it (`load`), make its alerts fire (`alerts`), or test
+# it (`test`). Does nothing if nothing is missing. Run it as root or with sudo.
 set -euo pipefail
 
 purpose=${1:-dev}

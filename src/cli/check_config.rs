@@ -58,7 +58,7 @@ pub(super) async fn run(args: CheckConfigArgs) -> Result<(), Failure> {
     if fatal == 0 { Ok(()) } else { Err(Failure::new(format!("{fatal} problem(s)"))) }
 }
 
-/// What nothing fails of, and an operator should know.
+/// Advice about settings and keys that work and are seldom wanted.
 fn advise(config: &Config) -> Vec<Finding> {
     let settings = advice(config).into_iter().map(|(key, text)| (key.to_owned(), text));
     let keys = config.auth.keys.iter().flat_map(|key| {

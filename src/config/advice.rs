@@ -1,4 +1,4 @@
-//! What a configuration allows that few people want. None of it is an error.
+//! Advice about settings that are valid and seldom wanted.
 
 use std::net::IpAddr;
 
