@@ -137,7 +137,7 @@ impl Node {
         let public = http::Parts {
             sessions: sessions.clone(),
             access,
-            rooms,
+            rooms: rooms.clone(),
             history,
             imports,
             appender,
@@ -159,7 +159,8 @@ impl Node {
         };
         let followers = followers(&public, databases);
         let hosts = config.listen.admin_hosts.clone().into();
-        let accepting = listen(config, public, http::AdminParts { probe, watched, directory, hosts }, tasks)?;
+        let operators = http::AdminParts { probe, watched, directory, rooms, hosts };
+        let accepting = listen(config, public, operators, tasks)?;
         Ok(Self { sessions, accepting, tasks: tasks.clone(), draining, followers })
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::database::host_and_port;
-use super::{Config, Endpoint, Tls};
+use super::{Config, Endpoint, Jobs, Tls};
 
 /// Adds a line for everything that can't work.
 pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
@@ -57,6 +57,12 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
         "limits.frame_bytes must be limits.message_bytes or more",
     );
     must((4..=128).contains(&limits.json_depth), "limits.json_depth must be from 4 to 128");
+
+    let audit_keep = config.jobs.audit_keep;
+    must(
+        audit_keep == Duration::ZERO || audit_keep >= Jobs::AUDIT_KEEP_MIN,
+        "jobs.audit_keep_ms must be 2592000000 (30 days) or more, or 0 to keep the audit trail for ever",
+    );
 
     problems.extend(config.traces.problem().map(str::to_owned));
     check_times(config, problems);

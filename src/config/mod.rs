@@ -253,6 +253,14 @@ pub struct Jobs {
     /// How often new events are counted into their days.
     #[serde(rename = "stats_interval_ms", with = "millis")]
     pub stats_interval: Duration,
+    /// How long notes of the audit trail are kept; 0: for ever.
+    #[serde(rename = "audit_keep_ms", with = "millis")]
+    pub audit_keep: Duration,
+}
+
+impl Jobs {
+    /// The functions of the databases trim no younger notes.
+    pub const AUDIT_KEEP_MIN: Duration = Duration::from_hours(30 * 24);
 }
 
 impl Default for Jobs {
@@ -261,6 +269,7 @@ impl Default for Jobs {
             janitor_interval: Duration::from_secs(15),
             unfinished_room: Duration::from_secs(60),
             stats_interval: Duration::from_secs(10),
+            audit_keep: Duration::from_hours(400 * 24),
         }
     }
 }

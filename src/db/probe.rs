@@ -43,7 +43,8 @@ static WITHOUT_PRIVILEGES: Sql = Sql {
               AND tableowner = (SELECT tableowner FROM pg_tables
                                  WHERE schemaname = $1 AND tablename = 'schema_migration')
               AND NOT (SELECT bool_and(has_table_privilege(format('%I.%I', schemaname, tablename), privilege))
-                         FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege)
+                         FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+                        WHERE tablename <> 'audit' OR privilege = 'INSERT')
             ORDER BY tablename",
 };
 

@@ -31,6 +31,10 @@ pub use revocations::Revoked;
 pub use slugs::Unfinished;
 
 /// Every statement, to be prepared when a connection is made.
+// The gateway's role may not delete from the table itself.
+static TRIM_AUDIT: Sql =
+    Sql { name: "audit_trim", text: "SELECT directory.audit_trim($1 * interval '1 millisecond', $2)" };
+
 pub const STATEMENTS: &[&Sql] = &[
     &accounts::INSERT,
     &accounts::BY_ID,
@@ -45,6 +49,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &revocations::END_LOGIN,
     &revocations::END_LOGINS,
     &revocations::END_ALL,
+    &TRIM_AUDIT,
     &erasures::BEGIN,
     &erasures::TAKE,
     &erasures::WORKING,
@@ -192,6 +197,11 @@ impl Directory {
                 return Ok(swept);
             }
         }
+    }
+
+    /// Deletes some notes of the audit trail that are older than `kept`.
+    pub async fn trim_audit(&self, kept: Duration) -> Result<(), DirectoryError> {
+        self.query(&TRIM_AUDIT, &[&millis(kept), &SWEEP_BATCH]).await.map(drop)
     }
 
     async fn query_opt(

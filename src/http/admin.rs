@@ -11,13 +11,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::answer;
+use super::audit;
 use super::error::{Answer, ApiError, method_not_allowed};
 use super::health::{Probe, Watched};
+use super::paging::Page;
+use super::query::Query;
 use crate::auth::HostPort;
 use crate::directory::Directory;
-use crate::ids::UserId;
+use crate::ids::{RoomId, UserId};
 use crate::metrics;
 use crate::protocol::{Code, ObjectWriter};
+use crate::store::rooms::Rooms;
 
 /// The text format of Prometheus.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,6 +32,7 @@ pub struct AdminParts {
     pub probe: Probe,
     pub watched: Watched,
     pub directory: Directory,
+    pub rooms: Rooms,
     /// `listen.admin_hosts`.
     pub hosts: Arc<[String]>,
 }
@@ -39,6 +44,7 @@ pub fn admin_router(parts: AdminParts) -> Router {
         .route("/health/ready", get(ready))
         .route("/health/detailed", get(detailed))
         .route("/admin/erasures/{user}", get(erasure))
+        .route("/admin/rooms/{room}/audit", get(trail))
         .fallback(async || ApiError::new(Code::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(parts.hosts.clone(), check_host))
@@ -85,6 +91,17 @@ async fn ready(State(parts): State<AdminParts>) -> Response {
 /// `ready`'s to say.
 async fn detailed(State(parts): State<AdminParts>) -> Response {
     axum::Json(parts.watched.look()).into_response()
+}
+
+/// As the room's owners read it; also of a room that was deleted.
+async fn trail(
+    State(parts): State<AdminParts>,
+    Path(room): Path<String>,
+    Query(page): Query<Page>,
+) -> Answer<Response> {
+    let id = room.parse().ok().and_then(|id| RoomId::new(id).ok());
+    let id = id.ok_or_else(|| ApiError::bad_message("operators name a room by its id"))?;
+    audit::trail(&parts.rooms, id, &page).await
 }
 
 /// How far the erasure of a person has come.

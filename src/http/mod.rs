@@ -11,6 +11,7 @@ mod address;
 mod admin;
 mod alter;
 mod answer;
+mod audit;
 mod body;
 mod chats;
 mod content;
@@ -152,6 +153,7 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(invites::list))
         .routes(routes!(invites::create).layer(once_by_id))
         .routes(routes!(invites::revoke))
+        .routes(routes!(audit::list))
         .routes(routes!(shapes::list))
         .routes(routes!(events::list, submits::submit))
         .routes(routes!(import::import))

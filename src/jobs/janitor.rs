@@ -55,6 +55,7 @@ impl Janitor {
             Ok(rows) => tracing::debug!(rows, "swept the directory"),
             Err(error) => tracing::warn!(%error, "the janitor can't sweep the directory"),
         }
+        self.trim_trails().await;
         for shard in self.rooms.shards() {
             match self.rooms.sweep_invites(shard, Instant::now() + SHARD_PATIENCE).await {
                 Ok(0) => {}
@@ -67,6 +68,22 @@ impl Janitor {
                 Err(error) => {
                     tracing::debug!(shard = %shard.name(), %error, "expired legacy history reads stay for now");
                 }
+            }
+        }
+    }
+
+    /// Removes the notes of the audit trails that have had their time.
+    async fn trim_trails(&self) {
+        let kept = self.config.audit_keep;
+        if kept.is_zero() {
+            return;
+        }
+        if let Err(error) = self.directory.trim_audit(kept).await {
+            tracing::debug!(%error, "old audit notes of the directory stay for now");
+        }
+        for shard in self.rooms.shards() {
+            if let Err(error) = self.rooms.trim_trail(shard, kept).await {
+                tracing::debug!(shard = %shard.name(), %error, "old audit notes stay for now");
             }
         }
     }

@@ -145,5 +145,8 @@ async fn check_config_advises_against_what_is_open_to_others() {
         format!("auth.keys.0.file={}", weak.display()),
     ]);
     let subjects: Vec<&str> = found.iter().filter_map(|line| line.split_whitespace().nth(1)).collect();
-    assert_eq!(subjects, ["listen.admin:", "listen.trusted_proxies:", "auth.keys.dev-1:", "auth.keys.dev-1:"]);
+    assert_eq!(
+        subjects,
+        ["listen.admin:", "listen.trusted_proxies:", "auth.keys.dev-1:", "auth.keys.dev-1:"]
+    );
 }

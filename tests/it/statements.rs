@@ -10,8 +10,9 @@ use crate::world::{Person, World};
 /// Statements that a node runs without a request: its monitors (`monitor`, `disk`,
 /// `server_facts`), checks and jobs, and the frame of connections and transactions. Each entry
 /// is the beginning of a name.
-const BACKGROUND: [&str; 25] = [
+const BACKGROUND: [&str; 26] = [
     "active_slots",
+    "audit_trim",
     "begin",
     "commit",
     "count_",

@@ -45,6 +45,14 @@ impl Schema {
         }
     }
 
+    /// The functions that do for the gateway's role what it may not do itself.
+    pub fn functions(self) -> &'static str {
+        match self {
+            Self::Directory => "audit_trim(interval, bigint)",
+            Self::Shard => "audit_of_room(text, timestamptz, uuid, bigint), audit_trim(interval, bigint)",
+        }
+    }
+
     /// The folder under `migrations/`.
     pub fn folder(self) -> &'static str {
         match self {

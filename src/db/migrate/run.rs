@@ -234,7 +234,8 @@ impl<'a> Work<'a> {
         self.connection.commit().await
     }
 
-    /// The gateway's role may use the tables but not change the schema's record.
+    /// The gateway's role may use the tables. It may not change the schema's record,
+    /// and to the audit trail it may only add.
     async fn grant(&self) -> Result<(), MigrateError> {
         let role = &self.target.settings.grant_to;
         let row = self.connection.query_opt(&GRANTEE, &[role]).await.map_err(|error| self.database(error))?;
@@ -244,7 +245,10 @@ impl<'a> Work<'a> {
             "GRANT USAGE ON SCHEMA {namespace} TO {role};
              GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {namespace} TO {role};
              GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {namespace} TO {role};
-             REVOKE INSERT, UPDATE, DELETE ON schema_migration FROM {role};"
+             REVOKE INSERT, UPDATE, DELETE ON schema_migration FROM {role};
+             REVOKE SELECT, UPDATE, DELETE ON audit FROM {role};
+             GRANT EXECUTE ON FUNCTION {} TO {role};",
+            self.target.schema.functions()
         ))
         .await
     }

@@ -87,6 +87,26 @@ pub struct Rooms {
 }
 
 #[derive(ToSchema)]
+pub struct Trail {
+    items: Vec<TrailNote>,
+    next_cursor: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct TrailNote {
+    at: i64,
+    /// The user that acted.
+    actor: String,
+    /// `role.viewer`, `role.editor`, `role.owner`, `kick`, `leave`, `access`, `archive`, `invite.made`, …
+    action: String,
+    /// The user it was done to, if that is another one.
+    #[schema(required = false)]
+    user: Option<String>,
+    #[schema(required = false)]
+    invite: Option<i64>,
+}
+
+#[derive(ToSchema)]
 pub struct Membership {
     room: i64,
     user: String,

@@ -22,6 +22,7 @@ mod rights;
 mod row;
 mod search;
 mod standing;
+mod trail;
 mod visits;
 mod write;
 
@@ -47,12 +48,15 @@ pub use read::{Found, Wanted};
 pub use rights::Rights;
 pub use row::{Membership, NewRoom, RoomFacts};
 pub use standing::Actor;
+pub use trail::{NotePlace, TrailNote};
 pub use visits::Visits;
 
 /// Every statement, to be prepared when a connection is made.
 pub const STATEMENTS: &[&Sql] = &[
     &write::INSERT_ROOM,
     &write::INSERT_HEAD,
+    &trail::OF_ROOM,
+    &trail::TRIM,
     &forget::THEIRS,
     &forget::LEAVE,
     &forget::PASS_ON,

@@ -24,4 +24,5 @@ mod server;
 mod signed_out;
 mod stored;
 mod submits;
+mod trail;
 mod world;

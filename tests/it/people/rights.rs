@@ -48,7 +48,7 @@ enum Class {
 use Class::{Enter, Known, Manage, ManageAnyway, Read, Write};
 
 /// Method, address and class. What ends a room or changes who one is comes last.
-const ADDRESSES: [(&str, &str, Class); 19] = [
+const ADDRESSES: [(&str, &str, Class); 20] = [
     ("GET", "/v1/rooms/{room}", Known),
     ("GET", "/v1/rooms/{room}/shapes", Read),
     ("GET", "/v1/rooms/{room}/shapes?seq=0", Read),
@@ -64,6 +64,7 @@ const ADDRESSES: [(&str, &str, Class); 19] = [
     ("DELETE", "/v1/rooms/{room}/members/{user}", ManageAnyway),
     ("POST", "/v1/rooms/{room}/invites", Manage),
     ("GET", "/v1/rooms/{room}/invites", ManageAnyway),
+    ("GET", "/v1/rooms/{room}/audit", ManageAnyway),
     ("PATCH", "/v1/rooms/{room}", Manage),
     ("GET", "/v1/rooms/{room}/live", Enter),
     ("PUT", "/v1/rooms/{room}/members/me", Enter),
