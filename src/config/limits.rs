@@ -22,6 +22,9 @@ pub struct Limits {
     pub signups_per_minute: u32,
     pub signins_per_minute: u32,
     pub user_submits_per_minute: u32,
+    /// HTTP requests that may change something, of one user; ten times as many of
+    /// one address without a token.
+    pub writes_per_minute: u32,
 }
 
 impl Default for Limits {
@@ -41,6 +44,7 @@ impl Default for Limits {
             signups_per_minute: 10,
             signins_per_minute: 10,
             user_submits_per_minute: 0,
+            writes_per_minute: 600,
         }
     }
 }

@@ -87,7 +87,7 @@ pub(super) async fn remove(
     UserPath(user): UserPath,
 ) -> Answer<Response> {
     let room = if claims.user == user {
-        app.access.resolve(&room).await?
+        app.access.leaving(&claims.user, &room).await?
     } else {
         app.access.managed(&claims, &room).await?
     };
@@ -105,13 +105,15 @@ pub(super) async fn leave(
     SignedIn(claims): SignedIn,
     RoomPath(room): RoomPath,
 ) -> Answer<Response> {
-    let room = app.access.resolve(&room).await?;
+    let room = app.access.leaving(&claims.user, &room).await?;
     take_out(&app, &claims, room, &claims.user).await
 }
 
 async fn take_out(app: &App, claims: &Claims, room: RoomId, user: &UserId) -> Answer<Response> {
     let revision = app.rooms.remove(room, actor(claims), user, Instant::now() + PATIENCE).await?;
-    app.hub.rights_changed(room, revision);
+    if let Some(revision) = revision {
+        app.hub.rights_changed(room, revision);
+    }
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -137,6 +137,7 @@ pub fn router(parts: Parts) -> Router {
     // For every POST that creates.
     let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
     let forwarded = axum::middleware::from_fn_with_state(app.clone(), address::believe_balancers);
+    let charged = axum::middleware::from_fn_with_state(app.clone(), signed_in::charge_writes);
     let once_by_id = axum::middleware::from_fn_with_state(app.clone(), idempotency::once_by_id);
     let (routes, described) = OpenApiRouter::<App>::default()
         .routes(routes!(people::sign_up))
@@ -183,6 +184,7 @@ pub fn router(parts: Parts) -> Router {
     routes
         .fallback(page::asset)
         .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(charged)
         .layer(cors)
         .layer(compression())
         .layer(forwarded)

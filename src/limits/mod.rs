@@ -45,6 +45,8 @@ struct Gates {
     sign_ins_by_account: Arc<Gate>,
     room_keys: Arc<Gate>,
     user_submits: Arc<Gate>,
+    writes_by_user: Arc<Gate>,
+    writes_by_address: Arc<Gate>,
 }
 
 /// What one session may do. Not shared: it belongs to its reader.
@@ -133,6 +135,16 @@ impl Limits {
         self.guess(SIGN_INS, &["account", &email], most).await
     }
 
+    /// An HTTP request of a user that may change something.
+    pub fn user_write(&self, user: &UserId) -> Result<(), Refusal> {
+        self.gates.load().writes_by_user.pass(user.as_str(), ONE)
+    }
+
+    /// The same without a token.
+    pub fn address_write(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.gates.load().writes_by_address.pass(network(from), ONE)
+    }
+
     /// Guesses of a room's password and of its invites, limited like sign-ins.
     pub async fn room_key(&self, user: &UserId, room: RoomId) -> Result<(), Refusal> {
         let gates = self.gates.load_full();
@@ -165,6 +177,8 @@ impl Gates {
             sign_ins_by_account: gate(SIGN_INS, sign_ins),
             room_keys: gate(GUESSES, sign_ins),
             user_submits: gate(SUBMITS, configured.user_submits_per_minute),
+            writes_by_user: gate(WRITES, configured.writes_per_minute),
+            writes_by_address: gate(WRITES, configured.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS)),
             configured: configured.clone(),
         }
     }
@@ -186,6 +200,10 @@ impl Gates {
         }
         if before.user_submits_per_minute == configured.user_submits_per_minute {
             next.user_submits = self.user_submits.clone();
+        }
+        if before.writes_per_minute == configured.writes_per_minute {
+            next.writes_by_user = self.writes_by_user.clone();
+            next.writes_by_address = self.writes_by_address.clone();
         }
         next
     }
@@ -245,6 +263,9 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 const SUBMITS: &str = "submits";
 const SIGN_INS: &str = "sign-ins";
+const WRITES: &str = "requests that change something";
+/// People behind one address sign in, refresh and sign out without a token.
+const WRITES_OF_ADDRESS: u32 = 10;
 const GUESSES: &str = "attempts to get in";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.

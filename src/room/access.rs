@@ -125,6 +125,15 @@ impl Access {
         Err(owners_only())
     }
 
+    /// The room, if `user` may know of it and so may leave it. A stranger to a room by
+    /// invite is refused as at the door.
+    pub async fn leaving(&self, user: &UserId, room: &RoomRef) -> Result<RoomId, Refusal> {
+        match self.judged(room, user, None, Instant::now() + PATIENCE).await? {
+            (_, Verdict::AskInvite) => Err(invite_needed()),
+            (found, _) => Ok(found.facts.room),
+        }
+    }
+
     /// Like [`Access::enter`], and a member row even where none is needed.
     pub async fn become_member(
         &self,

@@ -230,6 +230,7 @@ pub fn options(scratch: &Scratch) -> Options {
         "sessions_per_user",
         "signups_per_minute",
         "signins_per_minute",
+        "writes_per_minute",
     ]
     .iter()
     .fold(options, |options, limit| options.set(&format!("limits.{limit}"), 0))

@@ -78,7 +78,7 @@ impl Change for Admit<'_> {
         {
             return Err(invalid_invite().into());
         }
-        let standing = Standing::take(connection, room, false, user, user).await?;
+        let standing = Standing::take(connection, room, user, user).await?;
         let (has, invite) = match key {
             Key::Invite(digest) => {
                 // As it is now that all who use it wait for each other.

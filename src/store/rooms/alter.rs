@@ -52,13 +52,6 @@ pub struct Alteration {
     pub default_role: Option<DefaultRole>,
 }
 
-impl Alteration {
-    /// Some people may lose by it or gain.
-    fn is_about_access(&self) -> bool {
-        self.access.is_some() || self.password.is_some() || self.default_role.is_some()
-    }
-}
-
 impl Rooms {
     /// Answers the room's `access_rev` as of that. Refused to all but owners and
     /// servers.
@@ -132,9 +125,7 @@ impl Change for Alter<'_> {
 
     async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
         let Self { room, actor, alteration } = *self;
-        let is_raised = alteration.is_about_access();
-        let standing = Standing::take(connection, room, is_raised, actor.user, actor.user).await?;
-        standing.check_manager(actor)?;
+        let standing = Standing::take_managed(connection, room, actor, actor.user).await?;
         standing.check_not_archived()?;
         let (access, password) = door(&standing, alteration)?;
         let default_role = alteration.default_role.unwrap_or(standing.default_role);
@@ -152,10 +143,11 @@ impl Change for Alter<'_> {
             [&id, &name, &metadata, &retention_ms, &access.as_str(), &hash, &default_role.as_str()];
         connection.execute(&ALTER, &params).await?;
         let was = (standing.access, standing.password, standing.default_role);
-        if was != (access, password, default_role) {
-            Note::new(actor.user, Action::AccessChanged, room, None).write(connection).await?;
+        if was == (access, password, default_role) {
+            return Ok(standing.access_rev);
         }
-        Ok(standing.access_rev)
+        Note::new(actor.user, Action::AccessChanged, room, None).write(connection).await?;
+        standing::lock(connection, room, true).await
     }
 }
 
@@ -202,12 +194,12 @@ impl Change for Archive<'_> {
 
     async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
         let Self { room, actor } = *self;
-        let standing = Standing::take(connection, room, true, actor.user, actor.user).await?;
-        standing.check_manager(actor)?;
-        if connection.execute(&ARCHIVE, &[&room.as_i64()]).await? > 0 {
-            Note::new(actor.user, Action::Archived, room, None).write(connection).await?;
+        let standing = Standing::take_managed(connection, room, actor, actor.user).await?;
+        if connection.execute(&ARCHIVE, &[&room.as_i64()]).await? == 0 {
+            return Ok(standing.access_rev);
         }
-        Ok(standing.access_rev)
+        Note::new(actor.user, Action::Archived, room, None).write(connection).await?;
+        standing::lock(connection, room, true).await
     }
 }
 

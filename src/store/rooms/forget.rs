@@ -93,7 +93,7 @@ impl Change for Forget<'_> {
         let (room, user) = (self.room.as_i64(), self.user.as_str());
         // Before anything is looked at: of two people who leave at once, the
         // second one sees what the first one left.
-        match standing::lock(connection, self.room, true).await {
+        match standing::lock(connection, self.room, false).await {
             Err(RoomsError::Unknown) => return Ok(Left::AsItIs),
             locked => locked?,
         };
@@ -105,6 +105,7 @@ impl Change for Forget<'_> {
                 let heir = UserId::new(&heir).map_err(|_| RoomsError::Corrupt { what: "a user id" })?;
                 let note = Note::new(self.user, Action::ErasedTransferred, self.room, Some(&heir));
                 note.write(connection).await?;
+                standing::lock(connection, self.room, true).await?;
                 return Ok(Left::Transferred);
             }
             Some(None) => (Left::Archived, Action::ErasedArchived),
@@ -112,6 +113,7 @@ impl Change for Forget<'_> {
             None => return Ok(Left::AsItIs),
         };
         Note::new(self.user, action, self.room, None).write(connection).await?;
+        standing::lock(connection, self.room, true).await?;
         Ok(done)
     }
 }

@@ -183,8 +183,7 @@ impl Change for Add<'_> {
 
     async fn apply(&self, connection: &Connection) -> Result<NewInvite, RoomsError> {
         let Self { room, actor, new } = *self;
-        let standing = Standing::take(connection, room, false, actor.user, actor.user).await?;
-        standing.check_manager(actor)?;
+        let standing = Standing::take_managed(connection, room, actor, actor.user).await?;
         standing.check_not_archived()?;
         let (id, invite) = (room.as_i64(), new.id.as_i64());
         if let Some(row) = connection.query_opt(&READ, &[&id, &invite]).await? {
@@ -226,8 +225,7 @@ impl Change for Revoke<'_> {
 
     async fn apply(&self, connection: &Connection) -> Result<(), RoomsError> {
         let Self { room, actor, invite } = *self;
-        let standing = Standing::take(connection, room, false, actor.user, actor.user).await?;
-        standing.check_manager(actor)?;
+        Standing::take_managed(connection, room, actor, actor.user).await?;
         let params = (room.as_i64(), invite.as_i64());
         let Some(row) = connection.query_opt(&READ, &[&params.0, &params.1]).await? else {
             return Err(no_such_invite().into());

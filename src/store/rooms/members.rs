@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::read::{Answer, Question, asked_position, facts, lacks};
 use super::refusals::owner_stays;
 use super::row::{COLUMNS, columns};
-use super::standing::{Actor, Standing};
+use super::standing::{self, Actor, Standing};
 use super::write::Change;
 use super::{Membership, Rooms, RoomsError};
 use crate::clock::UnixMillis;
@@ -96,14 +96,15 @@ impl Rooms {
     }
 
     /// Takes `user` out: a leaver until they come back, others until they are
-    /// given a role or a new invite. Answers the room's `access_rev` as of that.
+    /// given a role or a new invite. Returns the room's `access_rev` as of that;
+    /// none if there was nobody to take out.
     pub async fn remove(
         &self,
         room: RoomId,
         actor: Actor<'_>,
         user: &UserId,
         deadline: Instant,
-    ) -> Result<u64, RoomsError> {
+    ) -> Result<Option<u64>, RoomsError> {
         self.change(&Remove { room, actor, user }, deadline).await
     }
 
@@ -168,18 +169,21 @@ impl Change for SetRole<'_> {
 
     async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
         let Self { room, actor, user, role } = *self;
-        let standing = Standing::take(connection, room, true, actor.user, user).await?;
-        standing.check_manager(actor)?;
+        let standing = Standing::take_managed(connection, room, actor, user).await?;
         standing.check_not_archived()?;
         if standing.owner == *user {
             return if role == Role::Owner { Ok(standing.access_rev) } else { Err(owner_stays().into()) };
         }
-        let (id, name, revision) = (room.as_i64(), user.as_str(), standing.access_rev as i64);
-        connection.execute(&SET_ROLE, &[&id, &name, &role.as_str(), &revision]).await?;
-        if standing.target != Some(Membership::Member(role)) {
+        let membership = Membership::Member(role);
+        if !standing.is_news(connection, room, membership).await? {
+            return Ok(standing.access_rev);
+        }
+        let revision = standing::lock(connection, room, true).await?;
+        decide(connection, room, user, role.as_str(), revision).await?;
+        if standing.target != Some(membership) {
             Note::new(actor.user, Action::RoleGiven(role), room, Some(user)).write(connection).await?;
         }
-        Ok(standing.access_rev)
+        Ok(revision)
     }
 }
 
@@ -190,34 +194,67 @@ struct Remove<'a> {
 }
 
 impl Change for Remove<'_> {
-    type Done = u64;
+    type Done = Option<u64>;
 
     fn room(&self) -> RoomId {
         self.room
     }
 
-    async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
+    async fn apply(&self, connection: &Connection) -> Result<Option<u64>, RoomsError> {
+        if self.actor.user == self.user { self.leave(connection).await } else { self.kick(connection).await }
+    }
+}
+
+impl Remove<'_> {
+    async fn kick(&self, connection: &Connection) -> Result<Option<u64>, RoomsError> {
         let Self { room, actor, user } = *self;
-        let standing = Standing::take(connection, room, true, actor.user, user).await?;
-        let leaves = actor.user == user;
-        if !leaves {
-            standing.check_manager(actor)?;
-        }
+        let standing = Standing::take_managed(connection, room, actor, user).await?;
         if standing.owner == *user {
             return Err(owner_stays().into());
         }
-        let (id, name) = (room.as_i64(), user.as_str());
-        let action = if leaves {
-            let left = connection.execute(&LEAVE, &[&id, &name]).await? > 0;
-            left.then_some(Action::Left)
-        } else {
-            let revision = standing.access_rev as i64;
-            connection.execute(&SET_ROLE, &[&id, &name, &"removed", &revision]).await?;
-            (standing.target != Some(Membership::Removed)).then_some(Action::Kicked)
-        };
-        if let Some(action) = action {
-            Note::new(actor.user, action, room, Some(user)).write(connection).await?;
+        if !standing.is_news(connection, room, Membership::Removed).await? {
+            return Ok(Some(standing.access_rev));
         }
-        Ok(standing.access_rev)
+        let revision = standing::lock(connection, room, true).await?;
+        decide(connection, room, user, "removed", revision).await?;
+        if standing.target != Some(Membership::Removed) {
+            Note::new(actor.user, Action::Kicked, room, Some(user)).write(connection).await?;
+        }
+        Ok(Some(revision))
     }
+
+    /// A person without a membership locks nothing.
+    async fn leave(&self, connection: &Connection) -> Result<Option<u64>, RoomsError> {
+        let Self { room, user, .. } = *self;
+        let seen = Standing::look(connection, room, user, user).await?;
+        if seen.owner == *user {
+            return Err(owner_stays().into());
+        }
+        if !matches!(seen.target, Some(Membership::Member(_))) {
+            standing::witness(connection).await?;
+            return Ok(None);
+        }
+        let standing = Standing::take(connection, room, user, user).await?;
+        if standing.owner == *user {
+            return Err(owner_stays().into());
+        }
+        if connection.execute(&LEAVE, &[&room.as_i64(), &user.as_str()]).await? == 0 {
+            return Ok(None);
+        }
+        Note::new(user, Action::Left, room, Some(user)).write(connection).await?;
+        standing::lock(connection, room, true).await.map(Some)
+    }
+}
+
+/// Writes what an owner decided on `user` as of `revision`.
+async fn decide(
+    connection: &Connection,
+    room: RoomId,
+    user: &UserId,
+    role: &str,
+    revision: u64,
+) -> Result<(), RoomsError> {
+    let params = (room.as_i64(), user.as_str(), revision as i64);
+    connection.execute(&SET_ROLE, &[&params.0, &params.1, &role, &params.2]).await?;
+    Ok(())
 }

@@ -83,6 +83,8 @@ pub const STATEMENTS: &[&Sql] = &[
     &legacy_reads::EXPIRED,
     &standing::RAISE,
     &standing::STANDING,
+    &standing::INVITED_SINCE,
+    &standing::WITNESS,
     &members::SET_ROLE,
     &members::LEAVE,
     &members::LIST,

@@ -1,5 +1,9 @@
 //! What a change of a room rests on: its row and the rows of the people
-//! concerned, read under the room's lock by whoever is about to write.
+//! concerned, read under the room's lock by the change that is about to write.
+//!
+//! Guarantees: a person without a right to a change locks nothing, since their
+//! right is looked at before the lock as well as under it. `access_rev` rises only
+//! with a change, since every node then reads the rights of the room's sessions.
 
 use super::refusals::{archived, owners_only};
 use super::{Membership, RoomsError};
@@ -21,12 +25,22 @@ pub(super) static RAISE: Sql = Sql {
 pub(super) static STANDING: Sql = Sql {
     name: "room_standing",
     text: "SELECT room.owner, room.access, room.default_role, room.password_hash,
-                  room.archived_at IS NOT NULL, actor.role, actor.decided_rev, target.role
+                  room.archived_at IS NOT NULL, actor.role, target.decided_rev, target.role
              FROM room
              LEFT JOIN room_member AS actor ON actor.room_id = room.id AND actor.user_id = $2
              LEFT JOIN room_member AS target ON target.room_id = room.id AND target.user_id = $3
             WHERE room.id = $1",
 };
+
+// An invite lifts nobody above an owner's later decision.
+pub(super) static INVITED_SINCE: Sql = Sql {
+    name: "room_invited_since",
+    text: "SELECT EXISTS (SELECT FROM room_invite WHERE room_id = $1 AND made_rev >= $2 AND NOT revoked)",
+};
+
+// Makes the COMMIT wait for the standby and locks no row.
+pub(super) static WITNESS: Sql =
+    Sql { name: "room_witness", text: "SELECT pg_logical_emit_message(true, $1, '')::text" };
 
 /// Who asks for a change, and by what right.
 #[derive(Debug, Clone, Copy)]
@@ -45,10 +59,10 @@ pub(super) struct Standing {
     pub is_archived: bool,
     /// What the actor's row says.
     pub actor: Option<Membership>,
-    /// As of which `access_rev` an owner decided on them.
-    pub decided_rev: u64,
     /// What the row of the person whom it is about says.
     pub target: Option<Membership>,
+    /// As of which `access_rev` an owner decided on that person.
+    pub decided_rev: u64,
     pub access_rev: u64,
 }
 
@@ -64,11 +78,34 @@ impl Standing {
     pub async fn take(
         connection: &Connection,
         room: RoomId,
-        is_raised: bool,
         actor: &UserId,
         target: &UserId,
     ) -> Result<Self, RoomsError> {
-        let access_rev = lock(connection, room, is_raised).await?;
+        let access_rev = lock(connection, room, false).await?;
+        Ok(Self { access_rev, ..Self::look(connection, room, actor, target).await? })
+    }
+
+    /// The same for a change that only owners and servers may make. Others are
+    /// refused before anything is locked.
+    pub async fn take_managed(
+        connection: &Connection,
+        room: RoomId,
+        actor: Actor<'_>,
+        target: &UserId,
+    ) -> Result<Self, RoomsError> {
+        Self::look(connection, room, actor.user, target).await?.check_manager(actor)?;
+        let standing = Self::take(connection, room, actor.user, target).await?;
+        standing.check_manager(actor)?;
+        Ok(standing)
+    }
+
+    /// Reads without a lock; `access_rev` is 0.
+    pub async fn look(
+        connection: &Connection,
+        room: RoomId,
+        actor: &UserId,
+        target: &UserId,
+    ) -> Result<Self, RoomsError> {
         let params = (room.as_i64(), actor.as_str(), target.as_str());
         let row = connection.query_opt(&STANDING, &[&params.0, &params.1, &params.2]).await?;
         let row = row.ok_or(RoomsError::Unknown)?;
@@ -81,14 +118,29 @@ impl Standing {
             password: row.get::<_, Option<String>>(3).map(PasswordHash::new),
             is_archived: row.get(4),
             actor: member(5)?,
-            decided_rev: row.get::<_, Option<i64>>(6).unwrap_or_default().unsigned_abs(),
             target: member(7)?,
-            access_rev,
+            decided_rev: row.get::<_, Option<i64>>(6).unwrap_or_default().unsigned_abs(),
+            access_rev: 0,
         })
     }
 
+    /// Whether an owner's decision for `membership` changes anything: the role, or
+    /// which invites may still lift the person.
+    pub async fn is_news(
+        &self,
+        connection: &Connection,
+        room: RoomId,
+        membership: Membership,
+    ) -> Result<bool, RoomsError> {
+        if self.target != Some(membership) {
+            return Ok(true);
+        }
+        let since = self.decided_rev as i64;
+        Ok(connection.query_one(&INVITED_SINCE, &[&room.as_i64(), &since]).await?.get(0))
+    }
+
     /// Owners and servers may; nobody else.
-    pub fn check_manager(&self, actor: Actor<'_>) -> Result<(), Refusal> {
+    fn check_manager(&self, actor: Actor<'_>) -> Result<(), Refusal> {
         let is_owner = self.owner == *actor.user || self.actor == Some(Membership::Member(Role::Owner));
         if is_owner || actor.authority == Authority::Server { Ok(()) } else { Err(owners_only()) }
     }
@@ -96,4 +148,11 @@ impl Standing {
     pub fn check_not_archived(&self) -> Result<(), Refusal> {
         if self.is_archived { Err(archived()) } else { Ok(()) }
     }
+}
+
+/// For a repeat that finds its change done: the first attempt may not have reached
+/// the standby yet.
+pub(super) async fn witness(connection: &Connection) -> Result<(), RoomsError> {
+    connection.query_one(&WITNESS, &[&"roomgate"]).await?;
+    Ok(())
 }

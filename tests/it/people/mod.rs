@@ -23,6 +23,7 @@ mod search_plan;
 mod server;
 mod signed_out;
 mod stored;
+mod strangers;
 mod submits;
 mod trail;
 mod world;
