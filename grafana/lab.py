@@ -20,6 +20,8 @@ DISK_BYTES = 1_000_000_000
 SETTINGS = {
     # One writer is as fast as a crowd; it is a room that is to be hot, not a limit to be met.
     "ROOMGATE__LIMITS__SUBMITS_PER_SECOND": "0",
+    "ROOMGATE__LIMITS__MESSAGES_PER_SECOND": "0",
+    "ROOMGATE__LIMITS__BYTES_PER_SECOND": "0",
     # As many as reads.primary_cap: else nothing that these people do fills a primary's pool.
     "ROOMGATE__POOL__MAX_CONNECTIONS": "8",
     # Small enough to be filled with real data.

@@ -23,7 +23,17 @@ COSTS = ROOT / "loadtest/data/costs.json"
 LANES = 4
 UNLIMITED = {
     f"ROOMGATE__LIMITS__{limit}": "0"
-    for limit in ("SUBMITS_PER_SECOND", "SESSIONS_PER_USER", "HANDSHAKES_PER_MINUTE", "USER_SUBMITS_PER_MINUTE")
+    for limit in (
+        "SUBMITS_PER_SECOND",
+        "SESSIONS_PER_USER",
+        "HANDSHAKES_PER_MINUTE",
+        "USER_SUBMITS_PER_MINUTE",
+        "MESSAGES_PER_SECOND",
+        "BYTES_PER_SECOND",
+        "USER_MESSAGES_PER_SECOND",
+        "USER_BYTES_PER_SECOND",
+        "WRITES_PER_MINUTE",
+    )
 }
 
 

@@ -12,8 +12,17 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# All people come from one address.
-LIFTED = {"ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE": "0", "ROOMGATE__LIMITS__SIGNINS_PER_MINUTE": "0"}
+# All people come from one address, and some load comes from one user.
+LIFTED = {
+    f"ROOMGATE__LIMITS__{limit}": "0"
+    for limit in (
+        "SIGNUPS_PER_MINUTE",
+        "SIGNINS_PER_MINUTE",
+        "WRITES_PER_MINUTE",
+        "USER_MESSAGES_PER_SECOND",
+        "USER_BYTES_PER_SECOND",
+    )
+}
 
 
 class Cluster:

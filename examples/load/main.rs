@@ -1,7 +1,8 @@
 //! Loads a running `roomgate dev` cluster and measures what it costs.
 //!
-//! Lift the limits for it, they are there to stop such a client:
-//! `ROOMGATE__LIMITS__SUBMITS_PER_SECOND=0 ROOMGATE__LIMITS__SESSIONS_PER_USER=0 roomgate dev`
+//! Lift the limits for it, since they are there to stop such a client: set
+//! `ROOMGATE__LIMITS__{SUBMITS,MESSAGES,BYTES,USER_MESSAGES,USER_BYTES}_PER_SECOND`
+//! and `ROOMGATE__LIMITS__SESSIONS_PER_USER` to 0 for `roomgate dev`.
 
 mod client;
 mod cluster;
@@ -24,8 +25,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 #[command(
     after_help = "Example:\n  load --dev .dev/dev.json idle --connections 5000\n\nA process may have 20 000 \
-                        descriptors here, so connections go to nodes directly. Start the cluster with\n\
-                        ROOMGATE__LIMITS__SUBMITS_PER_SECOND=0 ROOMGATE__LIMITS__SESSIONS_PER_USER=0."
+                        descriptors here, so connections go to nodes directly. Set these to 0 for\n\
+                        the cluster: ROOMGATE__LIMITS__SESSIONS_PER_USER and ROOMGATE__LIMITS__…_PER_SECOND\n\
+                        of SUBMITS, MESSAGES, BYTES, USER_MESSAGES and USER_BYTES."
 )]
 struct Args {
     /// The cluster's dev.json

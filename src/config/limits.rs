@@ -25,6 +25,15 @@ pub struct Limits {
     /// HTTP requests that may change something, of one user; ten times as many of
     /// one address without a token.
     pub writes_per_minute: u32,
+    /// Messages of one session, of any type, pings among them.
+    pub messages_per_second: u32,
+    pub message_burst: u32,
+    /// Bytes of one session's frames.
+    pub bytes_per_second: u32,
+    pub byte_burst: u32,
+    /// Of all sessions of one user on this node.
+    pub user_messages_per_second: u32,
+    pub user_bytes_per_second: u32,
 }
 
 impl Default for Limits {
@@ -45,6 +54,12 @@ impl Default for Limits {
             signins_per_minute: 10,
             user_submits_per_minute: 0,
             writes_per_minute: 600,
+            messages_per_second: 200,
+            message_burst: 1024,
+            bytes_per_second: 4 << 20,
+            byte_burst: 16 << 20,
+            user_messages_per_second: 600,
+            user_bytes_per_second: 8 << 20,
         }
     }
 }

@@ -260,7 +260,7 @@ pub struct Jobs {
 
 impl Jobs {
     /// The functions of the databases trim no younger notes.
-    pub const AUDIT_KEEP_MIN: Duration = Duration::from_hours(30 * 24);
+    pub const AUDIT_KEEP_MIN: Duration = Duration::from_secs(30 * 24 * 3600);
 }
 
 impl Default for Jobs {
@@ -269,7 +269,7 @@ impl Default for Jobs {
             janitor_interval: Duration::from_secs(15),
             unfinished_room: Duration::from_secs(60),
             stats_interval: Duration::from_secs(10),
-            audit_keep: Duration::from_hours(400 * 24),
+            audit_keep: Duration::from_secs(400 * 24 * 3600),
         }
     }
 }

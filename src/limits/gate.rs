@@ -26,6 +26,7 @@ type Instant = <DefaultClock as Clock>::Instant;
 /// caller sends, and not to be aimed at.
 pub(super) struct Gate {
     what: &'static str,
+    burst: NonZeroU32,
     limiter: Option<DefaultKeyedRateLimiter<u64>>,
     hasher: RandomState,
     passes: AtomicUsize,
@@ -35,17 +36,27 @@ pub(super) struct Gate {
 /// A budget for whoever holds it.
 pub(super) struct SoleGate {
     what: &'static str,
+    burst: NonZeroU32,
     limiter: Option<DefaultDirectRateLimiter>,
 }
 
 impl Gate {
     /// The whole minute's budget may be used at once.
     pub fn per_minute(what: &'static str, count: u32) -> Self {
-        let limiter = NonZeroU32::new(count)
-            .map(|count| DefaultKeyedRateLimiter::keyed(Quota::per_minute(count).allow_burst(count)));
+        let quota = NonZeroU32::new(count).map(|count| Quota::per_minute(count).allow_burst(count));
+        Self::new(what, quota)
+    }
+
+    /// A burst below the rate means the rate.
+    pub fn per_second(what: &'static str, rate: u32, burst: u32) -> Self {
+        Self::new(what, per_second(rate, burst))
+    }
+
+    fn new(what: &'static str, quota: Option<Quota>) -> Self {
         Self {
             what,
-            limiter,
+            burst: quota.map_or(NonZeroU32::MAX, |quota| quota.burst_size()),
+            limiter: quota.map(DefaultKeyedRateLimiter::keyed),
             hasher: RandomState::new(),
             passes: AtomicUsize::new(0),
             full: AtomicBool::new(false),
@@ -65,6 +76,11 @@ impl Gate {
         }
     }
 
+    /// As [`Gate::pass`], and a request above the whole budget takes all of it.
+    pub fn pass_most(&self, key: impl Hash, count: NonZeroU32) -> Result<(), Refusal> {
+        self.pass(key, count.min(self.burst))
+    }
+
     fn sweep_at_times(&self, limiter: &DefaultKeyedRateLimiter<u64>) {
         let full = self.full.load(Ordering::Relaxed);
         let every = if full { SWEEP_EVERY_WHEN_FULL } else { SWEEP_EVERY };
@@ -79,11 +95,18 @@ impl Gate {
 impl SoleGate {
     /// A burst below the rate means the rate.
     pub fn per_second(what: &'static str, rate: u32, burst: u32) -> Self {
-        let limiter = NonZeroU32::new(rate).map(|rate| {
-            let burst = NonZeroU32::new(burst).map_or(rate, |burst| burst.max(NonZeroU32::MIN));
-            DefaultDirectRateLimiter::direct(Quota::per_second(rate).allow_burst(burst))
-        });
-        Self { what, limiter }
+        let quota = per_second(rate, burst);
+        let limiter = quota.map(DefaultDirectRateLimiter::direct);
+        Self { what, burst: quota.map_or(NonZeroU32::MAX, |quota| quota.burst_size()), limiter }
+    }
+
+    /// All `count` or none; a count above the whole budget takes all of it.
+    pub fn pass_n(&self, count: NonZeroU32) -> Result<(), Refusal> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        match limiter.check_n(count.min(self.burst)) {
+            Ok(answer) => answer.map_err(|until| refused_until(self.what, &until)),
+            Err(_) => Err(refusal(self.what, Duration::from_secs(1))),
+        }
     }
 
     pub fn pass(&self) -> Result<(), Refusal> {
@@ -92,6 +115,13 @@ impl SoleGate {
             None => Ok(()),
         }
     }
+}
+
+/// None: no limit.
+fn per_second(rate: u32, burst: u32) -> Option<Quota> {
+    let rate = NonZeroU32::new(rate)?;
+    let burst = NonZeroU32::new(burst).unwrap_or(rate);
+    Some(Quota::per_second(rate).allow_burst(burst))
 }
 
 fn refused_until(what: &'static str, until: &NotUntil<Instant>) -> Refusal {

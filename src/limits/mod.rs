@@ -10,6 +10,7 @@
 mod gate;
 mod open;
 mod tally;
+mod traffic;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -28,6 +29,7 @@ use tally::{Counted, SharedCounts};
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
 pub use tally::{Tallied, Tally};
+pub use traffic::{Flood, Traffic};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ struct Gates {
     user_submits: Arc<Gate>,
     writes_by_user: Arc<Gate>,
     writes_by_address: Arc<Gate>,
+    user_messages: Arc<Gate>,
+    user_bytes: Arc<Gate>,
 }
 
 /// What one session may do. Not shared: it belongs to its reader.
@@ -179,6 +183,16 @@ impl Gates {
             user_submits: gate(SUBMITS, configured.user_submits_per_minute),
             writes_by_user: gate(WRITES, configured.writes_per_minute),
             writes_by_address: gate(WRITES, configured.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS)),
+            user_messages: Arc::new(Gate::per_second(
+                "messages",
+                configured.user_messages_per_second,
+                configured.user_messages_per_second.saturating_mul(USER_BURST_SECONDS),
+            )),
+            user_bytes: Arc::new(Gate::per_second(
+                "bytes",
+                configured.user_bytes_per_second,
+                configured.user_bytes_per_second.saturating_mul(USER_BURST_SECONDS),
+            )),
             configured: configured.clone(),
         }
     }
@@ -204,6 +218,12 @@ impl Gates {
         if before.writes_per_minute == configured.writes_per_minute {
             next.writes_by_user = self.writes_by_user.clone();
             next.writes_by_address = self.writes_by_address.clone();
+        }
+        if before.user_messages_per_second == configured.user_messages_per_second {
+            next.user_messages = self.user_messages.clone();
+        }
+        if before.user_bytes_per_second == configured.user_bytes_per_second {
+            next.user_bytes = self.user_bytes.clone();
         }
         next
     }
@@ -266,6 +286,8 @@ const SIGN_INS: &str = "sign-ins";
 const WRITES: &str = "requests that change something";
 /// People behind one address sign in, refresh and sign out without a token.
 const WRITES_OF_ADDRESS: u32 = 10;
+/// The seconds of a user's traffic that may come at once: all tabs reconnect.
+const USER_BURST_SECONDS: u32 = 4;
 const GUESSES: &str = "attempts to get in";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.

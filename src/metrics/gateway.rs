@@ -69,7 +69,7 @@ const REJECTS: Family = Family::counter(
 const RATE_LIMITED: Family = Family::counter(
     "roomgate_rate_limited_total",
     &["action"],
-    "Messages and HTTP requests over a limit of their number, by what they asked for.",
+    "Rate-limited messages and HTTP requests, by action; `traffic`: frames that waited for the session's budget.",
 );
 const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
@@ -110,7 +110,7 @@ pub(super) const FAMILIES: &[&Family] = &[
 
 /// As they are called in the protocol; what is none of them is `invalid`.
 const MESSAGE_TYPES: [&str; 8] = ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
-const LIMITED: [&str; 5] = ["hello", "join", "submit", "signal", "http"];
+const LIMITED: [&str; 6] = ["hello", "join", "submit", "signal", "traffic", "http"];
 
 struct Gateway {
     sessions: ByLabel<Gauge>,

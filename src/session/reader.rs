@@ -17,11 +17,14 @@ use super::submits::Receipt;
 use crate::auth::Claims;
 use crate::clock::UnixMillis;
 use crate::ids::{OpId, RoomId};
-use crate::limits::SessionLimits;
+use crate::limits::{Flood, SessionLimits, Traffic};
 use crate::log::Submit;
 use crate::metrics::gateway;
 use crate::protocol::server::{self, Welcome};
 use crate::protocol::{ClientMessage, CloseCode, Code, Join, MessageId, Operation, Refusal};
+
+/// The longest frame before `hello`: it holds a token.
+const STRANGER_FRAME_BYTES: usize = 16 * 1024;
 
 pub struct Reader<'a> {
     session: &'a Session,
@@ -32,6 +35,7 @@ pub struct Reader<'a> {
     greeted: bool,
     rooms: Rooms,
     abuse: Abuse,
+    traffic: Traffic,
 }
 
 struct SignedIn {
@@ -54,7 +58,8 @@ impl From<Refusal> for No {
 impl<'a> Reader<'a> {
     pub fn new(session: &'a Session, decoder: Decoder) -> Self {
         let rooms = Rooms::new(&session.shared, &session.id, &session.outbox);
-        Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new() }
+        let traffic = session.shared.parts.limits.traffic();
+        Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new(), traffic }
     }
 
     /// Reads until the session ends. `token` was shown in the handshake.
@@ -66,13 +71,18 @@ impl<'a> Reader<'a> {
             }
         }
         loop {
-            let shared = &self.session.shared;
-            let frame_bytes = || shared.parts.limits.frame_bytes();
+            let limits = &self.session.shared.parts.limits;
+            let is_stranger = self.user.is_none();
+            let frame_bytes = || match limits.frame_bytes() {
+                0 if is_stranger => STRANGER_FRAME_BYTES,
+                bytes if is_stranger => bytes.min(STRANGER_FRAME_BYTES),
+                bytes => bytes,
+            };
             let incoming = self.decoder.next(&self.session.socket, frame_bytes).await;
             self.session.vitals.heard();
             let handled = match incoming {
                 Ok(Incoming::Text(text)) => self.frame(&text).await,
-                Ok(Incoming::Alive) => self.abuse.note(Instant::now(), CloseCode::RateAbuse),
+                Ok(Incoming::Alive) => self.control_frame().await,
                 Ok(Incoming::Close) => return End::Left,
                 Err(ReadError::Gone) => return End::Gone,
                 Err(ReadError::Violation(code)) => Err(code),
@@ -90,9 +100,17 @@ impl<'a> Reader<'a> {
         self.rooms.leave_all().await;
     }
 
+    async fn control_frame(&mut self) -> Result<(), CloseCode> {
+        self.charge(0, 1).await?;
+        self.abuse.note(Instant::now(), CloseCode::RateAbuse)
+    }
+
     async fn frame(&mut self, text: &str) -> Result<(), CloseCode> {
+        self.charge(text.len(), 0).await?;
         self.wait_for_room_in_outbox().await;
-        for inbound in self.session.dialect.incoming(text, self.session.shared.frame_limits())? {
+        let messages = self.session.dialect.incoming(text, self.session.shared.frame_limits())?;
+        self.charge(0, messages.len().max(1)).await?;
+        for inbound in messages {
             let asked = Asked::by(&inbound);
             gateway::message_received(asked.metric());
             let said = match inbound.message {
@@ -105,6 +123,26 @@ impl<'a> Reader<'a> {
             self.settle(&asked, said)?;
         }
         Ok(())
+    }
+
+    /// Waits until the bytes and messages are within the session's and the user's
+    /// budget.
+    async fn charge(&mut self, bytes: usize, messages: usize) -> Result<(), CloseCode> {
+        let user = self.user.as_ref().map(|user| &user.claims.user);
+        let traffic = &mut self.traffic;
+        let charged = async {
+            let waits = [traffic.bytes(user, bytes).await?, traffic.messages(user, messages).await?];
+            Ok::<_, Flood>(waits.contains(&true))
+        };
+        match self.session.vitals.while_busy(charged).await {
+            Ok(has_waited) => {
+                if has_waited {
+                    gateway::rate_limited("traffic");
+                }
+                Ok(())
+            }
+            Err(Flood) => Err(CloseCode::RateAbuse),
+        }
     }
 
     /// Submits are answered in order. Those that reach a lane are by the lane; a

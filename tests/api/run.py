@@ -49,6 +49,7 @@ class Cluster:
             "ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE": "0",
             "ROOMGATE__LIMITS__SIGNINS_PER_MINUTE": "0",
             "ROOMGATE__LIMITS__USER_SUBMITS_PER_MINUTE": "0",
+            "ROOMGATE__LIMITS__WRITES_PER_MINUTE": "0",
         }
         self.log = open(f"{folder}/log", "w+")
         self.process = subprocess.Popen(

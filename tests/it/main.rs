@@ -19,6 +19,7 @@ mod convergence;
 mod delivery;
 mod drain;
 mod embedded;
+mod floods;
 mod head_checks;
 mod health;
 mod history;

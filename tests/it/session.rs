@@ -39,6 +39,11 @@ pub async fn with_bearer(world: &World, token: &str) -> Socket {
     upgrade(world, "/v1/ws", &[("Sec-WebSocket-Protocol", &protocols)]).await.unwrap()
 }
 
+/// Nobody yet: no token was shown.
+pub async fn anonymous(world: &World) -> Socket {
+    upgrade(world, "/v1/ws", &[("Sec-WebSocket-Protocol", "roomgate.v1")]).await.unwrap()
+}
+
 /// All messages up to the close, and its code.
 pub async fn until_closed(
     socket: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),

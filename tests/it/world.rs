@@ -231,6 +231,10 @@ pub fn options(scratch: &Scratch) -> Options {
         "signups_per_minute",
         "signins_per_minute",
         "writes_per_minute",
+        "messages_per_second",
+        "bytes_per_second",
+        "user_messages_per_second",
+        "user_bytes_per_second",
     ]
     .iter()
     .fold(options, |options, limit| options.set(&format!("limits.{limit}"), 0))

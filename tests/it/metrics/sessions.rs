@@ -170,6 +170,7 @@ pub const TIMES_AND_LIMITS: &[&str] = &[
     "roomgate_rate_limited_total{action=\"join\"}",
     "roomgate_rate_limited_total{action=\"submit\"}",
     "roomgate_rate_limited_total{action=\"signal\"}",
+    "roomgate_rate_limited_total{action=\"traffic\"}",
     "roomgate_rate_limited_total{action=\"http\"}",
     "roomgate_rejects_total{code=\"rate_limited\"}",
     "roomgate_submits_total{outcome=\"refused\"}",
@@ -192,6 +193,8 @@ async fn who_is_too_slow_too_silent_or_asks_too_much_is_counted() {
             ("limits.submit_burst", 5),
             ("limits.signals_per_second", 1),
             ("limits.signins_per_minute", 1),
+            ("limits.messages_per_second", 400),
+            ("limits.message_burst", 800),
         ];
         times.into_iter().chain(limits).fold(options, |options, (key, value)| options.set(key, value))
     })
@@ -236,6 +239,14 @@ async fn asks_too_much(world: &World, watch: &Watch<'_>) {
     let signals = vec![json!({"type": "signal", "room": room, "data": 1}); 5];
     let signals = Value::Array(signals);
     watch.moves(&["roomgate_rate_limited_total{action=\"signal\"}", rejects], client.send(&signals)).await;
+
+    let pings = Value::Array(vec![json!({"type": "ping"}); 250]);
+    let floods = async {
+        for _ in 0..8 {
+            client.send(&pings).await;
+        }
+    };
+    watch.moves(&["roomgate_rate_limited_total{action=\"traffic\"}"], floods).await;
 
     let _second = world.client(0, &alice).await;
     let third = async { until_closed(&mut with_bearer(world, &alice.token).await).await };

@@ -117,6 +117,10 @@ async fn a_stranger_locks_no_room_by_any_route() {
     assert!(tried >= 19, "{tried} routes of a room");
 }
 
+/// A name, the person that asks, method, address and body, and by how much
+/// `access_rev` rises.
+type Step<'a> = (&'a str, &'a Person, &'a str, &'a str, Option<Value>, i64);
+
 #[tokio::test]
 async fn access_rev_rises_with_a_change_and_with_nothing_else() {
     let world = World::shared();
@@ -129,7 +133,7 @@ async fn access_rev_rises_with_a_change_and_with_nothing_else() {
     let member = |person: &Person| format!("{path}/members/{}", person.user);
     let viewer = || Some(json!({"role": "viewer"}));
     let mut revision = access_rev(world, room).await;
-    let steps: [(&str, &Person, &str, &str, Option<Value>, i64); 21] = [
+    let steps: [Step<'_>; 21] = [
         ("name", &olga, "patch", &path, Some(json!({"name": "New", "metadata": {"a": 1}})), 0),
         ("access", &olga, "patch", &path, Some(json!({"access": "invite"})), 1),
         ("access again", &olga, "patch", &path, Some(json!({"access": "invite"})), 0),
