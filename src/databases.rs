@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::config::{self, Config, Durability};
 use crate::db::migrate::{self, MigrateError, Schema};
 use crate::db::{Budget, Class, DbError, OverBudget, Sql};
-use crate::directory::{self, Directory};
+use crate::directory::{self, Directory, RevocationsKept};
 use crate::ids::ShardName;
 use crate::placement::SlotMap;
 use crate::routing::{Endpoint, Setup, Shard, Shards};
@@ -58,7 +58,8 @@ impl Databases {
     /// and learns who owns which slot.
     pub async fn open(config: &Config, tasks: &Tasks) -> Result<Self, DatabaseError> {
         let budget = Budget::of(config);
-        let directory = Directory::new(directory_cluster(config, &budget, tasks));
+        let directory =
+            Directory::new(directory_cluster(config, &budget, tasks)).keeping_revocations(kept(&config.auth));
         let shards =
             Shards::start(&config.shards, setup(config, &budget, Schema::Shard, store::STATEMENTS), tasks);
         shards.iter().for_each(|(_, shard)| tell_durability(config, shard));
@@ -123,6 +124,12 @@ impl Databases {
 
 fn tell_durability(config: &Config, shard: &Shard) {
     shard.metrics().synchronous_standbys_required(config.writes.durability == Durability::Sync);
+}
+
+/// A token of a sign-in was made here, so its life is known.
+fn kept(auth: &config::Auth) -> RevocationsKept {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    RevocationsKept { of_login: auth.access_token.max(DAY), of_any: auth.token_max }
 }
 
 fn directory_cluster(config: &Config, budget: &Budget, tasks: &Tasks) -> Shard {

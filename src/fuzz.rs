@@ -82,6 +82,7 @@ pub fn token(data: &[u8]) {
             }],
             access_token: Duration::from_secs(1 << 30),
             refresh_token: Duration::from_secs(1 << 30),
+            token_max: Duration::from_secs(400 * 24 * 3600),
         };
         let verifier = Verifier::load(&auth).expect("a key");
         std::fs::remove_file(&file).expect("it was written");

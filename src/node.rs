@@ -40,8 +40,6 @@ use crate::traces::Traces;
 const SUBMIT_GRACE: Duration = Duration::from_secs(5);
 /// Pages of logs that are kept, over all rooms.
 const PAGE_CACHE_BYTES: u64 = 64 << 20;
-/// No token is expected to live longer.
-const REVOCATIONS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long what is left may take once the sessions have gone.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -225,18 +223,15 @@ fn past(config: &Config, shards: &Shards, slots: &Slots, tasks: &Tasks) -> (Hist
 struct Jobs {
     janitor: Janitor,
     erasures: Erasures,
-    /// Revocations are kept as long as the longest-lived token, foreign ones too.
-    revocations_kept: Duration,
 }
 
 impl Jobs {
     fn new(config: &Config, directory: &Directory, rooms: &Rooms, bus: &Bus) -> Self {
         let (directory, rooms) = (directory.clone(), rooms.clone());
-        let revocations_kept = config.auth.access_token.max(REVOCATIONS_KEPT);
         let jobs = config.jobs.clone();
-        let janitor = Janitor::new(directory.clone(), rooms.clone(), jobs, revocations_kept);
+        let janitor = Janitor::new(directory.clone(), rooms.clone(), jobs);
         let erasures = Erasures { directory, rooms, bus: bus.clone() };
-        Self { janitor, erasures, revocations_kept }
+        Self { janitor, erasures }
     }
 
     fn eraser(&self) -> http::Eraser {
@@ -257,7 +252,7 @@ impl Jobs {
         let eraser = self.eraser();
         let Erasures { directory, bus, .. } = self.erasures.clone();
         let (verifier, sessions) = (verifier.clone(), sessions.clone());
-        let watch = RevocationWatch { directory, verifier, sessions, bus, kept: self.revocations_kept };
+        let watch = RevocationWatch { directory, verifier, sessions, bus, kept: config.auth.token_max };
         tasks.spawn("revocations", watch.run(tasks.stop_signal()));
         tasks.spawn("erasures", self.erasures.run(config.jobs.janitor_interval, tasks.stop_signal()));
         tasks.spawn("janitor", self.janitor.run(tasks.stop_signal()));

@@ -17,6 +17,8 @@ pub struct Revocation {
     /// Ends the tokens of this sign-in; without it, all that were made by then.
     pub login: Option<Uuid>,
     pub at: UnixMillis,
+    /// No token that it ends lives longer.
+    pub until: UnixMillis,
 }
 
 impl Revocation {
@@ -58,11 +60,11 @@ impl Revocations {
         news
     }
 
-    /// Those before `time` end only tokens that have ended by now.
-    pub fn forget_before(&self, time: UnixMillis) {
+    /// Those that end only tokens which have expired by now.
+    pub fn forget_expired(&self, now: UnixMillis) {
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
         by_user.retain(|_, of_user| {
-            of_user.retain(|revocation| revocation.at >= time);
+            of_user.retain(|revocation| revocation.until > now);
             !of_user.is_empty()
         });
     }
@@ -86,7 +88,7 @@ mod tests {
 
     fn revocation(login: Option<Uuid>) -> Revocation {
         let user = UserId::new("ann").unwrap();
-        Revocation { id: Uuid::new_v4(), user, login, at: UnixMillis(5_500) }
+        Revocation { id: Uuid::new_v4(), user, login, at: UnixMillis(5_500), until: UnixMillis(9_000) }
     }
 
     #[test]
@@ -115,9 +117,9 @@ mod tests {
         assert_eq!(revocations.learn(vec![all.clone(), all.clone()]), std::slice::from_ref(&all));
         assert_eq!(revocations.learn(vec![all]), []);
         let ann = token("ann", None, Some(1_000));
-        revocations.forget_before(UnixMillis(5_500));
+        revocations.forget_expired(UnixMillis(8_999));
         assert!(revocations.end(&ann));
-        revocations.forget_before(UnixMillis(5_501));
+        revocations.forget_expired(UnixMillis(9_000));
         assert!(!revocations.end(&ann));
     }
 }

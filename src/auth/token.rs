@@ -118,6 +118,7 @@ pub struct Rules {
     pub(super) issuer: String,
     pub(super) audience: String,
     pub(super) keys: Keys,
+    token_max: Duration,
 }
 
 impl Verifier {
@@ -144,7 +145,7 @@ impl Verifier {
         let key = rules.key_of(token).ok_or_else(refused)?;
         let decoded = jsonwebtoken::decode::<Body>(token, &key.key, &rules.validation(key.algorithm));
         let body = decoded.map_err(|_| refused())?.claims;
-        check_times(&body)?;
+        check_times(&body, rules.token_max)?;
         let claims = claims(body)?;
         let is_good = key.may_issue.allows(claims.authority) && !self.is_revoked(&claims);
         if is_good { Ok(claims) } else { Err(refused()) }
@@ -161,9 +162,9 @@ impl Verifier {
         self.revocations.learn(told)
     }
 
-    /// Forgets revocations before `time`: no token that they end is still valid.
-    pub fn forget_revocations_before(&self, time: UnixMillis) {
-        self.revocations.forget_before(time);
+    /// Forgets revocations that end no token which is still valid.
+    pub fn forget_expired_revocations(&self, now: UnixMillis) {
+        self.revocations.forget_expired(now);
     }
 
     /// Signs with the first key of the set. Refused if that one is public.
@@ -177,7 +178,12 @@ impl Rules {
     /// Reads the configured keys.
     pub fn load(auth: &config::Auth) -> Result<Self, KeyError> {
         let keys = Keys::load(&auth.keys)?;
-        Ok(Self { issuer: auth.issuer.clone(), audience: auth.audience.clone(), keys })
+        Ok(Self {
+            issuer: auth.issuer.clone(),
+            audience: auth.audience.clone(),
+            keys,
+            token_max: auth.token_max,
+        })
     }
 
     pub fn check_can_sign(&self) -> Result<(), KeyError> {
@@ -241,7 +247,7 @@ fn claims(body: Body) -> Result<Claims, Refusal> {
 }
 
 /// Of a token that is valid otherwise.
-fn check_times(body: &Body) -> Result<(), Refusal> {
+fn check_times(body: &Body, most: Duration) -> Result<(), Refusal> {
     let (now, leeway) = (UnixMillis::now().0 as f64 / 1000.0, LEEWAY.as_secs_f64());
     // A sign-out of all devices ends the tokens issued before it. One issued in
     // the future would outlive it.
@@ -251,6 +257,12 @@ fn check_times(body: &Body) -> Result<(), Refusal> {
     }
     if body.exp.0 + leeway < now {
         return Err(Refusal::new(Code::TokenExpired, "the token has expired; get a new one"));
+    }
+    // Else a sign-out would have to be remembered for ever.
+    let issued = body.iat.map_or(now, |iat| iat.0.min(now));
+    if body.exp.0.min(LATEST_TIME as f64) - issued > most.as_secs_f64() + leeway {
+        let text = "the token lives longer than auth.token_max_ms allows: get one with an earlier exp";
+        return Err(Refusal::new(Code::Unauthenticated, text));
     }
     Ok(())
 }

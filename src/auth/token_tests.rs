@@ -40,6 +40,7 @@ fn auth(keys: Vec<SigningKey>) -> config::Auth {
         keys,
         access_token: Duration::from_secs(900),
         refresh_token: Duration::from_secs(3600),
+        token_max: Duration::from_secs(1 << 60),
     }
 }
 
@@ -124,6 +125,24 @@ fn a_retired_key_is_refused_after_a_reload() {
     assert!(!verifier.replace(Rules::load(&auth(only_ed)).unwrap()), "the same");
     assert!(verifier.verify(&token).is_err());
     assert!(verifier.signer(Duration::from_secs(1)).is_err(), "a public key can't sign");
+}
+
+#[test]
+fn a_token_lives_no_longer_than_the_configuration_allows() {
+    let files = KeyFiles::new();
+    let key = files.key("hs", config::Algorithm::HS256, SECRET);
+    let rules = config::Auth { token_max: Duration::from_secs(3600), ..auth(vec![key]) };
+    let verifier = Verifier::load(&rules).unwrap();
+    for (iat, exp, accepted) in [
+        (json!(null), in_seconds(3600), true),
+        (json!(null), in_seconds(3700), false),
+        (json!(in_seconds(-1800)), in_seconds(1800), true),
+        (json!(in_seconds(-1900)), in_seconds(1800), false),
+        (json!(in_seconds(3)), in_seconds(3700), false),
+    ] {
+        let token = sign(&with(json!({"iat": iat, "exp": exp})));
+        assert_eq!(verifier.verify(&token).is_ok(), accepted, "{iat} {exp}");
+    }
 }
 
 #[test]

@@ -52,6 +52,13 @@ pub(super) fn run(verb: TokenVerb) -> Result<(), Failure> {
     let auth = args.config.load()?.config.auth;
     let user = UserId::new(&args.user).map_err(|error| Failure { status: 2, message: error.to_string() })?;
     let lifetime = args.lifetime.map_or(auth.access_token, Duration::from_secs);
+    if lifetime > auth.token_max {
+        let message = format!(
+            "auth.token_max_ms allows {} s at most: ask for a shorter --lifetime or raise it on every node",
+            auth.token_max.as_secs()
+        );
+        return Err(Failure { status: 2, message });
+    }
     let signer =
         Verifier::load(&auth).and_then(|verifier| verifier.signer(lifetime)).map_err(Failure::new)?;
     let authority = if args.scope == Some(Scope::Server) { Authority::Server } else { Authority::Member };

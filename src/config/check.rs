@@ -58,6 +58,11 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     );
     must((4..=128).contains(&limits.json_depth), "limits.json_depth must be from 4 to 128");
 
+    let auth = &config.auth;
+    must(
+        auth.token_max >= auth.access_token,
+        "auth.token_max_ms must be auth.access_token_ms or more: else no token is accepted",
+    );
     let audit_keep = config.jobs.audit_keep;
     must(
         audit_keep == Duration::ZERO || audit_keep >= Jobs::AUDIT_KEEP_MIN,

@@ -145,6 +145,13 @@ pub struct Auth {
     pub access_token: Duration,
     #[serde(rename = "refresh_token_ms", with = "millis", default = "thirty_days")]
     pub refresh_token: Duration,
+    /// The longest that a token of any issuer may live, from `iat` to `exp`.
+    #[serde(rename = "token_max_ms", with = "millis", default = "four_hundred_days")]
+    pub token_max: Duration,
+}
+
+fn four_hundred_days() -> Duration {
+    Duration::from_secs(400 * 24 * 3600)
 }
 
 fn quarter_hour() -> Duration {

@@ -28,7 +28,8 @@ pub(super) static BEGIN: Sql = Sql {
                INSERT INTO directory.audit (id, actor, action, target)
                SELECT $2, user_id, 'erasure', 'user ' || user_id FROM job
                    ON CONFLICT DO NOTHING)
-           INSERT INTO directory.revocation (id, user_id) VALUES ($2, $1) ON CONFLICT DO NOTHING",
+           INSERT INTO directory.revocation (id, user_id, expires_at)
+           VALUES ($2, $1, now() + $3 * interval '1 millisecond') ON CONFLICT DO NOTHING",
 };
 
 pub(super) static TAKE: Sql = Sql {
@@ -80,7 +81,7 @@ pub struct Erasure {
 impl Directory {
     /// Forgets `user` here, ends all their tokens, and notes what is left to do.
     pub async fn begin_erasure(&self, user: &UserId) -> Result<(), DirectoryError> {
-        self.query(&BEGIN, &[&user.as_str(), &Uuid::now_v7()]).await.map(drop)
+        self.query(&BEGIN, &[&user.as_str(), &Uuid::now_v7(), &millis(self.kept.of_any)]).await.map(drop)
     }
 
     /// Somebody whose erasure has nobody working on it.

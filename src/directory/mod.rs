@@ -46,6 +46,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &refresh_tokens::REVOKE_REUSED,
     &revocations::SINCE,
     &revocations::SWEEP,
+    &revocations::SWEEP_SIGN_INS,
     &revocations::END_LOGIN,
     &revocations::END_LOGINS,
     &revocations::END_ALL,
@@ -80,6 +81,7 @@ const TRIES: usize = 3;
 
 /// Rows that one statement of a sweep deletes.
 const SWEEP_BATCH: i64 = 1000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Slugs kept in memory, least recently used out first.
 const CACHED_SLUGS: u64 = 100_000;
@@ -100,6 +102,17 @@ pub struct Directory {
     slugs: moka::future::Cache<crate::ids::Slug, slugs::KnownSlug>,
     slugs_trusted: Duration,
     asking_shards: Arc<Semaphore>,
+    kept: RevocationsKept,
+}
+
+/// For how long a revocation must be remembered: as long as a token may live that
+/// it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct RevocationsKept {
+    /// One of a sign-in ends access tokens that were made here.
+    pub of_login: Duration,
+    /// One of a user ends tokens of all issuers.
+    pub of_any: Duration,
 }
 
 #[derive(Debug, Error)]
@@ -114,6 +127,9 @@ pub enum DirectoryError {
     SlugTaken,
     #[error("the refresh token is unknown, spent or expired")]
     RefreshTokenInvalid,
+    /// Its sign-in has been ended.
+    #[error("the refresh token was spent before")]
+    RefreshTokenReused,
     #[error("the directory holds {what} that can't be read")]
     Corrupt { what: &'static str },
 }
@@ -133,7 +149,9 @@ impl DirectoryError {
         match self {
             Self::EmailTaken => Refusal::new(Code::EmailTaken, "an account with this email exists"),
             Self::SlugTaken => Refusal::new(Code::SlugTaken, "another room has this slug"),
-            Self::RefreshTokenInvalid => Refusal::new(Code::Unauthenticated, "sign in again"),
+            Self::RefreshTokenInvalid | Self::RefreshTokenReused => {
+                Refusal::new(Code::Unauthenticated, "sign in again")
+            }
             Self::NoPrimary => unavailable(),
             Self::Database(error) if error.class() == Class::Misconfigured => {
                 misconfigured("the directory", error)
@@ -168,7 +186,13 @@ impl Directory {
             slugs: moka::future::Cache::new(CACHED_SLUGS),
             slugs_trusted: SLUGS_TRUSTED,
             asking_shards: Arc::new(Semaphore::new(SLUGS_ASKED_OF_SHARDS)),
+            kept: RevocationsKept { of_login: DAY, of_any: DAY * 400 },
         }
+    }
+
+    /// Instead of a day and 400 days.
+    pub fn keeping_revocations(self, kept: RevocationsKept) -> Self {
+        Self { kept, ..self }
     }
 
     /// Instead of a minute.
@@ -182,16 +206,16 @@ impl Directory {
 
     /// Deletes what has had its time: answers kept for repeats, refresh tokens,
     /// used tickets, revocations older than any token.
-    pub async fn sweep(&self, revocations_kept: Duration) -> Result<usize, DirectoryError> {
+    pub async fn sweep(&self) -> Result<usize, DirectoryError> {
         let remembered = millis(idempotency::REMEMBERED);
         let mut swept = 0;
         loop {
             let answers = self.query(&idempotency::SWEEP, &[&remembered, &SWEEP_BATCH]).await?;
             let tokens = self.query(&refresh_tokens::SWEEP, &[&SWEEP_BATCH]).await?;
-            let kept = millis(revocations_kept);
-            let revocations = self.query(&revocations::SWEEP, &[&kept, &SWEEP_BATCH]).await?;
+            let sign_ins = self.query(&revocations::SWEEP_SIGN_INS, &[&SWEEP_BATCH]).await?;
+            let revocations = self.query(&revocations::SWEEP, &[&SWEEP_BATCH]).await?;
             let tickets = self.query(&tickets::SWEEP, &[&SWEEP_BATCH]).await?;
-            let count = answers.len() + tokens.len() + revocations.len() + tickets.len();
+            let count = answers.len() + tokens.len() + sign_ins.len() + revocations.len() + tickets.len();
             swept += count;
             if count == 0 {
                 return Ok(swept);

@@ -1,5 +1,9 @@
 //! Refresh tokens: each is good for one use and gives its successor. A spent
-//! one that is shown again was stolen or copied, so its whole family ends.
+//! one that is shown again was stolen or copied, so its whole sign-in ends, with its
+//! access tokens and their sessions.
+//!
+//! A trigger on the table locks the sign-in's row and stores no token of a sign-in
+//! that has ended, so an end and a rotation exclude each other.
 
 use std::time::Duration;
 
@@ -31,14 +35,21 @@ pub(super) static ROTATE: Sql = Sql {
             RETURNING account_id, family)
            SELECT account_id, family FROM made
            UNION ALL
-           SELECT account_id, family FROM directory.refresh_token WHERE digest = $2",
+           SELECT token.account_id, token.family FROM directory.refresh_token AS token
+             JOIN directory.sign_in ON sign_in.id = token.family AND sign_in.ended_at IS NULL
+            WHERE token.digest = $2",
 };
 
 pub(super) static REVOKE_REUSED: Sql = Sql {
     name: "refresh_token_revoke_reused",
-    text: "DELETE FROM directory.refresh_token
-            WHERE family = (SELECT family FROM directory.refresh_token WHERE digest = $1 AND spent)
-           RETURNING account_id",
+    text: "WITH ended AS (
+               UPDATE directory.sign_in SET ended_at = now()
+                WHERE id = (SELECT family FROM directory.refresh_token WHERE digest = $1 AND spent)
+                  AND ended_at IS NULL
+               RETURNING id, account_id)
+           INSERT INTO directory.revocation (id, user_id, login, expires_at)
+           SELECT gen_random_uuid(), account_id, id, now() + $2 * interval '1 millisecond' FROM ended
+           RETURNING user_id",
 };
 
 pub(super) static SWEEP: Sql = Sql {
@@ -71,12 +82,11 @@ impl Directory {
     ) -> Result<(UserId, Uuid), DirectoryError> {
         let (old, new, lifetime) = (old.0.as_slice(), new.0.as_slice(), millis(lifetime));
         let Some(row) = self.query_opt(&ROTATE, &[&old, &new, &lifetime]).await? else {
-            let revoked = self.query(&REVOKE_REUSED, &[&old]).await?;
-            if let Some(row) = revoked.first() {
-                let account: &str = row.get(0);
-                tracing::warn!(account, "a spent refresh token was shown again; its family is revoked");
-            }
-            return Err(DirectoryError::RefreshTokenInvalid);
+            let revoked = self.query(&REVOKE_REUSED, &[&old, &millis(self.kept.of_login)]).await?;
+            let Some(row) = revoked.first() else { return Err(DirectoryError::RefreshTokenInvalid) };
+            let account: &str = row.get(0);
+            tracing::warn!(account, "a spent refresh token was shown again: its sign-in is ended");
+            return Err(DirectoryError::RefreshTokenReused);
         };
         let user = UserId::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "an account id" })?;
         Ok((user, row.get(1)))

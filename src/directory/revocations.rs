@@ -13,15 +13,23 @@ use crate::ids::UserId;
 
 pub(super) static SINCE: Sql = Sql {
     name: "revocations_since",
-    text: "SELECT id, user_id, login, (extract(epoch FROM revoked_at) * 1000)::bigint
-             FROM directory.revocation WHERE revoked_at > now() - $1 * interval '1 millisecond'",
+    text: "SELECT id, user_id, login, (extract(epoch FROM revoked_at) * 1000)::bigint,
+                  (extract(epoch FROM expires_at) * 1000)::bigint
+             FROM directory.revocation
+            WHERE revoked_at > now() - $1 * interval '1 millisecond' AND expires_at > now()",
 };
 
 pub(super) static SWEEP: Sql = Sql {
     name: "revocation_sweep",
     text: "DELETE FROM directory.revocation WHERE ctid = ANY (ARRAY(
-               SELECT ctid FROM directory.revocation
-                WHERE revoked_at <= now() - $1 * interval '1 millisecond' LIMIT $2))
+               SELECT ctid FROM directory.revocation WHERE expires_at <= now() LIMIT $1))
+           RETURNING 1",
+};
+
+pub(super) static SWEEP_SIGN_INS: Sql = Sql {
+    name: "sign_in_sweep",
+    text: "DELETE FROM directory.sign_in WHERE ctid = ANY (ARRAY(
+               SELECT ctid FROM directory.sign_in WHERE expires_at <= now() LIMIT $1))
            RETURNING 1",
 };
 
@@ -29,11 +37,11 @@ pub(super) static SWEEP: Sql = Sql {
 pub(super) static END_LOGIN: Sql = Sql {
     name: "revocation_of_login",
     text: "WITH ended AS (
-               DELETE FROM directory.refresh_token
-                WHERE family = (SELECT family FROM directory.refresh_token WHERE digest = $1)
-               RETURNING family, account_id)
-           INSERT INTO directory.revocation (id, user_id, login)
-           SELECT DISTINCT $2::uuid, account_id, family FROM ended
+               UPDATE directory.sign_in SET ended_at = now()
+                WHERE id = (SELECT family FROM directory.refresh_token WHERE digest = $1) AND ended_at IS NULL
+               RETURNING id, account_id)
+           INSERT INTO directory.revocation (id, user_id, login, expires_at)
+           SELECT $2::uuid, account_id, id, now() + $3 * interval '1 millisecond' FROM ended
                ON CONFLICT DO NOTHING",
 };
 
@@ -42,15 +50,18 @@ pub(super) static END_LOGIN: Sql = Sql {
 pub(super) static END_LOGINS: Sql = Sql {
     name: "revocation_of_logins",
     text: "WITH ended AS (
-               DELETE FROM directory.refresh_token WHERE account_id = $1 RETURNING family)
-           INSERT INTO directory.revocation (id, user_id, login)
-           SELECT gen_random_uuid(), $1, family FROM (SELECT DISTINCT family FROM ended) AS logins
+               UPDATE directory.sign_in SET ended_at = now()
+                WHERE account_id = $1 AND ended_at IS NULL
+               RETURNING id)
+           INSERT INTO directory.revocation (id, user_id, login, expires_at)
+           SELECT gen_random_uuid(), $1, id, now() + $2 * interval '1 millisecond' FROM ended
                ON CONFLICT DO NOTHING",
 };
 
 pub(super) static END_ALL: Sql = Sql {
     name: "revocation_of_all",
-    text: "INSERT INTO directory.revocation (id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    text: "INSERT INTO directory.revocation (id, user_id, expires_at)
+           VALUES ($1, $2, now() + $3 * interval '1 millisecond') ON CONFLICT DO NOTHING",
 };
 
 /// As the directory keeps it.
@@ -60,6 +71,8 @@ pub struct Revoked {
     pub user: UserId,
     pub login: Option<Uuid>,
     pub at: UnixMillis,
+    /// No token that it ends lives longer.
+    pub until: UnixMillis,
 }
 
 impl Directory {
@@ -71,23 +84,31 @@ impl Directory {
     /// Signs out the device that holds this refresh token. Unknown ones are no
     /// error.
     pub async fn end_login(&self, digest: RefreshDigest) -> Result<(), DirectoryError> {
-        self.query(&END_LOGIN, &[&digest.0.as_slice(), &Uuid::now_v7()]).await.map(drop)
+        self.query(&END_LOGIN, &[&digest.0.as_slice(), &Uuid::now_v7(), &millis(self.kept.of_login)])
+            .await
+            .map(drop)
     }
 
     /// Signs out every device of an account.
     pub async fn end_logins_of(&self, account: &UserId) -> Result<(), DirectoryError> {
-        self.query(&END_LOGINS, &[&account.as_str()]).await.map(drop)
+        self.query(&END_LOGINS, &[&account.as_str(), &millis(self.kept.of_login)]).await.map(drop)
     }
 
     /// Ends all tokens that `user` has, whoever made them.
     pub async fn end_tokens_of(&self, user: &UserId) -> Result<(), DirectoryError> {
-        self.query(&END_ALL, &[&Uuid::now_v7(), &user.as_str()]).await.map(drop)
+        self.query(&END_ALL, &[&Uuid::now_v7(), &user.as_str(), &millis(self.kept.of_any)]).await.map(drop)
     }
 }
 
 impl Revoked {
     fn from_row(row: &Row) -> Result<Self, DirectoryError> {
         let user = UserId::new(row.get(1)).map_err(|_| DirectoryError::Corrupt { what: "a user id" })?;
-        Ok(Self { id: row.get(0), user, login: row.get(2), at: UnixMillis(row.get(3)) })
+        Ok(Self {
+            id: row.get(0),
+            user,
+            login: row.get(2),
+            at: UnixMillis(row.get(3)),
+            until: UnixMillis(row.get(4)),
+        })
     }
 }

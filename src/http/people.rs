@@ -136,6 +136,9 @@ pub(super) async fn refresh(State(app): State<App>, Json(wish): Json<Refresh>) -
     let new = RefreshToken::random();
     let lifetime = app.refresh_token;
     let rotated = app.directory.rotate_refresh_token(old.digest(), new.digest(), lifetime).await;
+    if matches!(rotated, Err(DirectoryError::RefreshTokenReused)) {
+        app.bus.tell_revoked().await;
+    }
     let (user, login) = rotated?;
     let account = app.directory.account(&user).await?.ok_or(DirectoryError::RefreshTokenInvalid)?;
     Ok(answer::json(StatusCode::OK, session(&app, &account, login, &new)?))

@@ -20,13 +20,11 @@ pub struct Janitor {
     directory: Directory,
     rooms: Rooms,
     config: config::Jobs,
-    /// No access token lives longer.
-    revocations_kept: Duration,
 }
 
 impl Janitor {
-    pub fn new(directory: Directory, rooms: Rooms, config: config::Jobs, revocations_kept: Duration) -> Self {
-        Self { directory, rooms, config, revocations_kept }
+    pub fn new(directory: Directory, rooms: Rooms, config: config::Jobs) -> Self {
+        Self { directory, rooms, config }
     }
 
     /// Until it is told to stop, which may be in the middle.
@@ -50,7 +48,7 @@ impl Janitor {
         if let Err(error) = self.finish_rooms().await {
             tracing::warn!(%error, "the janitor can't look for rooms that are half made");
         }
-        match self.directory.sweep(self.revocations_kept).await {
+        match self.directory.sweep().await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(rows, "swept the directory"),
             Err(error) => tracing::warn!(%error, "the janitor can't sweep the directory"),

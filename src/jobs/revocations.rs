@@ -57,9 +57,8 @@ impl RevocationWatch {
     async fn look(&self, seen: Option<Instant>) -> Result<(), DirectoryError> {
         let within = seen.map_or(self.kept, |seen| (seen.elapsed() + LATE).min(self.kept));
         let told = self.directory.revoked_within(within).await?;
-        let kept_ms = i64::try_from(self.kept.as_millis()).unwrap_or(i64::MAX);
         let news = self.verifier.revoke(told.into_iter().map(revocation).collect());
-        self.verifier.forget_revocations_before(UnixMillis(UnixMillis::now().0.saturating_sub(kept_ms)));
+        self.verifier.forget_expired_revocations(UnixMillis::now());
         if !news.is_empty() {
             let ended = self.sessions.end_where(|claims| news.iter().any(|each| each.ends(claims)));
             tracing::info!(revocations = news.len(), ended, "tokens were revoked");
@@ -69,6 +68,6 @@ impl RevocationWatch {
 }
 
 fn revocation(told: Revoked) -> Revocation {
-    let Revoked { id, user, login, at } = told;
-    Revocation { id, user, login, at }
+    let Revoked { id, user, login, at, until } = told;
+    Revocation { id, user, login, at, until }
 }

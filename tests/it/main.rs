@@ -10,6 +10,7 @@
 
 mod access_changes;
 mod append;
+mod attacks;
 mod broken_frames;
 mod burst;
 mod client;

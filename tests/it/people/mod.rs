@@ -22,6 +22,7 @@ mod rooms;
 mod search_plan;
 mod server;
 mod signed_out;
+pub mod stolen;
 mod stored;
 mod strangers;
 mod submits;

@@ -51,8 +51,9 @@ const FILL_DIRECTORY: &str = "
     INSERT INTO idempotency (user_id, key, digest, makes, try, created_at)
       SELECT 'u' || n, 'k', '\\x00', n, md5(n::text)::uuid, now() - n * interval '1 minute'
         FROM generate_series(1, 50000) AS n;
-    INSERT INTO revocation (id, user_id, revoked_at)
-      SELECT md5(n::text)::uuid, 'u' || n, now() - n * interval '1 minute' FROM generate_series(1, 50000) AS n;
+    INSERT INTO revocation (id, user_id, revoked_at, expires_at)
+      SELECT md5(n::text)::uuid, 'u' || n, now() - n * interval '1 minute', now() + (n - 100) * interval '1 minute'
+        FROM generate_series(1, 50000) AS n;
     INSERT INTO erasure (user_id, done_at, checked_at)
       SELECT 'u' || n, now(), now() FROM generate_series(1, 50000) AS n;
     ANALYZE;";

@@ -95,7 +95,9 @@ async fn expired_and_revoked_refresh_tokens_are_refused() {
         assert!(directory.rotate_refresh_token(token.digest(), new.digest(), HOUR).await.is_err());
     }
     directory.end_logins_of(&user("ann")).await.unwrap();
-    assert_eq!(world.count("directory.refresh_token").await, 0);
+    let new = RefreshToken::random();
+    assert!(directory.rotate_refresh_token(all.digest(), new.digest(), HOUR).await.is_err());
+    assert_eq!(world.count("directory.sign_in WHERE ended_at IS NULL AND expires_at > now()").await, 0);
 }
 
 #[tokio::test]
@@ -134,8 +136,16 @@ async fn a_known_slug_outlasts_the_directory_and_others_wait_only_so_long() {
     world.server.service().kill().await;
     let room = world.directory.room_by_slug(&known, &world.rooms).await.unwrap();
     assert_eq!(room, Some(RoomId::new(7).unwrap()));
-    let asked = Instant::now();
-    let refusal = world.directory.room_by_slug(&unknown, &world.rooms).await.unwrap_err().refusal();
+    let mut asked = Instant::now();
+    // A backend may outlive its postmaster by a moment, and answer.
+    let refusal = loop {
+        match world.directory.room_by_slug(&unknown, &world.rooms).await {
+            Ok(room) => assert_eq!(room, None),
+            Err(error) => break error.refusal(),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        asked = Instant::now();
+    };
     assert_eq!(refusal.code, Code::Unavailable);
     assert!(refusal.retry_after_ms.is_some());
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());

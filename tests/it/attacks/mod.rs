@@ -1,0 +1,4 @@
+//! Attacks that are measured, not judged by a clock: `make attacks`.
+
+mod accounts;
+mod messages;
