@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::auth::{KeyError, LEEWAY, Origins, Passwords, Verifier};
+use crate::auth::{KeyError, LEEWAY, Origins, Passwords, Sealer, Verifier};
 use crate::bus::{Away, Bus, NodeId};
 use crate::config::{Config, Durability};
 use crate::databases::{DatabaseError, Databases};
@@ -98,7 +98,7 @@ impl Node {
         let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
-        let (hub, bus) = hub(config, history.clone(), rooms.clone(), traces, tasks)?;
+        let (hub, bus) = hub(config, verifier.sealer()?, history.clone(), rooms.clone(), traces, tasks)?;
         let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
@@ -262,13 +262,14 @@ impl Jobs {
 
 fn hub(
     config: &Config,
+    sealer: Sealer,
     history: History,
     rooms: Rooms,
     traces: &Traces,
     tasks: &Tasks,
 ) -> Result<(Hub, Bus), NodeError> {
     let node = NodeId(rand::random());
-    let (bus, incoming) = Bus::start(&config.redis, node, tell_presence, tasks)?;
+    let (bus, incoming) = Bus::start(&config.redis, node, sealer, tell_presence, tasks)?;
     let sessions = config.sessions.clone();
     let context =
         Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);

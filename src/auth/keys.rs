@@ -13,6 +13,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::seal::SealKey;
 use crate::config::{self, Issuable};
 use crate::log::Authority;
 
@@ -34,7 +35,9 @@ pub enum KeyError {
     NotEd25519 { kid: String },
     #[error("two keys are called {kid}")]
     DuplicateKid { kid: String },
-    #[error("the first key, {kid}, is a public key: it can't sign")]
+    #[error(
+        "the first key, {kid}, is a public key: it can sign neither tokens nor what nodes exchange over Redis. Put a private or HS256 key first in auth.keys"
+    )]
     CannotSign { kid: String },
     #[error("the first key, {kid}, signs the tokens of people who sign in: add \"user\" to its may_issue")]
     MayNotIssueUser { kid: String },
@@ -51,6 +54,8 @@ pub struct Keys {
     /// Signs new tokens; none where the first key can only verify.
     pub(super) signing: Option<Signing>,
     pub(super) verifying: HashMap<String, Verifying>,
+    /// Of the keys with a secret, in their order; none if the first key has none.
+    pub(super) sealing: Vec<SealKey>,
 }
 
 pub(super) struct Signing {
@@ -83,7 +88,8 @@ impl Keys {
     /// Reads every key file. Any unusable key refuses the whole set.
     pub fn load(keys: &[config::SigningKey]) -> Result<Self, KeyError> {
         let mut made_of = Sha256::new();
-        let mut set = Self { made_of: [0; 32], signing: None, verifying: HashMap::new() };
+        let mut set =
+            Self { made_of: [0; 32], signing: None, verifying: HashMap::new(), sealing: Vec::new() };
         for (index, configured) in keys.iter().enumerate() {
             let bytes = read(&configured.file)?;
             made_of.update(Sha256::digest(configured.kid.as_bytes()));
@@ -91,6 +97,9 @@ impl Keys {
             made_of.update(Sha256::digest(&bytes));
             made_of.update(Sha256::digest(format!("{:?}", configured.may_issue)));
             let (signing, verifying) = parse(configured, &bytes)?;
+            if let Some(key) = signing.as_ref().filter(|_| index == 0 || set.signing.is_some()) {
+                set.sealing.push(SealKey::derive(key.as_bytes()));
+            }
             if set.verifying.insert(configured.kid.clone(), verifying).is_some() {
                 return Err(KeyError::DuplicateKid { kid: configured.kid.clone() });
             }

@@ -13,6 +13,7 @@ mod password;
 mod reader;
 mod refresh;
 mod revocations;
+mod seal;
 mod ticket;
 mod token;
 
@@ -24,5 +25,6 @@ pub use origin::Origins;
 pub use password::{Match, Passwords, check_password_rules, may_be_password};
 pub use refresh::RefreshToken;
 pub use revocations::Revocation;
+pub use seal::{SEAL_BYTES, Sealer};
 pub use ticket::Ticket;
 pub use token::{Claims, Issued, LEEWAY, Rules, Signer, Verifier};

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::keys::{KeyError, Keys, Signing, Verifying};
 use super::revocations::{Revocation, Revocations};
+use super::seal::Sealer;
 use crate::clock::UnixMillis;
 use crate::config;
 use crate::ids::UserId;
@@ -111,6 +112,8 @@ struct SignedBody<'a> {
 pub struct Verifier {
     pub(super) rules: Arc<ArcSwap<Rules>>,
     revocations: Revocations,
+    /// None where the first key is public.
+    sealer: Option<Sealer>,
 }
 
 /// What tokens are checked against, and made with.
@@ -124,14 +127,19 @@ pub struct Rules {
 impl Verifier {
     /// Reads the configured keys.
     pub fn load(auth: &config::Auth) -> Result<Self, KeyError> {
-        let rules = Arc::new(ArcSwap::from_pointee(Rules::load(auth)?));
-        Ok(Self { rules, revocations: Revocations::default() })
+        let rules = Rules::load(auth)?;
+        let sealer = Sealer::new(rules.keys.sealing.clone());
+        let rules = Arc::new(ArcSwap::from_pointee(rules));
+        Ok(Self { rules, revocations: Revocations::default(), sealer })
     }
 
     /// From now on these, for this verifier, its clones and its signers. Answers
     /// whether the keys are others than before.
     pub fn replace(&self, rules: Rules) -> bool {
         let made_of = rules.keys.made_of;
+        if let Some(sealer) = &self.sealer {
+            sealer.replace(rules.keys.sealing.clone());
+        }
         self.rules.swap(Arc::new(rules)).keys.made_of != made_of
     }
 
@@ -165,6 +173,12 @@ impl Verifier {
     /// Forgets revocations that end no token which is still valid.
     pub fn forget_expired_revocations(&self, now: UnixMillis) {
         self.revocations.forget_expired(now);
+    }
+
+    /// Seals what nodes exchange over Redis. Refused if the first key is public.
+    pub fn sealer(&self) -> Result<Sealer, KeyError> {
+        self.rules.load().check_can_sign()?;
+        self.sealer.clone().ok_or(KeyError::None)
     }
 
     /// Signs with the first key of the set. Refused if that one is public.

@@ -75,7 +75,9 @@ pub(super) async fn beat(bus: &Bus) -> Result<bool, Away> {
     }
     let name = bus.shared.node.to_string();
     bounded(async {
-        let until = server_time_ms(&client).await? + LEASE_MS;
+        let now = server_time_ms(&client).await?;
+        bus.shared.seals.clock.learn(now as i64);
+        let until = now + LEASE_MS;
         let pipeline = client.pipeline();
         let entry = vec![NODES_KEY.into(), until.into(), name.into()];
         Command::NodeAlive.send::<()>(&pipeline, entry).await?;

@@ -24,14 +24,18 @@ use super::client::REFUSED_INTERVAL;
 use super::command::{Command, Job, REVOKED, channel, room_of};
 use super::line::Line;
 use super::refusal::{Standing, is_refusal};
+use super::seal::{Complaints, Replays, Seals};
 use crate::ids::RoomId;
-use crate::metrics::bus as metrics;
+use crate::metrics::bus::{self as metrics, Forged};
 use crate::tasks::Stop;
 
 /// Subscriptions sent at once, so that thousands take a few round trips.
 const PIPELINE: usize = 256;
 /// The first pause before a refused subscription is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// From a refused message until the rooms read the log and the members again. All
+/// messages refused meanwhile cost one such reading.
+const LOST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) enum Wish {
     Hear { room: RoomId, confirm: oneshot::Sender<()> },
@@ -54,108 +58,153 @@ impl Refused {
             self.backoff.reset();
         }
     }
+}
 
-    fn due(&self) -> impl Future<Output = ()> + use<> {
-        let again_at = self.again_at;
-        async move {
-            match again_at {
-                Some(at) => sleep_until(at).await,
-                None => future::pending().await,
-            }
-        }
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => future::pending().await,
     }
 }
 
-pub(super) async fn run(
+/// The task that hears.
+pub(super) struct Listener {
     line: Line,
     standing: Arc<ArcSwap<Standing>>,
-    mut wishes: mpsc::Receiver<Wish>,
     heard: mpsc::Sender<BusEvent>,
     revoked: Arc<Notify>,
-    mut stop: Stop,
-) {
-    let mut messages = line.client().message_rx();
-    let mut connections = line.connections();
-    let (mut wanted, mut count) = (HashSet::new(), 0);
-    // The client was replaced; what the new one brings counts from its connection.
-    let mut is_over = false;
-    let mut refused = Refused { backoff: Backoff::new(FIRST_PAUSE, REFUSED_INTERVAL), again_at: None };
-    loop {
-        let again = refused.due();
-        tokio::select! {
-            message = messages.recv(), if !is_over => {
-                let event = match message {
-                    Ok(message) => read(message, &revoked),
-                    Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "messages of other nodes came faster than they were handled");
-                        Some(BusEvent::Lost)
-                    }
-                    Err(RecvError::Closed) => {
-                        is_over = true;
-                        None
-                    }
-                };
-                if let Some(event) = event && heard.send(event).await.is_err() {
-                    return;
-                }
-            }
-            client = connections.next() => {
-                count += 1;
-                if count > 1 {
-                    metrics::reconnected();
-                }
-                (messages, is_over) = (client.message_rx(), false);
-                // A connection that comes anew after a refusal may come for ever.
-                if refused.again_at.is_none() || !standing.load().refuses(Job::Events) {
-                    refused.note(resubscribe(&client, &wanted).await.is_err());
-                }
-                revoked.notify_one();
-                // Whatever was said since the old connection died is lost.
-                if heard.send(BusEvent::Lost).await.is_err() {
-                    return;
-                }
-            }
-            () = again => {
-                refused.again_at = None;
-                // The trials find out when Redis takes this again.
-                let known = standing.load_full();
-                if known.refuses(Job::Events) || known.refuses(Job::Revocations) {
-                    refused.again_at = Some(Instant::now() + FIRST_PAUSE);
-                    continue;
-                }
-                let subscribed = resubscribe(&line.client(), &wanted).await.is_ok();
-                refused.note(!subscribed);
-                revoked.notify_one();
-                // Nothing was heard meanwhile.
-                if subscribed && heard.send(BusEvent::Lost).await.is_err() {
-                    return;
-                }
-            }
-            wish = wishes.recv() => {
-                let Some(wish) = wish else { return };
-                let known = standing.load_full();
-                if fulfil(&line.client(), &known, &mut wanted, wish, &mut wishes).await.is_err() {
-                    refused.note(true);
-                }
-            }
-            () = stop.wait() => return,
-        }
-    }
+    seals: Seals,
+    replays: Replays,
+    complaints: Complaints,
+    /// When the rooms read the log and the members again because of refused messages.
+    lost_at: Option<Instant>,
 }
 
-fn read(message: Message, revoked: &Notify) -> Option<BusEvent> {
-    if message.channel == REVOKED {
-        revoked.notify_one();
-        return None;
+impl Listener {
+    pub fn new(
+        line: Line,
+        standing: Arc<ArcSwap<Standing>>,
+        heard: mpsc::Sender<BusEvent>,
+        revoked: Arc<Notify>,
+        seals: Seals,
+    ) -> Self {
+        let (replays, complaints) = (Replays::default(), Complaints::default());
+        Self { line, standing, heard, revoked, seals, replays, complaints, lost_at: None }
     }
-    let room = room_of(&message.channel)?;
-    metrics::received(1);
-    let payload = match message.value {
-        Value::Bytes(bytes) => bytes,
-        Value::String(text) => text.into_inner(),
-        _ => return None,
-    };
-    Some(BusEvent::Message { room, payload })
+
+    pub async fn run(mut self, mut wishes: mpsc::Receiver<Wish>, mut stop: Stop) {
+        let mut messages = self.line.client().message_rx();
+        let mut connections = self.line.connections();
+        let (mut wanted, mut count) = (HashSet::new(), 0);
+        // The client was replaced; messages of the new one count from its connection.
+        let mut is_over = false;
+        let mut refused = Refused { backoff: Backoff::new(FIRST_PAUSE, REFUSED_INTERVAL), again_at: None };
+        loop {
+            let again = due(refused.again_at);
+            let lost = due(self.lost_at);
+            tokio::select! {
+                message = messages.recv(), if !is_over => {
+                    let event = match message {
+                        Ok(message) => self.read(message),
+                        Err(RecvError::Lagged(missed)) => {
+                            tracing::warn!(missed, "messages of other nodes came faster than they were handled");
+                            Some(BusEvent::Lost)
+                        }
+                        Err(RecvError::Closed) => {
+                            is_over = true;
+                            None
+                        }
+                    };
+                    if let Some(event) = event && self.heard.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                client = connections.next() => {
+                    count += 1;
+                    if count > 1 {
+                        metrics::reconnected();
+                    }
+                    (messages, is_over) = (client.message_rx(), false);
+                    // A connection that comes anew after a refusal may come for ever.
+                    if refused.again_at.is_none() || !self.standing.load().refuses(Job::Events) {
+                        refused.note(resubscribe(&client, &wanted).await.is_err());
+                    }
+                    self.revoked.notify_one();
+                    // Messages since the end of the old connection are lost.
+                    if self.heard.send(BusEvent::Lost).await.is_err() {
+                        return;
+                    }
+                }
+                () = again => {
+                    if self.subscribe_again(&mut refused, &wanted).await.is_err() {
+                        return;
+                    }
+                }
+                () = lost => {
+                    self.lost_at = None;
+                    if self.heard.send(BusEvent::Lost).await.is_err() {
+                        return;
+                    }
+                }
+                wish = wishes.recv() => {
+                    let Some(wish) = wish else { return };
+                    let known = self.standing.load_full();
+                    if fulfil(&self.line.client(), &known, &mut wanted, wish, &mut wishes).await.is_err() {
+                        refused.note(true);
+                    }
+                }
+                () = stop.wait() => return,
+            }
+        }
+    }
+
+    /// An error: nobody listens any more.
+    async fn subscribe_again(&self, refused: &mut Refused, wanted: &HashSet<RoomId>) -> Result<(), ()> {
+        refused.again_at = None;
+        // The trials find out when Redis takes this again.
+        let known = self.standing.load_full();
+        if known.refuses(Job::Events) || known.refuses(Job::Revocations) {
+            refused.again_at = Some(Instant::now() + FIRST_PAUSE);
+            return Ok(());
+        }
+        let subscribed = resubscribe(&self.line.client(), wanted).await.is_ok();
+        refused.note(!subscribed);
+        self.revoked.notify_one();
+        // Nothing was heard meanwhile.
+        if subscribed { self.heard.send(BusEvent::Lost).await.map_err(drop) } else { Ok(()) }
+    }
+
+    fn read(&mut self, message: Message) -> Option<BusEvent> {
+        let room = room_of(&message.channel);
+        if room.is_none() && message.channel != REVOKED {
+            return None;
+        }
+        let payload = match message.value {
+            Value::Bytes(bytes) => bytes,
+            Value::String(text) => text.into_inner(),
+            _ => return None,
+        };
+        if room.is_some() {
+            metrics::received(1);
+        }
+        match self.seals.open(&message.channel, payload, &mut self.replays) {
+            Ok(payload) => match room {
+                Some(room) => Some(BusEvent::Message { room, payload }),
+                None => {
+                    self.revoked.notify_one();
+                    None
+                }
+            },
+            Err(why) => {
+                self.complaints.note(&message.channel, why);
+                // It may be of a node whose keys are newer, or have waited for long.
+                if matches!(why, Forged::WrongSeal | Forged::Stale) {
+                    self.lost_at.get_or_insert_with(|| Instant::now() + LOST_PAUSE);
+                }
+                None
+            }
+        }
+    }
 }
 
 /// Redis refused a subscription.

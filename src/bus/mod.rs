@@ -19,6 +19,7 @@ mod refusal;
 #[cfg(test)]
 mod refusal_tests;
 mod revoked;
+mod seal;
 mod speak;
 mod tally;
 #[cfg(test)]
@@ -33,6 +34,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::command::{Job, Side};
+use self::seal::Seals;
+use crate::auth::Sealer;
 use crate::config;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
@@ -66,6 +69,9 @@ struct Shared {
     /// As an ACL names the gateway's user.
     user: String,
     node: NodeId,
+    seals: Seals,
+    /// Of entries; the listener has its own of messages.
+    complaints: Mutex<seal::Complaints>,
     ledger: Mutex<ledger::Ledger>,
     presence_changed: Notify,
     /// Tokens may have been revoked.
@@ -90,10 +96,11 @@ pub struct Away(String);
 
 impl Bus {
     /// Starts connecting and returns at once. Events come out of the receiver.
-    /// `teller` makes the messages that tell of who is present.
+    /// `sealer` is the same for all nodes; `teller` makes the presence messages.
     pub fn start(
         config: &config::Redis,
         node: NodeId,
+        sealer: Sealer,
         teller: Teller,
         tasks: &Tasks,
     ) -> Result<(Self, mpsc::Receiver<BusEvent>), Away> {
@@ -104,6 +111,7 @@ impl Bus {
         let (listener, listening) = line::Guard::start(client::build(config)?, Side::Listening);
         let revoked = Arc::new(Notify::new());
         let standing = Arc::new(ArcSwap::from_pointee(refusal::Standing::Away));
+        let seals = Seals::new(sealer, node, config.unsigned);
         let shared = Shared {
             speak,
             listen,
@@ -111,6 +119,8 @@ impl Bus {
             standing: standing.clone(),
             user: client::user(config).to_owned(),
             node,
+            seals: seals.clone(),
+            complaints: Mutex::default(),
             ledger: Mutex::default(),
             presence_changed: Notify::new(),
             revoked: revoked.clone(),
@@ -119,10 +129,11 @@ impl Bus {
         client::show(&refusal::Standing::Away);
         tasks.spawn(
             "bus-listen",
-            listen::run(listening.clone(), standing, wishes, heard, revoked, tasks.stop_signal()),
+            listen::Listener::new(listening.clone(), standing, heard, revoked, seals.clone())
+                .run(wishes, tasks.stop_signal()),
         );
         tasks.spawn("bus-presence", presence::keep(bus.clone(), teller, tasks.stop_signal()));
-        tasks.spawn("bus-speak", speak::run(speaking.clone(), sayings, tasks.stop_signal()));
+        tasks.spawn("bus-speak", speak::run(speaking.clone(), seals, sayings, tasks.stop_signal()));
         let (guards, lines) = ([speaker, listener], [speaking, listening]);
         tasks.spawn("bus-watch", client::watch(bus.clone(), guards, lines, tasks.stop_signal()));
         Ok((bus, incoming))

@@ -22,9 +22,10 @@ use super::client::{REFUSED_INTERVAL, bounded};
 use super::command::{Command, Job, channel, members_key};
 use super::ledger::{Ledger, Write};
 use super::life::{self, HEARTBEAT, HEARTBEAT_RETRY, KEPT_S};
+use super::seal::Entry;
 use super::{Away, Bus, NodeId};
 use crate::ids::{RoomId, SessionId};
-use crate::metrics::bus as metrics;
+use crate::metrics::bus::{self as metrics, Forged};
 use crate::tasks::Stop;
 
 /// Entries written at once.
@@ -36,12 +37,6 @@ const PARTS: usize = 64;
 /// is stored for it, or without when it has left.
 pub type Teller = fn(NodeId, &[(&SessionId, Option<&str>)]) -> Bytes;
 
-/// An entry: the node, a space, the member.
-pub(super) fn read_entry(entry: &str) -> Option<(NodeId, &str)> {
-    let (node, member) = entry.split_once(' ')?;
-    Some((NodeId::parse(node)?, member))
-}
-
 impl Bus {
     /// Who is in `room` on nodes that live: the node and what was stored.
     pub async fn members(&self, room: RoomId) -> Result<Vec<(NodeId, String)>, Away> {
@@ -51,13 +46,20 @@ impl Bus {
         let (entries, alive) = Box::pin(join(bounded(entries), self.alive())).await;
         let (entries, alive): (Vec<(String, String)>, _) = (entries?, alive?);
         let (mut members, mut stale) = (Vec::new(), Vec::new());
-        for (session, entry) in entries {
-            match read_entry(&entry) {
-                Some((node, member)) if alive.contains(&node) => members.push((node, member.to_owned())),
+        let key = members_key(room);
+        for (session, text) in entries {
+            match Entry::read(&text) {
+                Some(entry) if alive.contains(&entry.node) => {
+                    match self.shared.seals.check_entry(&key, &session, &entry) {
+                        Ok(()) => members.push((entry.node, entry.member.to_owned())),
+                        // It stays: a node whose keys are newer may have stored it.
+                        Err(why) => self.complain(&key, why),
+                    }
+                }
                 _ => stale.push(session),
             }
         }
-        remove(&client, members_key(room), stale).await?;
+        remove(&client, key, stale).await?;
         Ok(members)
     }
 
@@ -72,6 +74,10 @@ impl Bus {
     pub fn presence_leave(&self, room: RoomId, session: &SessionId) {
         self.ledger().leave((room, session.clone()));
         self.shared.presence_changed.notify_one();
+    }
+
+    fn complain(&self, key: &str, why: Forged) {
+        self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).note(key, why);
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -207,13 +213,17 @@ async fn settle(bus: &Bus, teller: Teller) -> bool {
 /// Returns the number of sessions that were not there before. One write: a hash
 /// without an end must not be left behind by a node that is killed in between.
 async fn store(bus: &Bus, room: RoomId, writes: &[Write]) -> Result<i64, Away> {
-    let key = Value::from(members_key(room));
+    let name = members_key(room);
+    let key = Value::from(name.as_str());
     let (mut entered, mut left) = (vec![key.clone()], vec![key.clone()]);
     for write in writes {
-        let session = Value::from(write.key.1.as_str());
+        let session = write.key.1.as_str();
         match &write.member {
-            Some(member) => entered.extend([session, format!("{} {member}", bus.shared.node).into()]),
-            None => left.push(session),
+            Some(member) => {
+                let entry = bus.shared.seals.close_entry(&name, session, member);
+                entered.extend([session.into(), entry.into()]);
+            }
+            None => left.push(session.into()),
         }
     }
     let has_entered = entered.len() > 1;
@@ -235,7 +245,9 @@ async fn tell(bus: &Bus, teller: Teller, room: RoomId, writes: &[Write]) -> Resu
     let changes: Vec<_> = writes.iter().map(|write| (&write.key.1, write.member.as_deref())).collect();
     let payload = teller(bus.shared.node, &changes);
     let client = bus.shared.line.client();
-    let args = vec![channel(room).into(), payload.into()];
+    let channel = channel(room);
+    let sealed = bus.shared.seals.close(&channel, &payload);
+    let args = vec![channel.into(), sealed.into()];
     bounded(Command::EventSend.send::<()>(&client, args)).await?;
     metrics::published(1);
     Ok(())

@@ -4,7 +4,8 @@ use fred::interfaces::ClientLike;
 
 use super::client::bounded;
 use super::command::{ALL_MEMBERS, Command, Job, REVOKED};
-use super::presence::{read_entry, remove};
+use super::presence::remove;
+use super::seal::Entry;
 use super::{Away, Bus};
 
 /// Keys asked for at once.
@@ -18,9 +19,8 @@ impl Bus {
             return;
         }
         let client = self.shared.line.client();
-        if let Err(error) =
-            bounded(Command::RevokedSend.send::<()>(&client, vec![REVOKED.into(), "".into()])).await
-        {
+        let args = vec![REVOKED.into(), self.shared.seals.close(REVOKED, b"").into()];
+        if let Err(error) = bounded(Command::RevokedSend.send::<()>(&client, args)).await {
             tracing::debug!(%error, "can't tell the other nodes of revoked tokens");
         }
     }
@@ -45,7 +45,8 @@ impl Bus {
             for key in keys {
                 let list = Command::MembersList.send(&client, vec![key.clone().into()]);
                 let entries: Vec<(String, String)> = bounded(list).await?;
-                let theirs = |entry: &str| read_entry(entry).is_some_and(|(_, member)| is_theirs(member));
+                // Also of forged entries: nothing is lost with them.
+                let theirs = |entry: &str| Entry::read(entry).is_some_and(|entry| is_theirs(entry.member));
                 let sessions: Vec<String> = entries
                     .into_iter()
                     .filter(|(_, entry)| theirs(entry))

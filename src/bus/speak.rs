@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::command::{Command, channel};
 use super::line::Line;
+use super::seal::Seals;
 use crate::ids::RoomId;
 use crate::metrics::bus as metrics;
 use crate::tasks::Stop;
@@ -21,7 +22,7 @@ pub(super) struct Saying {
 
 /// What can't be said now is dropped: it would be stale when Redis is back, and
 /// whoever misses it finds it in the log.
-pub(super) async fn run(line: Line, mut sayings: mpsc::Receiver<Saying>, mut stop: Stop) {
+pub(super) async fn run(line: Line, seals: Seals, mut sayings: mpsc::Receiver<Saying>, mut stop: Stop) {
     let mut batch = Vec::with_capacity(PIPELINE);
     loop {
         tokio::select! {
@@ -35,7 +36,9 @@ pub(super) async fn run(line: Line, mut sayings: mpsc::Receiver<Saying>, mut sto
             continue;
         }
         let publish = |saying: Saying| {
-            let args = vec![channel(saying.room).into(), saying.payload.into()];
+            let channel = channel(saying.room);
+            let sealed = seals.close(&channel, &saying.payload);
+            let args = vec![channel.into(), sealed.into()];
             Command::EventSend.send::<()>(&client, args)
         };
         let said = future::join_all(batch.drain(..).map(publish)).await;

@@ -52,8 +52,13 @@ pub(super) fn node(url: &str, number: u64, tasks: &Tasks) -> Node {
 
 pub(super) fn node_of(config: &config::Redis, number: u64, tasks: &Tasks) -> Node {
     let (bus, incoming) =
-        Bus::start(config, NodeId(number), |_, _| Bytes::from_static(b"present"), tasks).unwrap();
+        Bus::start(config, NodeId(number), sealer(), |_, _| Bytes::from_static(b"present"), tasks).unwrap();
     Node { bus, incoming }
+}
+
+/// Of all nodes here.
+pub(super) fn sealer() -> Sealer {
+    Sealer::of_secret(b"the secret of these tests")
 }
 
 /// `user` has no password.
@@ -64,6 +69,8 @@ pub(super) fn config(url: &str, user: Option<&str>) -> config::Redis {
         username: user.map(str::to_owned),
         password: user.map(|_| config::Secret::new("any".to_owned())),
         password_file: None,
+        unsigned: config::Unsigned::Refuse,
+        insecure: false,
     }
 }
 
@@ -258,7 +265,10 @@ async fn redis_absent_at_the_start_is_waited_for_without_harm() {
 async fn of_a_burst_nothing_is_missing_without_a_lost() {
     const BURST: u64 = 50_000;
     let world = World::new("bus-burst").await;
-    let (speaker, mut listener) = (world.ready(1).await, world.ready(2).await);
+    let speaker = world.ready(1).await;
+    let accepts = config::Redis { unsigned: config::Unsigned::Accept, ..config(&world.redis.url(), None) };
+    let mut listener = node_of(&accepts, 2, &world.tasks);
+    eventually("up", || listener.bus.is_up()).await;
     listener.bus.subscribe(room(1)).await;
     while listener.incoming.try_recv().is_ok() {}
     // Past the speaker's bounded queue, straight into Redis, as fast as it takes it.
@@ -355,4 +365,59 @@ async fn a_node_that_was_taken_for_dead_enters_again() {
         .await
         .unwrap();
     members_become(&b, room(1), &["anna"]).await;
+}
+
+/// The content that a command carries into Redis for other nodes.
+enum Carries {
+    /// Under a seal.
+    Sealed,
+    /// Nothing but ids, times and counts: with these a forger can hide or delay what is
+    /// true, and show nothing that is not.
+    NoContent,
+}
+
+/// A new command does not compile here before its content has been thought of.
+fn carries(command: command::Command) -> Carries {
+    use command::Command as C;
+    match command {
+        C::EventSend | C::RevokedSend | C::MemberEnter => Carries::Sealed,
+        C::Connect | C::ClientId | C::Info | C::Time => Carries::NoContent,
+        C::NodeAlive | C::NodesKept | C::NodesList | C::NodesExpire | C::NodeGone => Carries::NoContent,
+        C::MembersKept | C::MembersList | C::MemberLeave | C::MembersScan => Carries::NoContent,
+        C::LimitBegin | C::LimitAdd | C::LimitKept | C::LimitLeft => Carries::NoContent,
+        C::EventsSubscribe | C::EventsUnsubscribe | C::RevokedSubscribe => Carries::NoContent,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_with_content_is_sent_under_a_seal() {
+    let world = World::new("bus-sealed").await;
+    let (node, other) = (world.ready(1).await, world.ready(2).await);
+    // Redis shows all commands that it receives.
+    let mut monitor = tokio::net::TcpStream::connect(("127.0.0.1", world.redis.port())).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut monitor, b"MONITOR\r\n").await.unwrap();
+    other.bus.subscribe(room(1)).await;
+    node.bus.publish(room(1), Bytes::from_static(b"payload"));
+    node.bus.presence_enter(room(1), &session("anna"), "anna".to_owned());
+    node.bus.tell_revoked().await;
+    members_become(&other, room(1), &["anna"]).await;
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    let wanted =
+        ["\"SPUBLISH\" \"roomgate:room:1\"", "\"HSET\" \"roomgate:members:1\"", "\"roomgate:revoked\""];
+    while !wanted.iter().all(|part| text.contains(part)) {
+        let read = tokio::io::AsyncReadExt::read(&mut monitor, &mut buffer);
+        let length = timeout(PATIENCE, read).await.expect("all commands come").unwrap();
+        text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    for command in command::Command::ALL.iter().filter(|c| matches!(carries(**c), Carries::Sealed)) {
+        let (word, on) = (format!("\"{}\"", command.word()), command.on().name().trim_end_matches('*'));
+        let lines = text.lines().filter(|line| line.contains(&word) && line.contains(on));
+        // Trials carry nothing, and name nothing that there is.
+        let sent: Vec<&str> = lines.filter(|line| !line.contains(":0\"")).collect();
+        assert!(!sent.is_empty(), "{command:?} was not sent:\n{text}");
+        for line in sent {
+            let is_sealed = line.contains("\"\\x02") || line.contains(" s1.");
+            assert!(is_sealed, "{command:?} without a seal: {line}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What types can't say: ranges, and what must fit together.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::database::host_and_port;
@@ -35,6 +36,12 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
         "redis.url must be redis://host:port, or rediss:// for TLS",
     );
     must(is_tls || config.redis.ca_file.is_none(), "redis.ca_file is only of use with rediss://");
+    let is_safe = is_tls && config.redis.password.is_some();
+    must(
+        is_safe || config.redis.insecure || is_on_this_machine(redis),
+        "redis.url names another machine: use rediss:// and set redis.username and redis.password (or \
+         redis.password_file). On a network that you trust, set redis.insecure = true instead",
+    );
     must(!redis.contains('@'), "redis.url must hold no secret: use redis.username and redis.password");
     must(!config.migrations.grant_to.is_empty(), "migrations.grant_to must not be empty");
 
@@ -72,6 +79,18 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     problems.extend(config.traces.problem().map(str::to_owned));
     check_times(config, problems);
     check_names(config, problems);
+}
+
+/// Whether a URL's host is a loopback address.
+fn is_on_this_machine(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Zero would mean "never" to one library and "at once" to the next.

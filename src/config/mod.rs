@@ -132,6 +132,21 @@ pub struct Redis {
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
+    /// The treatment of payloads without a seal.
+    #[serde(default)]
+    pub unsigned: Unsigned,
+    /// Lets a Redis on another machine do without TLS or without a password.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+/// The treatment of payloads in Redis that carry no seal, as older nodes write them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unsigned {
+    #[default]
+    Refuse,
+    Accept,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]

@@ -277,6 +277,33 @@ fn only_a_server_on_this_machine_need_not_prove_its_name() {
 }
 
 #[test]
+fn redis_on_another_machine_needs_tls_and_a_password() {
+    let redis = |settings: &[(&str, &str)]| {
+        let name = |key: &str| format!("ROOMGATE__REDIS__{key}");
+        let owned: Vec<(String, &str)> = settings.iter().map(|(key, value)| (name(key), *value)).collect();
+        let environment: Vec<(&str, &str)> =
+            owned.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        load(&environment, &[]).map(|_| ())
+    };
+    for here in ["redis://127.0.0.1", "redis://localhost:6379", "redis://[::1]:6379/0", "redis://127.9.9.9"] {
+        assert_eq!(redis(&[("URL", here)]), Ok(()), "{here}");
+    }
+    let elsewhere =
+        ["redis://10.0.0.2:6379", "redis://localhost.example", "redis://redis", "redis://0.0.0.0"];
+    for elsewhere in elsewhere.into_iter().chain(["rediss://redis:6380", "redis://127.0.0.1.example:6379"]) {
+        let told = redis(&[("URL", elsewhere)]).unwrap_err().to_string();
+        assert!(
+            told.contains("names another machine") && told.contains("redis.insecure"),
+            "{elsewhere}: {told}"
+        );
+        assert_eq!(redis(&[("URL", elsewhere), ("INSECURE", "true")]), Ok(()), "{elsewhere}");
+    }
+    let plain = redis(&[("URL", "redis://redis:6379"), ("PASSWORD", "pw")]);
+    assert!(plain.unwrap_err().to_string().contains("use rediss://"));
+    assert_eq!(redis(&[("URL", "rediss://redis:6379"), ("PASSWORD", "pw")]), Ok(()));
+}
+
+#[test]
 fn what_changed_is_told_by_name_and_never_by_value() {
     let before =
         load(&[("ROOMGATE__SHARDS__A__ENDPOINTS__A_1__PASSWORD", "s3cret-one")], &[]).unwrap().config;

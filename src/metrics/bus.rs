@@ -27,7 +27,43 @@ const RECEIVED: Family = Family::counter(
     "Announcements that came from Redis, own ones included.",
 );
 
-pub(super) const FAMILIES: &[&Family] = &[&UP, &REFUSED, &RECONNECTS, &PUBLISHED, &DROPPED, &RECEIVED];
+const FORGED: Family = Family::counter(
+    "roomgate_bus_forged_total",
+    &["reason"],
+    "Messages and entries in Redis that this node refused because no node of its cluster wrote them, by reason.",
+);
+
+pub(super) const FAMILIES: &[&Family] =
+    &[&UP, &REFUSED, &RECONNECTS, &PUBLISHED, &DROPPED, &RECEIVED, &FORGED];
+
+/// Why what came from Redis is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forged {
+    /// Without a seal: a forgery, or of a node of an earlier version.
+    Unsigned,
+    /// Changed, of another channel, or of a key that this node doesn't have.
+    WrongSeal,
+    /// The same message again.
+    Replayed,
+    /// Too old.
+    Stale,
+    /// An event with a valid seal that the log doesn't have.
+    NotInLog,
+}
+
+impl Forged {
+    pub const ALL: [Self; 5] = [Self::Unsigned, Self::WrongSeal, Self::Replayed, Self::Stale, Self::NotInLog];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::WrongSeal => "wrong_seal",
+            Self::Replayed => "replayed",
+            Self::Stale => "stale",
+            Self::NotInLog => "not_in_log",
+        }
+    }
+}
 
 struct Bus {
     up: Gauge,
@@ -47,6 +83,9 @@ static BUS: LazyLock<Bus> = LazyLock::new(|| Bus {
 
 pub(super) fn init() {
     LazyLock::force(&BUS);
+    for reason in Forged::ALL {
+        drop::<Counter>(series(&FORGED, &[reason.as_str()]));
+    }
 }
 
 /// The bus works in whole, or doesn't.
@@ -58,6 +97,11 @@ pub fn up(works: bool) {
 pub fn refused(command: &'static str, resource: &'static str, refused: bool) {
     let gauge: Gauge = series(&REFUSED, &[command, resource]);
     gauge.set(if refused { 1.0 } else { 0.0 });
+}
+
+pub fn forged(reason: Forged) {
+    let counter: Counter = series(&FORGED, &[reason.as_str()]);
+    counter.increment(1);
 }
 
 pub fn reconnected() {

@@ -133,6 +133,8 @@ async fn redis_proves_its_name_as_well() {
             username: None,
             password: None,
             password_file: None,
+            unsigned: config::Unsigned::Refuse,
+            insecure: false,
         };
         bus::probe(&redis).await
     };
