@@ -46,6 +46,11 @@ impl Delivery {
         self.delivered
     }
 
+    /// Its event, if it was delivered since the room was opened.
+    pub fn last(&self) -> Option<&LogEvent> {
+        self.recent.back().filter(|event| event.position == self.delivered)
+    }
+
     pub fn has_hole(&self) -> bool {
         !self.held.is_empty()
     }

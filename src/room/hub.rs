@@ -162,15 +162,27 @@ impl Hub {
         self.rooms().values().for_each(|handle| handle.announce(Command::Alone));
     }
 
-    /// The rooms that are live here.
-    pub fn live(&self) -> Vec<RoomId> {
-        self.rooms().keys().copied().collect()
+    /// The rooms that are live here, and whether the event at the head is to be
+    /// compared: of rooms to which other nodes announced events. Forgets it.
+    pub(super) fn live(&self) -> Vec<(RoomId, bool)> {
+        self.rooms().iter().map(|(room, handle)| (*room, handle.take_unproven())).collect()
+    }
+
+    /// The comparison failed, and is due again.
+    pub(super) fn doubt_heads(&self, rooms: &[(RoomId, bool)]) {
+        let live = self.rooms();
+        rooms.iter().filter(|(_, unproven)| *unproven).for_each(|(room, _)| {
+            if let Some(handle) = live.get(room) {
+                handle.doubt_head();
+            }
+        });
     }
 
     /// What the periodic comparison with the log found.
     pub fn head(&self, head: &RoomHead) {
         if let Some(handle) = self.rooms().get(&head.room) {
-            handle.announce(Command::Head { head: head.position, access_rev: head.access_rev });
+            let RoomHead { position: head, access_rev, event, .. } = *head;
+            handle.announce(Command::Head { head, access_rev, event });
         }
     }
 
@@ -191,7 +203,12 @@ impl Hub {
                         Command::Signals { .. } | Command::AccessRev { .. } | Command::Traces { .. } => {
                             handle.hint(command);
                         }
-                        _ => handle.announce(command),
+                        _ => {
+                            if matches!(command, Command::Events { .. }) {
+                                handle.doubt_head();
+                            }
+                            handle.announce(command);
+                        }
                     }
                 }
             }

@@ -52,25 +52,26 @@ async fn check_heads(hub: Hub) {
         if !gone.is_empty() {
             // Their slots have moved, and nobody here wrote to them since.
             hub.context().history.find_owners().await;
-            check_rooms(&hub, gone).await;
+            check_rooms(&hub, gone.into_iter().map(|room| (room, true))).await;
         }
     }
 }
 
 /// Answers with rooms that are not where they are thought to be.
-async fn check_rooms(hub: &Hub, rooms: impl IntoIterator<Item = RoomId>) -> Vec<RoomId> {
+async fn check_rooms(hub: &Hub, rooms: impl IntoIterator<Item = (RoomId, bool)>) -> Vec<RoomId> {
     let mut by_shard: HashMap<_, Vec<_>> = HashMap::new();
     for room in rooms {
         // A room whose slot nobody owns now is asked for at the next tick.
-        if let Some(shard) = hub.context().history.shard_of(room) {
-            by_shard.entry(shard).or_default().push(room);
+        match hub.context().history.shard_of(room.0) {
+            Some(shard) => by_shard.entry(shard).or_default().push(room),
+            None => hub.doubt_heads(&[room]),
         }
     }
     let checks = by_shard.into_iter().map(|(shard, rooms)| check_shard(hub, shard, rooms));
     futures_util::future::join_all(checks).await.concat()
 }
 
-async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: Vec<RoomId>) -> Vec<RoomId> {
+async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: Vec<(RoomId, bool)>) -> Vec<RoomId> {
     if planted::has(Bug::HeadCheckOff) {
         return Vec::new();
     }
@@ -82,6 +83,7 @@ async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: Vec<RoomId>) -> Vec<Ro
         // Asked again at the next tick; joins and submits say it to people.
         Err(error) => {
             tracing::debug!(%error, "can't compare rooms with their logs");
+            hub.doubt_heads(&rooms);
             Vec::new()
         }
     }

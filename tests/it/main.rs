@@ -21,6 +21,7 @@ mod delivery;
 mod drain;
 mod embedded;
 mod floods;
+mod forged;
 mod head_checks;
 mod health;
 mod history;

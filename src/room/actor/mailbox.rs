@@ -14,7 +14,7 @@ use crate::ids::SessionId;
 use crate::position::Position;
 use crate::protocol::server::{Member, ResyncReason};
 use crate::protocol::{Json, Refusal};
-use crate::store::history::{Freshness, Head, LogEvent, PageOutcome, ReadError};
+use crate::store::history::{EventDigest, Freshness, Head, LogEvent, PageOutcome, ReadError};
 use crate::store::rooms::{Rights, RoomsError};
 use crate::traces::Carried;
 
@@ -72,6 +72,7 @@ pub enum Command {
     Head {
         head: Position,
         access_rev: u64,
+        event: Option<EventDigest>,
     },
     /// Who may be here has changed, as of this.
     AccessRev {
@@ -137,12 +138,14 @@ pub enum Next {
 pub struct RoomHandle {
     mailbox: mpsc::Sender<Command>,
     missed: Arc<AtomicBool>,
+    /// Events came over the bus since the head's event was last compared.
+    unproven: Arc<AtomicBool>,
 }
 
 impl RoomHandle {
     pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (mailbox, commands) = mpsc::channel(MAILBOX);
-        (Self { mailbox, missed: Arc::default() }, commands)
+        (Self { mailbox, missed: Arc::default(), unproven: Arc::default() }, commands)
     }
 
     /// Whether an announcement found the mailbox full; forgets it.
@@ -152,6 +155,16 @@ impl RoomHandle {
 
     pub(super) fn has_missed(&self) -> bool {
         self.missed.load(Ordering::Acquire)
+    }
+
+    /// The next head check compares the head's event too.
+    pub fn doubt_head(&self) {
+        self.unproven.store(true, Ordering::Release);
+    }
+
+    /// Whether the head's event is to be compared; forgets it.
+    pub fn take_unproven(&self) -> bool {
+        self.unproven.swap(false, Ordering::AcqRel)
     }
 
     /// `Err` when the room has just ended: open it anew.

@@ -229,8 +229,9 @@ impl Room {
             }
             Command::Remote { members } => self.recalled(members),
             Command::Alone => self.forget_remote(),
-            Command::Head { head, access_rev } => {
+            Command::Head { head, access_rev, event } => {
                 self.compare(head);
+                self.compare_event(head, event);
                 self.check_rights(access_rev);
             }
             Command::AccessRev { access_rev } => self.check_rights(access_rev),

@@ -10,12 +10,14 @@ use super::super::feeding::Feeding;
 use super::{Command, Room};
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
+use crate::metrics;
+use crate::metrics::bus::Forged;
 use crate::metrics::gateway::{self, GapCause};
 use crate::planted::{self, Bug};
 use crate::position::Position;
 use crate::protocol::Json;
 use crate::protocol::server::ResyncReason;
-use crate::store::history::{Freshness, Head, LogEvent, PageOutcome, ReadError};
+use crate::store::history::{EventDigest, Freshness, Head, LogEvent, PageOutcome, ReadError};
 
 /// After a read of the log failed.
 const REPAIR_RETRY: Duration = Duration::from_millis(500);
@@ -101,6 +103,24 @@ impl Room {
             // A replica that lags says the same; one that still does after a
             // whole interval without a new event says that the log was cut.
             self.repair(self.doubt(GapCause::Epoch));
+        }
+    }
+
+    /// Order and epoch don't show that the head is another event than the log's: an
+    /// event with a valid seal may have taken its place.
+    pub(super) fn compare_event(&mut self, head: Position, event: Option<EventDigest>) {
+        let Some(in_log) = event else { return };
+        if head != self.delivery.delivered() || self.repairing {
+            // What comes next is compared at the next check.
+            return self.itself.doubt_head();
+        }
+        if self.delivery.last().is_some_and(|shown| shown.digest() != in_log) {
+            metrics::bus::forged(Forged::NotInLog);
+            tracing::error!(
+                room = %self.id, at = %head,
+                "an event was shown that the log does not have: its author has a key of auth.keys"
+            );
+            self.restart(ResyncReason::PositionLost);
         }
     }
 

@@ -16,13 +16,15 @@ mod statements;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
+
 pub use crate::routing::{Freshness, Reason, ServedBy};
 pub use daily::{Counted, Daily, DayCounts};
 pub use past::Behind;
 pub use retention::Expired;
 pub use statements::{STATEMENTS, Unreadable};
 
-use crate::db::{Class, DbError};
+use crate::db::{Class, DbError, ToSql};
 use crate::ids::{RoomId, UserId};
 use crate::log::Event;
 use crate::placement::{ShardIndex, slot_of};
@@ -69,13 +71,25 @@ pub struct RoomHead {
     pub position: Position,
     pub access_rev: u64,
     pub slot_epoch: Epoch,
+    /// Of the event at `position`, where it was asked for.
+    pub event: Option<EventDigest>,
 }
+
+/// SHA-256 of an event as it goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventDigest([u8; 32]);
 
 /// An entry of the log, encoded as an `event` message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEvent {
     pub position: Position,
     pub json: Json,
+}
+
+impl LogEvent {
+    pub fn digest(&self) -> EventDigest {
+        EventDigest(Sha256::digest(self.json.bytes()).into())
+    }
 }
 
 /// What follows a position.
@@ -291,20 +305,23 @@ impl History {
     }
 
     /// The heads of those of `rooms` that `shard` owns, for the check that
-    /// nothing stays unnoticed; and those whose slots it doesn't own. From one
+    /// nothing stays unnoticed, with the digest of the head's event for those with
+    /// `true`; and those whose slots it doesn't own. From one
     /// endpoint, each chunk one snapshot.
     pub async fn heads(
         &self,
         shard: ShardIndex,
-        rooms: &[RoomId],
+        rooms: &[(RoomId, bool)],
         max_stale: Duration,
     ) -> Result<(Vec<RoomHead>, Vec<RoomId>), ReadError> {
         let (mut heads, mut not_owned) = (Vec::with_capacity(rooms.len()), Vec::new());
         for chunk in rooms.chunks(HEADS_CHUNK) {
-            let ids: Vec<i64> = chunk.iter().map(|room| room.as_i64()).collect();
-            let slots: Vec<i32> = chunk.iter().map(|room| i32::from(slot_of(*room).0)).collect();
+            let ids: Vec<i64> = chunk.iter().map(|(room, _)| room.as_i64()).collect();
+            let slots: Vec<i32> = chunk.iter().map(|(room, _)| i32::from(slot_of(*room).0)).collect();
+            let with_event: Vec<bool> = chunk.iter().map(|(_, with_event)| *with_event).collect();
+            let params: [&(dyn ToSql + Sync); 3] = [&ids, &slots, &with_event];
             let freshness = Freshness::MaxStale(max_stale);
-            for row in self.reader.query(shard, freshness, &statements::HEADS, &[&ids, &slots]).await? {
+            for row in self.reader.query(shard, freshness, &statements::HEADS, &params).await? {
                 match row.get(1) {
                     Some(epoch) => heads.extend(statements::head(&row, epoch)),
                     None => not_owned.extend(RoomId::from_i64(row.get(0))),

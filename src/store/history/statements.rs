@@ -4,7 +4,7 @@
 
 use super::daily;
 use super::judge::{At, Facts};
-use super::{LogEvent, RoomHead, SnapshotShape};
+use super::{EventDigest, LogEvent, RoomHead, SnapshotShape};
 use crate::clock::UnixMillis;
 use crate::db::{Row, Sql};
 use crate::ids::{OpId, RoomId, UserId};
@@ -101,14 +101,18 @@ pub(super) static SNAPSHOT: Sql = Sql {
     ),
 };
 
-/// Of many rooms: the epoch of the slot, if it is owned here; and the head, if the
-/// room is here, which it may not be yet on a replica.
+/// Of many rooms: the epoch of the slot, if it is owned here; the head, if the room is
+/// here, which it may not be yet on a replica; and the head's event, if $3 asks for it.
 pub(super) static HEADS: Sql = Sql {
     name: "read_heads",
-    text: "SELECT wanted.room_id, owner.epoch, head.head_seq, head.head_epoch, head.access_rev
-  FROM unnest($1::bigint[], $2::int[]) AS wanted (room_id, slot)
+    text: "SELECT wanted.room_id, owner.epoch, head.head_seq, head.head_epoch, head.access_rev,
+       event.seq, event.epoch, event.op_id, event.user_id, event.kind, event.body::text, event.digest,
+       event.version, event.cleared, (extract(epoch FROM event.created_at) * 1000)::bigint
+  FROM unnest($1::bigint[], $2::int[], $3::boolean[]) AS wanted (room_id, slot, has_event)
   LEFT JOIN slot_owner AS owner ON owner.slot = wanted.slot AND owner.state = 'active'
-  LEFT JOIN room_head AS head ON head.room_id = wanted.room_id",
+  LEFT JOIN room_head AS head ON head.room_id = wanted.room_id
+  LEFT JOIN room_event AS event ON event.room_id = wanted.room_id
+       AND event.seq = CASE WHEN wanted.has_event THEN head.head_seq END",
 };
 
 /// The newest snapshot at or before $5.
@@ -249,7 +253,7 @@ pub(super) fn facts(row: &Row, asked: [Option<Position>; 2]) -> Facts {
 /// `None`: there is no event on this row.
 pub(super) fn event(row: &Row, room: RoomId) -> Option<Result<Event, Unreadable>> {
     let seq = Seq::from_i64(row.get::<_, Option<i64>>(OWN)?);
-    Some(read_event(row, room, seq).ok_or(Unreadable { room, seq }))
+    Some(read_event(row, OWN, room, seq).ok_or(Unreadable { room, seq }))
 }
 
 /// A row that this version can't have written.
@@ -260,18 +264,19 @@ pub struct Unreadable {
     pub seq: Seq,
 }
 
-fn read_event(row: &Row, room: RoomId, seq: Seq) -> Option<Event> {
+/// Its columns begin at `at`.
+fn read_event(row: &Row, at: usize, room: RoomId, seq: Seq) -> Option<Event> {
     Some(Event {
         room,
-        position: Position::new(Epoch::from_i64(row.get(OWN + 1)), seq),
-        op: OpId::new(row.get(OWN + 2)).ok()?,
-        user: UserId::new(row.get(OWN + 3)).ok()?,
-        kind: Kind::parse(row.get(OWN + 4))?,
-        body: row.get::<_, &str>(OWN + 5).into(),
-        digest: Digest(row.get::<_, &[u8]>(OWN + 6).try_into().ok()?),
-        version: row.get::<_, Option<i64>>(OWN + 7).map(Version::from_i64),
-        cleared: row.get::<_, Option<i64>>(OWN + 8).map(i64::unsigned_abs),
-        at: UnixMillis(row.get(OWN + 9)),
+        position: Position::new(Epoch::from_i64(row.get(at + 1)), seq),
+        op: OpId::new(row.get(at + 2)).ok()?,
+        user: UserId::new(row.get(at + 3)).ok()?,
+        kind: Kind::parse(row.get(at + 4))?,
+        body: row.get::<_, &str>(at + 5).into(),
+        digest: Digest(row.get::<_, &[u8]>(at + 6).try_into().ok()?),
+        version: row.get::<_, Option<i64>>(at + 7).map(Version::from_i64),
+        cleared: row.get::<_, Option<i64>>(at + 8).map(i64::unsigned_abs),
+        at: UnixMillis(row.get(at + 9)),
     })
 }
 
@@ -295,5 +300,15 @@ pub(super) fn head(row: &Row, slot_epoch: i64) -> Option<RoomHead> {
         position: Position::new(Epoch::from_i64(row.get(3)), seq),
         access_rev: row.get::<_, i64>(4).unsigned_abs(),
         slot_epoch: Epoch::from_i64(slot_epoch),
+        event: head_event(row),
     })
 }
+
+fn head_event(row: &Row) -> Option<EventDigest> {
+    let seq = Seq::from_i64(row.get::<_, Option<i64>>(HEAD_EVENT)?);
+    let event = read_event(row, HEAD_EVENT, RoomId::from_i64(row.get(0)).ok()?, seq)?;
+    Some(log_event(&event).digest())
+}
+
+/// Where the event begins on a row of [`HEADS`].
+const HEAD_EVENT: usize = 5;

@@ -136,10 +136,12 @@ async fn a_snapshot_shows_live_shapes_at_one_position() {
     let expected =
         [r#"{"version":1,"shape":{"id":"a"}}"#, r#"{"version":4,"shape":{"id":"b","x":1e131071}}"#];
     assert_eq!(items, expected, "as they were sent, ordered by id");
-    let asked = [room, RoomId::random()];
+    let asked = [(room, true), (RoomId::random(), true)];
     let (heads, not_owned) = node.history.heads(ShardIndex(0), &asked, any_age().max_stale).await.unwrap();
     assert_eq!((heads.len(), not_owned), (1, vec![]), "a room that is not here, in a slot that is");
     assert_eq!((heads[0].room, heads[0].position, heads[0].access_rev), (room, head, 3));
+    let (heads, _) = node.history.heads(ShardIndex(0), &[(room, false)], any_age().max_stale).await.unwrap();
+    assert_eq!(heads[0].event, None, "the event was not asked for");
 }
 
 #[tokio::test]
