@@ -33,6 +33,8 @@ UNLIMITED = {
         "USER_MESSAGES_PER_SECOND",
         "USER_BYTES_PER_SECOND",
         "WRITES_PER_MINUTE",
+        "USER_IMPORTS_PER_HOUR",
+        "ROOMS_PER_USER",
     )
 }
 

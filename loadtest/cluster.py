@@ -19,6 +19,9 @@ LIFTED = {
         "SIGNUPS_PER_MINUTE",
         "SIGNINS_PER_MINUTE",
         "WRITES_PER_MINUTE",
+        "USER_SUBMITS_PER_MINUTE",
+        "USER_IMPORTS_PER_HOUR",
+        "ROOMS_PER_USER",
         "USER_MESSAGES_PER_SECOND",
         "USER_BYTES_PER_SECOND",
     )

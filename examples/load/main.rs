@@ -2,7 +2,7 @@
 //!
 //! Lift the limits for it, since they are there to stop such a client: set
 //! `ROOMGATE__LIMITS__{SUBMITS,MESSAGES,BYTES,USER_MESSAGES,USER_BYTES}_PER_SECOND`
-//! and `ROOMGATE__LIMITS__SESSIONS_PER_USER` to 0 for `roomgate dev`.
+//! and `ROOMGATE__LIMITS__{SESSIONS_PER_USER,USER_SUBMITS_PER_MINUTE,ROOMS_PER_USER}` to 0 for `roomgate dev`.
 
 mod client;
 mod cluster;
@@ -26,7 +26,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[command(
     after_help = "Example:\n  load --dev .dev/dev.json idle --connections 5000\n\nA process may have 20 000 \
                         descriptors here, so connections go to nodes directly. Set these to 0 for\n\
-                        the cluster: ROOMGATE__LIMITS__SESSIONS_PER_USER and ROOMGATE__LIMITS__…_PER_SECOND\n\
+                        the cluster: ROOMGATE__LIMITS__SESSIONS_PER_USER, …ROOMS_PER_USER,\n\
+                        …USER_SUBMITS_PER_MINUTE, and …_PER_SECOND\n\
                         of SUBMITS, MESSAGES, BYTES, USER_MESSAGES and USER_BYTES."
 )]
 struct Args {

@@ -34,6 +34,12 @@ pub struct Limits {
     /// Of all sessions of one user on this node.
     pub user_messages_per_second: u32,
     pub user_bytes_per_second: u32,
+    pub user_imports_per_hour: u32,
+    /// Quotas of a user's stored data. Tokens of servers are exempt.
+    pub rooms_per_user: u32,
+    pub user_metadata_bytes: u64,
+    pub invites_per_room: u32,
+    pub signins_kept_per_user: u32,
 }
 
 impl Default for Limits {
@@ -52,7 +58,6 @@ impl Default for Limits {
             handshakes_per_minute: 0,
             signups_per_minute: 10,
             signins_per_minute: 10,
-            user_submits_per_minute: 0,
             writes_per_minute: 600,
             messages_per_second: 200,
             message_burst: 1024,
@@ -60,6 +65,12 @@ impl Default for Limits {
             byte_burst: 16 << 20,
             user_messages_per_second: 600,
             user_bytes_per_second: 8 << 20,
+            user_submits_per_minute: 6000,
+            user_imports_per_hour: 60,
+            rooms_per_user: 1000,
+            user_metadata_bytes: 4 * 1024 * 1024,
+            invites_per_room: 1000,
+            signins_kept_per_user: 100,
         }
     }
 }

@@ -57,6 +57,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &erasures::DONE,
     &erasures::STATE,
     &slugs::RESERVE,
+    &slugs::IS_TAKEN,
     &slugs::ACTIVATE,
     &slugs::RESOLVE,
     &slugs::UNFINISHED,
@@ -68,6 +69,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &idempotency::ANSWER,
     &idempotency::RELEASE,
     &idempotency::SWEEP,
+    &refresh_tokens::END_OLDEST,
     &refresh_tokens::SWEEP,
     &tickets::SPEND,
     &tickets::SWEEP,
@@ -125,6 +127,8 @@ pub enum DirectoryError {
     EmailTaken,
     #[error("the slug is taken")]
     SlugTaken,
+    #[error("the user has made {most} rooms already")]
+    TooManyRooms { most: u32 },
     #[error("the refresh token is unknown, spent or expired")]
     RefreshTokenInvalid,
     /// Its sign-in has been ended.
@@ -149,6 +153,12 @@ impl DirectoryError {
         match self {
             Self::EmailTaken => Refusal::new(Code::EmailTaken, "an account with this email exists"),
             Self::SlugTaken => Refusal::new(Code::SlugTaken, "another room has this slug"),
+            Self::TooManyRooms { most } => Refusal::new(
+                Code::Forbidden,
+                format!(
+                    "you have made {most} rooms, and may have no more; use one of them (limits.rooms_per_user)"
+                ),
+            ),
             Self::RefreshTokenInvalid | Self::RefreshTokenReused => {
                 Refusal::new(Code::Unauthenticated, "sign in again")
             }

@@ -52,6 +52,16 @@ pub(super) static REVOKE_REUSED: Sql = Sql {
            RETURNING user_id",
 };
 
+// A family's last token expires the later, the later it was refreshed.
+pub(super) static END_OLDEST: Sql = Sql {
+    name: "refresh_token_end_oldest",
+    text: "DELETE FROM directory.refresh_token
+            WHERE account_id = $1
+              AND family IN (SELECT family FROM directory.refresh_token WHERE account_id = $1
+                              GROUP BY family ORDER BY max(expires_at) DESC, family OFFSET $2)
+           RETURNING 1",
+};
+
 pub(super) static SWEEP: Sql = Sql {
     name: "refresh_token_sweep",
     text: "DELETE FROM directory.refresh_token WHERE ctid = ANY (ARRAY(
@@ -70,6 +80,19 @@ impl Directory {
         let (bytes, login, lifetime) = (digest.0.as_slice(), Uuid::new_v4(), millis(lifetime));
         self.query(&INSERT, &[&bytes, &login, &account.as_str(), &lifetime]).await?;
         Ok(login)
+    }
+
+    /// Keeps the `most` sign-ins of `account` that were refreshed last; 0: all. The
+    /// others can't be refreshed any more.
+    pub async fn end_oldest_logins(&self, account: &UserId, most: u32) -> Result<(), DirectoryError> {
+        if most == 0 {
+            return Ok(());
+        }
+        let ended = self.query(&END_OLDEST, &[&account.as_str(), &i64::from(most)]).await?;
+        if !ended.is_empty() {
+            tracing::info!(%account, most, "ended the oldest sign-ins of an account with too many");
+        }
+        Ok(())
     }
 
     /// Spends `old` for `new` and says whose it is, and of which sign-in. Of two at once, one wins; the

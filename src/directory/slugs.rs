@@ -26,12 +26,18 @@ use crate::store::rooms::{NewRoom, Rooms};
 pub(super) static RESERVE: Sql = Sql {
     name: "slug_reserve",
     text: "INSERT INTO directory.slug (slug, room_id, owner, state, plan)
-           VALUES ($1, $2, $3, 'creating', $4::text::jsonb)
+           SELECT $1::text, $2::bigint, $3::text, 'creating', $4::text::jsonb
+            WHERE $5::bigint = 0
+               OR EXISTS (SELECT FROM directory.slug WHERE slug = $1)
+               OR (SELECT count(*) FROM (SELECT FROM directory.slug WHERE owner = $3 LIMIT $5) AS theirs) < $5
            ON CONFLICT (slug) DO UPDATE
                    SET plan = CASE slug.state WHEN 'creating' THEN excluded.plan END
                  WHERE slug.owner = $3 AND (slug.state = 'creating' OR slug.room_id = $2)
            RETURNING room_id",
 };
+
+pub(super) static IS_TAKEN: Sql =
+    Sql { name: "slug_is_taken", text: "SELECT FROM directory.slug WHERE slug = $1" };
 
 pub(super) static ACTIVATE: Sql = Sql {
     name: "slug_activate",
@@ -92,13 +98,18 @@ struct Plan {
 
 impl Directory {
     /// Reserves the slug of `new` for its owner, who may have begun before: then
-    /// the room's id is the one of that time. `SlugTaken` otherwise.
-    pub async fn reserve_room(&self, new: &NewRoom) -> Result<RoomId, DirectoryError> {
+    /// the room's id is the one of that time. `SlugTaken` otherwise, and
+    /// `TooManyRooms` if the owner has made `most` rooms; 0: no limit.
+    pub async fn reserve_room(&self, new: &NewRoom, most: u32) -> Result<RoomId, DirectoryError> {
         let plan = Plan::of(new)?;
-        let params: [&(dyn ToSql + Sync); 4] =
-            [&new.slug.as_str(), &new.room.as_i64(), &new.owner.as_str(), &plan];
-        let row = self.query_opt(&RESERVE, &params).await?.ok_or(DirectoryError::SlugTaken)?;
-        room_id(row.get(0))
+        let (slug, limit) = (new.slug.as_str(), i64::from(most));
+        let params: [&(dyn ToSql + Sync); 5] =
+            [&slug, &new.room.as_i64(), &new.owner.as_str(), &plan, &limit];
+        if let Some(row) = self.query_opt(&RESERVE, &params).await? {
+            return room_id(row.get(0));
+        }
+        let is_taken = most == 0 || self.query_opt(&IS_TAKEN, &[&slug]).await?.is_some();
+        Err(if is_taken { DirectoryError::SlugTaken } else { DirectoryError::TooManyRooms { most } })
     }
 
     /// The room is on its shard: from now on the slug finds it.

@@ -19,6 +19,7 @@ use super::rooms::{PATIENCE, as_written, check_name};
 use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
+use crate::log::Authority;
 use crate::protocol::{Access, DefaultRole, Object};
 use crate::store::rooms::Alteration;
 
@@ -69,6 +70,10 @@ pub(super) async fn alter(
     let deadline = Instant::now() + PATIENCE;
     let (mut alteration, password) = checked(wish)?;
     let room = app.access.managed(&claims, &room).await?;
+    if let (Some(Some(patch)), Authority::Member) = (&alteration.metadata, claims.authority) {
+        let most = app.limits.configured().user_metadata_bytes;
+        app.rooms.check_metadata(&claims.user, patch.len(), most).await?;
+    }
     if let Some(password) = password {
         alteration.password = Some(Some(app.passwords.hash(password).await?));
     }

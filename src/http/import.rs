@@ -4,6 +4,7 @@
 //! while it arrives nothing of the room is locked. A line that can't be taken is
 //! named with its code and stops no other.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
@@ -22,7 +23,7 @@ use super::query::Query;
 use super::signed_in::SignedIn;
 use super::{App, answer, body, rooms};
 use crate::auth::Claims;
-use crate::ids::{OpId, RoomId};
+use crate::ids::{OpId, RoomId, UserId};
 use crate::log::{Authority, Digest, app_shapes};
 use crate::protocol::{Code, Exact, Refusal, Role, RoomRef, Schema, Shape, strict};
 use crate::routing::Freshness;
@@ -50,6 +51,8 @@ const BODY_PAUSE: Duration = Duration::from_secs(30);
 /// Lines are staged when so many, or so many bytes of them, have come.
 const BATCH_LINES: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
+/// So many lines cost about as much as one submit in a transaction of its own.
+const LINES_A_SUBMIT: usize = 100;
 /// After so many lines it is logged how far an import has come.
 const LOG_LINES: u32 = 20_000;
 
@@ -100,12 +103,16 @@ pub(super) async fn import(
     let (head, body) = request.into_parts();
     let content = Content::of(&head.headers, body)?;
     let (room, schema) = allowed(&app, &claims, &room).await?;
+    let charged = (claims.authority == Authority::Member).then(|| claims.user.clone());
+    if let Some(user) = &charged {
+        app.limits.user_import(user).await?;
+    }
     let limits = app.limits.configured();
     let depth = if limits.json_depth == 0 { usize::MAX } else { limits.json_depth };
     let rules = Rules { schema, legacy: app.legacy_protocol, line_bytes: limits.message_bytes, depth };
     let import = Import { room, user: claims.user, authority: claims.authority, op };
     let begun = Instant::now();
-    let mut arriving = Arriving::new(app.clone(), rules, app.imports.begin(import));
+    let mut arriving = Arriving::new(app.clone(), rules, app.imports.begin(import), charged);
     let done = match arriving.take_all(content).await {
         Ok(()) => arriving.finish().await,
         Err(error) => Err(error),
@@ -141,6 +148,8 @@ struct Arriving {
     app: App,
     rules: Rules,
     staging: Staging,
+    /// The user whose submits the lines count as; none for servers.
+    charged: Option<UserId>,
     lines: Lines,
     digest: Xxh3,
     bytes: u64,
@@ -151,12 +160,13 @@ struct Arriving {
 }
 
 impl Arriving {
-    fn new(app: App, rules: Rules, staging: Staging) -> Self {
+    fn new(app: App, rules: Rules, staging: Staging, charged: Option<UserId>) -> Self {
         // Twice what a shape may have: it may be written with spaces.
         let lines = Lines::new(rules.line_bytes.saturating_mul(2));
         let digest = Xxh3::new();
         let (batch, rejected) = (Vec::new(), Vec::new());
-        Self { app, rules, staging, lines, digest, bytes: 0, batch, batch_bytes: 0, rejected, logged: 0 }
+        let (bytes, batch_bytes, logged) = (0, 0, 0);
+        Self { app, rules, staging, charged, lines, digest, bytes, batch, batch_bytes, rejected, logged }
     }
 
     async fn take_all(&mut self, mut content: Content) -> Answer<()> {
@@ -211,6 +221,10 @@ impl Arriving {
     }
 
     async fn stage(&mut self) -> Answer<()> {
+        let submits = u32::try_from(self.batch.len().div_ceil(LINES_A_SUBMIT)).ok().and_then(NonZeroU32::new);
+        if let (Some(user), Some(submits)) = (&self.charged, submits) {
+            self.app.limits.user_submits(user, submits).await?;
+        }
         self.app.imports.stage(&mut self.staging, &self.batch).await?;
         self.batch.clear();
         self.batch_bytes = 0;

@@ -58,7 +58,8 @@ pub(super) async fn create(
     let id = Makes::invite(makes)?;
     let code = app.signer.invite_code(room, id)?;
     let new = NewInvite { id, digest: code.digest(), role: wish.role, expires_at, max_uses };
-    let made = app.rooms.add_invite(room, actor(&claims), &new, Instant::now() + PATIENCE).await?;
+    let most = app.limits.configured().invites_per_room;
+    let made = app.rooms.add_invite(room, actor(&claims), &new, most, Instant::now() + PATIENCE).await?;
     if made.digest != new.digest {
         let message = "the keys were replaced, so this invite's code can't be told again; make another one";
         return Err(ApiError::new(Code::IdempotencyMismatch, message));

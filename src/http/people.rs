@@ -186,6 +186,8 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
 async fn begin(app: &App, account: &Account) -> Answer<String> {
     let refresh = RefreshToken::random();
     let login = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await?;
+    let most = app.limits.configured().signins_kept_per_user;
+    app.directory.end_oldest_logins(&account.id, most).await?;
     session(app, account, login, &refresh)
 }
 

@@ -22,6 +22,7 @@ use super::signed_in::SignedIn;
 use crate::auth::check_password_rules;
 use crate::config::Secret;
 use crate::ids::{RoomId, Slug, UserId};
+use crate::log::Authority;
 use crate::protocol::{Access, DefaultRole, Object, ObjectWriter, Schema};
 use crate::routing::Freshness;
 use crate::store::rooms::refusals::{needs_password, too_much_metadata, two_doors};
@@ -62,6 +63,7 @@ pub(super) struct Create {
     request_body = Create,
     responses(
         (status = 201, description = "The room", body = schemas::Room),
+        (status = 403, description = "forbidden: too many rooms, or too much metadata in all", body = schemas::Refused),
         (status = 409, description = "slug_taken, idempotency_mismatch", body = schemas::Refused),
     ),
 )]
@@ -76,7 +78,13 @@ pub(super) async fn create(
     if let Some(password) = wish.password {
         new.password = Some(app.passwords.hash(password).await?);
     }
-    new.room = app.directory.reserve_room(&new).await?;
+    let limits = app.limits.configured();
+    let is_server = claims.authority == Authority::Server;
+    if wish.metadata.is_some() && !is_server {
+        app.rooms.check_metadata(&claims.user, new.metadata.len(), limits.user_metadata_bytes).await?;
+    }
+    let most = if is_server { 0 } else { limits.rooms_per_user };
+    new.room = app.directory.reserve_room(&new, most).await?;
     app.rooms.insert(&new, deadline).await?;
     app.directory.activate_slug(&new.slug, new.room).await?;
     let mut response = as_written(&app, StatusCode::CREATED, new.room, deadline).await?;

@@ -43,8 +43,12 @@ pub(super) struct SoleGate {
 impl Gate {
     /// The whole minute's budget may be used at once.
     pub fn per_minute(what: &'static str, count: u32) -> Self {
-        let quota = NonZeroU32::new(count).map(|count| Quota::per_minute(count).allow_burst(count));
-        Self::new(what, quota)
+        Self::new(what, NonZeroU32::new(count).map(Quota::per_minute))
+    }
+
+    /// The whole hour's budget may be used at once.
+    pub fn per_hour(what: &'static str, count: u32) -> Self {
+        Self::new(what, NonZeroU32::new(count).map(Quota::per_hour))
     }
 
     /// A burst below the rate means the rate.

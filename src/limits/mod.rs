@@ -24,7 +24,7 @@ use crate::protocol::Refusal;
 use crate::tasks::Tasks;
 use gate::{Gate, SoleGate};
 use open::OpenSessions;
-use tally::{Counted, SharedCounts};
+use tally::{Counted, HOUR, MINUTE, SharedCounts};
 
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
@@ -51,6 +51,7 @@ struct Gates {
     writes_by_address: Arc<Gate>,
     user_messages: Arc<Gate>,
     user_bytes: Arc<Gate>,
+    user_imports: Arc<Gate>,
 }
 
 /// What one session may do. Not shared: it belongs to its reader.
@@ -117,7 +118,17 @@ impl Limits {
         gates.user_submits.pass(user.as_str(), count)?;
         let parts = ["submits", user.as_str()];
         let (what, count) = (SUBMITS, count.get());
-        self.count(Counted { what, parts: &parts, count, most, eager: true }).await
+        self.count(Counted { what, parts: &parts, count, most, window: MINUTE, eager: true }).await
+    }
+
+    /// Its lines count as submits besides.
+    pub async fn user_import(&self, user: &UserId) -> Result<(), Refusal> {
+        let gates = self.gates.load_full();
+        let most = gates.configured.user_imports_per_hour;
+        gates.user_imports.pass(user.as_str(), ONE)?;
+        let parts = ["imports", user.as_str()];
+        let (what, count) = (IMPORTS, 1);
+        self.count(Counted { what, parts: &parts, count, most, window: HOUR, eager: false }).await
     }
 
     pub fn handshake(&self, from: IpAddr) -> Result<(), Refusal> {
@@ -159,7 +170,7 @@ impl Limits {
     }
 
     async fn guess(&self, what: &'static str, parts: &[&str], most: u32) -> Result<(), Refusal> {
-        self.count(Counted { what, parts, count: 1, most, eager: false }).await
+        self.count(Counted { what, parts, count: 1, most, window: MINUTE, eager: false }).await
     }
 
     async fn count(&self, counted: Counted<'_>) -> Result<(), Refusal> {
@@ -193,6 +204,7 @@ impl Gates {
                 configured.user_bytes_per_second,
                 configured.user_bytes_per_second.saturating_mul(USER_BURST_SECONDS),
             )),
+            user_imports: Arc::new(Gate::per_hour(IMPORTS, configured.user_imports_per_hour)),
             configured: configured.clone(),
         }
     }
@@ -224,6 +236,9 @@ impl Gates {
         }
         if before.user_bytes_per_second == configured.user_bytes_per_second {
             next.user_bytes = self.user_bytes.clone();
+        }
+        if before.user_imports_per_hour == configured.user_imports_per_hour {
+            next.user_imports = self.user_imports.clone();
         }
         next
     }
@@ -282,6 +297,7 @@ fn joins(configured: &config::Limits) -> SoleGate {
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 const SUBMITS: &str = "submits";
+const IMPORTS: &str = "imports";
 const SIGN_INS: &str = "sign-ins";
 const WRITES: &str = "requests that change something";
 /// People behind one address sign in, refresh and sign out without a token.

@@ -20,7 +20,8 @@ use super::gate::{MAX_KEYS, refusal};
 use crate::protocol::Refusal;
 use crate::tasks::Tasks;
 
-pub(super) const WINDOW: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// The age up to which an answer stands for the counts of other nodes.
 const FRESH: Duration = Duration::from_secs(1);
 /// Requests below the limit, at least, from which on each waits for its answer;
@@ -52,6 +53,8 @@ pub(super) struct Counted<'a> {
     pub count: u32,
     /// 0: no limit.
     pub most: u32,
+    /// From the first request to the end of its budget.
+    pub window: Duration,
     /// The request may go ahead of its answer, if it is of one.
     pub eager: bool,
 }
@@ -85,13 +88,13 @@ struct Known {
 
 impl SharedCounts {
     pub fn new(tally: Arc<dyn Tally>, tasks: &Tasks) -> Self {
-        let known = Cache::builder().max_capacity(MAX_KEYS as u64).time_to_idle(WINDOW * 2).build();
+        let known = Cache::builder().max_capacity(MAX_KEYS as u64).time_to_idle(HOUR).build();
         Self { tally, tasks: tasks.clone(), known }
     }
 
     /// All of a request or nothing.
     pub async fn pass(&self, counted: Counted<'_>) -> Result<(), Refusal> {
-        let Counted { what, parts, eager, .. } = counted;
+        let Counted { what, parts, window, eager, .. } = counted;
         let (more, most) = (i64::from(counted.count), i64::from(counted.most));
         if most == 0 {
             return Ok(());
@@ -104,32 +107,32 @@ impl SharedCounts {
         if eager && more == 1 && count.known().is_far_from(most, more) {
             let counts = self.clone();
             self.tasks.spawn("limit-count", async move {
-                if let Some(answer) = counts.tally.count(&count.key, more, WINDOW).await {
-                    counts.note(&count, more, answer).await;
+                if let Some(answer) = counts.tally.count(&count.key, more, window).await {
+                    counts.note(&count, more, answer, window).await;
                 }
                 drop(turn);
             });
             return Ok(());
         }
-        let Some(answer) = self.tally.count(&count.key, more, WINDOW).await else { return Ok(()) };
+        let Some(answer) = self.tally.count(&count.key, more, window).await else { return Ok(()) };
         if answer.count <= most {
-            self.note(&count, more, answer).await;
+            self.note(&count, more, answer, window).await;
             return Ok(());
         }
         // A smaller request may still fit.
         let returned = if answer.count - more < most { more } else { 0 };
         if returned > 0 {
-            self.tally.count(&count.key, -returned, WINDOW).await;
+            self.tally.count(&count.key, -returned, window).await;
         }
-        self.note(&count, 0, Tallied { count: answer.count - returned, ..answer }).await;
+        self.note(&count, 0, Tallied { count: answer.count - returned, ..answer }, window).await;
         Err(refusal(what, answer.left))
     }
 
     /// If the count was lost, adds what this node had accepted.
-    async fn note(&self, count: &Count, accepted: i64, answer: Tallied) {
+    async fn note(&self, count: &Count, accepted: i64, answer: Tallied, window: Duration) {
         let lost = count.known().note(accepted, answer, Instant::now());
         if lost > 0
-            && let Some(answer) = self.tally.count(&count.key, lost, WINDOW).await
+            && let Some(answer) = self.tally.count(&count.key, lost, window).await
         {
             count.known().count = answer.count;
         }

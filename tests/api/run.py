@@ -50,6 +50,11 @@ class Cluster:
             "ROOMGATE__LIMITS__SIGNINS_PER_MINUTE": "0",
             "ROOMGATE__LIMITS__USER_SUBMITS_PER_MINUTE": "0",
             "ROOMGATE__LIMITS__WRITES_PER_MINUTE": "0",
+            "ROOMGATE__LIMITS__USER_IMPORTS_PER_HOUR": "0",
+            "ROOMGATE__LIMITS__ROOMS_PER_USER": "0",
+            "ROOMGATE__LIMITS__USER_METADATA_BYTES": "0",
+            "ROOMGATE__LIMITS__INVITES_PER_ROOM": "0",
+            "ROOMGATE__LIMITS__SIGNINS_KEPT_PER_USER": "0",
         }
         self.log = open(f"{folder}/log", "w+")
         self.process = subprocess.Popen(

@@ -50,6 +50,7 @@ export class Cluster {
       // Every test brings new guests, from one address.
       ROOMGATE__LIMITS__SIGNUPS_PER_MINUTE: '0',
       ROOMGATE__LIMITS__SIGNINS_PER_MINUTE: '0',
+      ROOMGATE__LIMITS__USER_SUBMITS_PER_MINUTE: '0',
       // A short room may lose its beginning, where it is told to, and soon.
       ROOMGATE__HISTORY__SNAPSHOT_EVENTS: '20',
       ROOMGATE__HISTORY__SNAPSHOT_INTERVAL_MS: '500',

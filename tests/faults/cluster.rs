@@ -32,7 +32,7 @@ pub struct Room {
 const HEARTBEAT_MS: u64 = 3_000;
 
 /// Nobody is slowed down: the load is the plan's.
-const UNLIMITED: [&str; 11] = [
+const UNLIMITED: [&str; 17] = [
     "submits_per_second",
     "submit_burst",
     "signals_per_second",
@@ -44,6 +44,12 @@ const UNLIMITED: [&str; 11] = [
     "bytes_per_second",
     "user_messages_per_second",
     "user_bytes_per_second",
+    "user_submits_per_minute",
+    "user_imports_per_hour",
+    "rooms_per_user",
+    "user_metadata_bytes",
+    "invites_per_room",
+    "signins_kept_per_user",
 ];
 
 impl World {

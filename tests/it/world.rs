@@ -235,6 +235,12 @@ pub fn options(scratch: &Scratch) -> Options {
         "bytes_per_second",
         "user_messages_per_second",
         "user_bytes_per_second",
+        "user_submits_per_minute",
+        "user_imports_per_hour",
+        "rooms_per_user",
+        "user_metadata_bytes",
+        "invites_per_room",
+        "signins_kept_per_user",
     ]
     .iter()
     .fold(options, |options, limit| options.set(&format!("limits.{limit}"), 0))

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::read::{Answer, Question, facts, of_primary};
-use super::refusals::no_such_invite;
+use super::refusals::{no_such_invite, too_many_invites};
 use super::row::{COLUMNS, columns};
 use super::standing::{Actor, Standing};
 use super::write::Change;
@@ -26,6 +26,14 @@ pub(super) static ADD: Sql = Sql {
     name: "invite_add",
     text: "INSERT INTO room_invite (room_id, id, digest, role, expires_at, max_uses, made_rev, created_by)
            VALUES ($1, $2, $3, $4, to_timestamp($5::bigint / 1000.0), $6, $7, $8)",
+};
+
+pub(super) static COUNT: Sql = Sql {
+    name: "invite_count",
+    text: "SELECT count(*),
+                  count(*) FILTER (WHERE NOT revoked AND (expires_at IS NULL OR expires_at > now())
+                                     AND (max_uses IS NULL OR uses < max_uses))
+             FROM room_invite WHERE room_id = $1",
 };
 
 pub(super) static READ: Sql = Sql {
@@ -79,6 +87,10 @@ pub(super) static SWEEP: Sql = Sql {
 /// Invites of a shard in one round of a sweep.
 const SWEEP_MOST: i64 = 500;
 
+/// A room has at most so many times its quota of rows. Ended invites keep their rows
+/// for a day.
+const ENDED_TIMES: i64 = 10;
+
 /// What an invite is to be.
 #[derive(Debug, Clone)]
 pub struct NewInvite {
@@ -104,15 +116,17 @@ pub struct ListedInvite {
 
 impl Rooms {
     /// Refused to all but owners and servers. One with this id stays as it is, and
-    /// is answered: then its digest may be another one.
+    /// is answered: then its digest may be another one. A room has at most `most` that
+    /// still open it; 0: no limit.
     pub async fn add_invite(
         &self,
         room: RoomId,
         actor: Actor<'_>,
         new: &NewInvite,
+        most: u32,
         deadline: Instant,
     ) -> Result<NewInvite, RoomsError> {
-        self.change(&Add { room, actor, new }, deadline).await
+        self.change(&Add { room, actor, new, most }, deadline).await
     }
 
     /// From now on it opens nothing. Who came in by it stays.
@@ -172,6 +186,7 @@ struct Add<'a> {
     room: RoomId,
     actor: Actor<'a>,
     new: &'a NewInvite,
+    most: u32,
 }
 
 impl Change for Add<'_> {
@@ -182,7 +197,7 @@ impl Change for Add<'_> {
     }
 
     async fn apply(&self, connection: &Connection) -> Result<NewInvite, RoomsError> {
-        let Self { room, actor, new } = *self;
+        let Self { room, actor, new, most } = *self;
         let standing = Standing::take_managed(connection, room, actor, actor.user).await?;
         standing.check_not_archived()?;
         let (id, invite) = (room.as_i64(), new.id.as_i64());
@@ -191,6 +206,13 @@ impl Change for Add<'_> {
         }
         if new.expires_at.is_some_and(|at| at <= UnixMillis::now()) {
             return Err(Refusal::new(Code::BadMessage, "expires_at has passed").into());
+        }
+        if most > 0 {
+            let counted = connection.query_one(&COUNT, &[&id]).await?;
+            let (all, live): (i64, i64) = (counted.get(0), counted.get(1));
+            if live >= i64::from(most) || all >= i64::from(most) * ENDED_TIMES {
+                return Err(too_many_invites(most).into());
+            }
         }
         let (expires_at, made_rev) = (new.expires_at.map(|at| at.0), standing.access_rev as i64);
         let (digest, role, by) = (&new.digest.0[..], new.role.as_str(), actor.user.as_str());

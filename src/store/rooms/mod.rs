@@ -16,6 +16,7 @@ mod legacy_reads;
 mod list;
 mod members;
 mod named;
+mod quota;
 mod read;
 pub mod refusals;
 mod rights;
@@ -70,6 +71,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &admit::INVITE,
     &admit::USE_INVITE,
     &invites::ADD,
+    &invites::COUNT,
     &invites::READ,
     &invites::REVOKE,
     &invites::LIST,
@@ -91,6 +93,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &drawn::DRAWN,
     &list::MINE,
     &named::NAMED,
+    &quota::METADATA,
     &search::SEARCH,
     &visits::LOCK_SLOTS,
     &visits::BUMP,

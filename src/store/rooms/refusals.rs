@@ -43,6 +43,21 @@ pub fn no_such_invite() -> Refusal {
     Refusal::new(Code::NotFound, "the room has no such invite")
 }
 
+pub fn too_many_invites(most: u32) -> Refusal {
+    let message = format!(
+        "the room has {most} invites, and may have no more; revoke some, and if you revoked many today, \
+         wait a day (limits.invites_per_room)"
+    );
+    Refusal::new(Code::Forbidden, message)
+}
+
+pub fn too_much_metadata_in_all(most: u64) -> Refusal {
+    let message = format!(
+        "your rooms together may have {most} bytes of metadata; remove some first (limits.user_metadata_bytes)"
+    );
+    Refusal::new(Code::Forbidden, message)
+}
+
 /// Of what a room is to be.
 pub fn too_much_metadata() -> Refusal {
     Refusal::new(Code::TooLarge, "metadata may have 16 KiB")

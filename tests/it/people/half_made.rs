@@ -152,7 +152,7 @@ async fn of_many_who_want_a_slug_at_once_one_has_it_and_no_two_rooms_share_it() 
     let make = async |directory: &Directory, owner: &str| {
         let mut new = stored::new_room(&stored::user(owner));
         new.slug = roomgate::ids::Slug::new("wanted").unwrap();
-        new.room = directory.reserve_room(&new).await?;
+        new.room = directory.reserve_room(&new, 0).await?;
         world.rooms.insert(&new, stored::soon()).await.unwrap();
         directory.activate_slug(&new.slug, new.room).await
     };

@@ -16,6 +16,7 @@ mod keys;
 mod lists;
 mod members;
 mod plans;
+mod quotas;
 mod repeats;
 mod rights;
 mod rooms;

@@ -107,17 +107,17 @@ async fn a_slug_has_one_room_and_its_owner_may_continue_creating_it() {
     let (ann, eve) = (new_room(&user("ann")), new_room(&user("eve")));
     let slug = &ann.slug;
     let again = |new: &NewRoom| NewRoom { room: RoomId::random(), slug: slug.clone(), ..new.clone() };
-    assert_eq!(directory.reserve_room(&ann).await.unwrap(), ann.room);
+    assert_eq!(directory.reserve_room(&ann, 0).await.unwrap(), ann.room);
     assert_eq!(directory.room_by_slug(slug, &world.rooms).await.unwrap(), None, "not before it is there");
-    assert_eq!(directory.reserve_room(&again(&ann)).await.unwrap(), ann.room);
-    let stolen = directory.reserve_room(&again(&eve)).await;
+    assert_eq!(directory.reserve_room(&again(&ann), 0).await.unwrap(), ann.room);
+    let stolen = directory.reserve_room(&again(&eve), 0).await;
     assert!(matches!(stolen, Err(DirectoryError::SlugTaken)));
 
     directory.activate_slug(slug, ann.room).await.unwrap();
-    let late = directory.reserve_room(&again(&ann)).await;
+    let late = directory.reserve_room(&again(&ann), 0).await;
     assert!(matches!(late, Err(DirectoryError::SlugTaken)));
     // A repeat of the very same reservation, whose first answer was lost.
-    assert_eq!(directory.reserve_room(&ann).await.unwrap(), ann.room);
+    assert_eq!(directory.reserve_room(&ann, 0).await.unwrap(), ann.room);
     assert_eq!(directory.room_by_slug(slug, &world.rooms).await.unwrap(), Some(ann.room));
     assert_eq!(world.count("directory.slug WHERE plan IS NOT NULL").await, 0);
 }
