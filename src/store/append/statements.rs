@@ -93,7 +93,10 @@ pub(super) static MEMBERS: Sql = Sql {
     text: "SELECT wanted.at, found.role
            FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS wanted (room_id, user_id, at),
                 LATERAL (SELECT role FROM room_member
-                          WHERE room_id = wanted.room_id AND user_id = wanted.user_id LIMIT 1) AS found",
+                          WHERE room_id = wanted.room_id
+                            AND user_id IN (wanted.user_id, (SELECT erased_member(ban_key, wanted.user_id)
+                                                               FROM room WHERE id = wanted.room_id))
+                          LIMIT 1) AS found",
 };
 
 pub(super) static ADD_EVENTS: Sql = Sql {

@@ -46,7 +46,8 @@ pub(super) static LOCK_HEAD: Sql = Sql {
 pub(super) static RIGHTS: Sql = Sql {
     name: "import_rights",
     text: "SELECT room.owner = $2, room.access, room.default_role, room.archived_at IS NOT NULL, member.role
-             FROM room LEFT JOIN room_member AS member ON member.room_id = room.id AND member.user_id = $2
+             FROM room LEFT JOIN room_member AS member ON member.room_id = room.id
+                              AND member.user_id IN ($2, erased_member(room.ban_key, $2))
             WHERE room.id = $1",
 };
 

@@ -1,6 +1,7 @@
 //! A person who asked to be forgotten leaves their rooms. What they own goes to
 //! whoever has the highest role, and has had it longest; to nobody else, and the
-//! room is archived. Their events stay, under an id that is nobody's.
+//! room is archived. Their events stay, under an id that is nobody's. If they were
+//! removed from a room, they stay so: the row stays under a keyed digest of their id.
 
 use std::time::Instant;
 
@@ -21,6 +22,21 @@ pub(super) static THEIRS: Sql = Sql {
                (SELECT room_id FROM room_member
                  WHERE user_id = $1 AND room_id > $2 ORDER BY room_id LIMIT $3)) AS theirs
             ORDER BY room_id LIMIT $3",
+};
+
+pub(super) static KEEP_REMOVAL: Sql = Sql {
+    name: "room_forget_keep_removal",
+    text: "WITH keyed AS (
+               UPDATE room SET ban_key = coalesce(ban_key, uuid_send(gen_random_uuid()))
+                WHERE id = $1
+                  AND EXISTS (SELECT FROM room_member
+                               WHERE room_id = $1 AND user_id = $2 AND role = 'removed')
+            RETURNING ban_key)
+           UPDATE room_member SET user_id = erased_member(keyed.ban_key, $2)
+             FROM keyed
+            WHERE room_id = $1 AND user_id = $2
+              AND NOT EXISTS (SELECT FROM room_member AS kept
+                               WHERE kept.room_id = $1 AND kept.user_id = erased_member(keyed.ban_key, $2))",
 };
 
 pub(super) static LEAVE: Sql =
@@ -97,7 +113,8 @@ impl Change for Forget<'_> {
             Err(RoomsError::Unknown) => return Ok(Left::AsItIs),
             locked => locked?,
         };
-        let left = connection.execute(&LEAVE, &[&room, &user]).await? > 0;
+        let kept = connection.execute(&KEEP_REMOVAL, &[&room, &user]).await? > 0;
+        let left = connection.execute(&LEAVE, &[&room, &user]).await? > 0 || kept;
         let passed = connection.query_opt(&PASS_ON, &[&room, &user]).await?;
         let (done, action) = match passed.map(|row| row.get::<_, Option<String>>(0)) {
             Some(Some(heir)) => {

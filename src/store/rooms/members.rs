@@ -20,10 +20,15 @@ use crate::protocol::Role;
 use crate::routing::{Freshness, Reason, ServedBy};
 use crate::store::audit::{Action, Note};
 
-/// As of `access_rev` $4 if an owner decided it, else 0.
+/// As of `access_rev` $4 if an owner decided it, else 0. Takes the place of a removal
+/// from before the person was erased, so that a person has one row at most.
 pub(super) static SET_ROLE: Sql = Sql {
     name: "room_set_role",
-    text: "INSERT INTO room_member (room_id, user_id, role, decided_rev) VALUES ($1, $2, $3, $4)
+    text: "WITH lifted AS (
+               DELETE FROM room_member
+                WHERE room_id = $1
+                  AND user_id = (SELECT erased_member(ban_key, $2) FROM room WHERE id = $1))
+           INSERT INTO room_member (room_id, user_id, role, decided_rev) VALUES ($1, $2, $3, $4)
            ON CONFLICT (room_id, user_id) DO UPDATE
                    SET role = excluded.role,
                        decided_rev = greatest(room_member.decided_rev, excluded.decided_rev),

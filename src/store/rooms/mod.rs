@@ -59,6 +59,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &trail::OF_ROOM,
     &trail::TRIM,
     &forget::THEIRS,
+    &forget::KEEP_REMOVAL,
     &forget::LEAVE,
     &forget::PASS_ON,
     &forget::CROWN,

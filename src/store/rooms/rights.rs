@@ -23,7 +23,10 @@ pub(super) static RIGHTS: Sql = Sql {
            ARRAY(SELECT found.role
                    FROM unnest($3::text[]) WITH ORDINALITY AS wanted (user_id, at)
                    LEFT JOIN LATERAL (SELECT role FROM room_member
-                                       WHERE room_id = $2 AND user_id = wanted.user_id LIMIT 1) AS found ON true
+                                       WHERE room_id = $2
+                                         AND user_id IN (wanted.user_id,
+                                                         erased_member(room.ban_key, wanted.user_id))
+                                       LIMIT 1) AS found ON true
                   ORDER BY wanted.at)
            FROM (SELECT) AS one
            LEFT JOIN slot_owner ON slot_owner.slot = $1

@@ -27,7 +27,8 @@ pub(super) static SEARCH: Sql = Sql {
                   AND room.id > $2 AND (room.metadata || '{}') @> $4::text::jsonb
                   AND room.access <> 'invite' AND slot_owner.state = 'active'
                   AND NOT EXISTS (SELECT FROM room_member WHERE room_member.room_id = room.id
-                                     AND room_member.user_id = $1 AND room_member.role = 'removed')
+                                     AND room_member.user_id IN ($1, erased_member(room.ban_key, $1))
+                                     AND room_member.role = 'removed')
                 ORDER BY room.id LIMIT $3)),
             mine AS (
               (SELECT room.id FROM room JOIN slot_owner USING (slot)
@@ -46,7 +47,8 @@ pub(super) static SEARCH: Sql = Sql {
           JOIN room ON room.id = found.id
           JOIN slot_owner ON slot_owner.slot = room.slot AND slot_owner.state = 'active'
           JOIN room_head ON room_head.room_id = room.id
-          LEFT JOIN room_member ON room_member.room_id = room.id AND room_member.user_id = $1
+          LEFT JOIN room_member ON room_member.room_id = room.id
+               AND room_member.user_id IN ($1, erased_member(room.ban_key, $1))
          WHERE room.owner = $1
             OR CASE WHEN room_member.role IS NULL THEN room.access <> 'invite'
                     ELSE room_member.role <> 'removed' END

@@ -27,8 +27,10 @@ pub(super) static STANDING: Sql = Sql {
     text: "SELECT room.owner, room.access, room.default_role, room.password_hash,
                   room.archived_at IS NOT NULL, actor.role, target.decided_rev, target.role
              FROM room
-             LEFT JOIN room_member AS actor ON actor.room_id = room.id AND actor.user_id = $2
-             LEFT JOIN room_member AS target ON target.room_id = room.id AND target.user_id = $3
+             LEFT JOIN room_member AS actor ON actor.room_id = room.id
+                  AND actor.user_id IN ($2, erased_member(room.ban_key, $2))
+             LEFT JOIN room_member AS target ON target.room_id = room.id
+                  AND target.user_id IN ($3, erased_member(room.ban_key, $3))
             WHERE room.id = $1",
 };
 

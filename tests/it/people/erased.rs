@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::signed_out::account;
 use crate::client::rect;
 use crate::stopwatch::Stopwatch;
-use crate::world::{Person, World};
+use crate::world::{Person, World, now};
 
 const DELETE: &str = "DELETE";
 
@@ -246,6 +246,74 @@ async fn rooms_of_the_erased_go_to_the_longest_standing_member_of_the_highest_ro
     };
     tokio::time::timeout(Duration::from_secs(60), checked).await.expect("it is gone through once more");
     assert!(room_facts(&world, late).await.1);
+}
+
+/// Every way into a room, and every way to see or change it.
+const WAYS: [(&str, &str, &str); 7] = [
+    ("GET", "", ""),
+    ("GET", "/events", ""),
+    ("GET", "/shapes", ""),
+    ("GET", "/members", ""),
+    ("PUT", "/members/me", "{}"),
+    ("POST", "/events", r#"{"items": [{"op": "op-1", "kind": "message", "data": 1}]}"#),
+    ("POST", "/import?op=op-2", r#"{"id": "a", "type": "rect"}"#),
+];
+
+#[tokio::test]
+async fn an_erasure_does_not_lift_a_removal() {
+    let world = World::shared();
+    let (olga, person) = (world.person("olga"), world.person("banned"));
+    let room = world.room(&olga, "open").await;
+    let path = format!("/v1/rooms/{room}");
+    let invite = world.api(&olga).post(&format!("{path}/invites"), &json!({"role": "editor"})).await.unwrap();
+    world.client(0, &person).await.join(room).await;
+    let member = format!("{path}/members/{}", person.user);
+    let removed = world.api(&olga).send(DELETE.parse().unwrap(), &member, None).await.unwrap();
+    assert_eq!(removed.status, 204, "{}", removed.text);
+    erase(world, 0, &person).await;
+    let erased = async {
+        while report(world, &person).await["state"] != "done" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), erased).await.expect("the erasure is done");
+    for shard in world.primaries().await {
+        let rows = shard.query("SELECT FROM room_member WHERE user_id = $1", &[&person.user]).await.unwrap();
+        assert!(rows.is_empty(), "a row names the erased person");
+    }
+    // Tokens of the second of the erasure have ended with it.
+    let until = now() + 2;
+    while now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let token = world.sign(&json!({"sub": person.user, "exp": now() + 600}));
+    let back = Person { user: person.user.clone(), token };
+    for (method, way, body) in WAYS {
+        let api = match way.starts_with("/import") {
+            true => world.api_of(1, &back).with("content-type", "application/x-ndjson"),
+            false => world.api_of(1, &back),
+        };
+        let body = (!body.is_empty()).then(|| body.to_owned());
+        let answer = api.send(method.parse().unwrap(), &format!("{path}{way}"), body).await.unwrap();
+        assert_eq!(answer.status, 403, "{method} {way}: {}", answer.text);
+    }
+    let mut client = world.client(1, &back).await;
+    let refused = client.refused(&json!({"type": "join", "room": room}).to_string()).await;
+    assert_eq!(refused["code"], "forbidden", "{refused}");
+    let code = &invite.json()["code"];
+    let refused = client.refused(&json!({"type": "join", "room": room, "invite": code}).to_string()).await;
+    assert_eq!(refused["code"], "forbidden", "an invite from before the removal: {refused}");
+
+    // A person whom an owner takes back has no removal any more.
+    let role = json!({"role": "editor"}).to_string();
+    let given = world.api(&olga).send("PUT".parse().unwrap(), &member, Some(role)).await.unwrap();
+    assert!(given.status.is_success(), "{}", given.text);
+    client.join(room).await;
+    let me = format!("{path}/members/me");
+    let left = world.api(&back).send(DELETE.parse().unwrap(), &me, None).await.unwrap();
+    assert_eq!(left.status, 204, "{}", left.text);
+    let entered = world.api(&back).send("PUT".parse().unwrap(), &me, Some("{}".to_owned())).await.unwrap();
+    assert!(entered.status.is_success(), "{}", entered.text);
 }
 
 #[tokio::test]
