@@ -22,6 +22,12 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     must(config.node.expected_nodes > 0, "node.expected_nodes must be 1 or more");
     let same_port = config.listen.public.port() != 0 && config.listen.public == config.listen.admin;
     must(!same_port, "listen.public and listen.admin must differ");
+    must(
+        config.listen.behind_tls || config.listen.public.ip().to_canonical().is_loopback(),
+        "listen.public is open to other machines, and the node speaks plain HTTP there: passwords and tokens \
+         would travel in clear text. Put a proxy that speaks TLS in front and set listen.behind_tls = true, or \
+         listen on 127.0.0.1",
+    );
     for origin in &config.listen.allowed_origins {
         let exact = origin == "self" || is_origin(origin);
         must(

@@ -83,8 +83,11 @@ fn one() -> u32 {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    /// For clients, usually behind a balancer.
+    /// For clients, usually behind a balancer. Loopback by default: the listener speaks
+    /// plain HTTP.
     pub public: SocketAddr,
+    /// A proxy in front of `public` speaks TLS with the clients.
+    pub behind_tls: bool,
     /// For operators: metrics, health, admin. Loopback by default.
     pub admin: SocketAddr,
     /// Names with a dot under which operators reach `admin`.
@@ -110,7 +113,8 @@ pub struct Listen {
 impl Default for Listen {
     fn default() -> Self {
         Self {
-            public: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            public: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            behind_tls: false,
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             admin_hosts: Vec::new(),
             allowed_origins: vec!["self".to_owned()],

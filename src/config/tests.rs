@@ -277,6 +277,23 @@ fn only_a_server_on_this_machine_need_not_prove_its_name() {
 }
 
 #[test]
+fn a_public_listener_for_other_machines_needs_tls_in_front() {
+    let listen = |public: &str, behind_tls: &str| {
+        load(&[("ROOMGATE__LISTEN__PUBLIC", public), ("ROOMGATE__LISTEN__BEHIND_TLS", behind_tls)], &[])
+            .map(|_| ())
+    };
+    for here in ["127.0.0.1:8080", "127.8.0.1:0", "[::1]:8080", "[::ffff:127.0.0.1]:80"] {
+        assert_eq!(listen(here, "false"), Ok(()), "{here}");
+    }
+    for open in ["0.0.0.0:8080", "[::]:8080", "10.0.0.5:443", "[::ffff:10.0.0.5]:80"] {
+        let told = listen(open, "false").unwrap_err().to_string();
+        assert!(told.contains("listen.behind_tls = true"), "{open}: {told}");
+        assert_eq!(listen(open, "true"), Ok(()), "{open}");
+    }
+    assert!(Listen::default().public.ip().is_loopback(), "the default needs no proxy");
+}
+
+#[test]
 fn redis_on_another_machine_needs_tls_and_a_password() {
     let redis = |settings: &[(&str, &str)]| {
         let name = |key: &str| format!("ROOMGATE__REDIS__{key}");
