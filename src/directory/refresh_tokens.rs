@@ -52,13 +52,17 @@ pub(super) static REVOKE_REUSED: Sql = Sql {
            RETURNING user_id",
 };
 
-// A family's last token expires the later, the later it was refreshed.
+// The later a sign-in was refreshed, the later its last token expires.
 pub(super) static END_OLDEST: Sql = Sql {
     name: "refresh_token_end_oldest",
-    text: "DELETE FROM directory.refresh_token
-            WHERE account_id = $1
-              AND family IN (SELECT family FROM directory.refresh_token WHERE account_id = $1
-                              GROUP BY family ORDER BY max(expires_at) DESC, family OFFSET $2)
+    text: "WITH ended AS (
+               UPDATE directory.sign_in SET ended_at = now()
+                WHERE id IN (SELECT id FROM directory.sign_in WHERE account_id = $1 AND ended_at IS NULL
+                              ORDER BY expires_at DESC, id OFFSET $2)
+                  AND ended_at IS NULL
+               RETURNING id)
+           INSERT INTO directory.revocation (id, user_id, login, expires_at)
+           SELECT gen_random_uuid(), $1, id, now() + $3 * interval '1 millisecond' FROM ended
            RETURNING 1",
 };
 
@@ -83,12 +87,13 @@ impl Directory {
     }
 
     /// Keeps the `most` sign-ins of `account` that were refreshed last; 0: all. The
-    /// others can't be refreshed any more.
+    /// others end, with their access tokens and sessions.
     pub async fn end_oldest_logins(&self, account: &UserId, most: u32) -> Result<(), DirectoryError> {
         if most == 0 {
             return Ok(());
         }
-        let ended = self.query(&END_OLDEST, &[&account.as_str(), &i64::from(most)]).await?;
+        let kept = millis(self.kept.of_login);
+        let ended = self.query(&END_OLDEST, &[&account.as_str(), &i64::from(most), &kept]).await?;
         if !ended.is_empty() {
             tracing::info!(%account, most, "ended the oldest sign-ins of an account with too many");
         }
