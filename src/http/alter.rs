@@ -48,6 +48,10 @@ pub(super) struct Wish {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i64>, required = false, minimum = 0)]
     retention_ms: Option<Option<i64>>,
+    /// false opens an archived room again. DELETE archives a room.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<bool>, required = false)]
+    archived: Option<Option<bool>>,
     /// Refused: it is the room's for good.
     #[serde(default, deserialize_with = "present")]
     #[schema(ignore)]
@@ -84,7 +88,7 @@ pub(super) async fn alter(
 
 #[utoipa::path(
     delete, path = "/v1/rooms/{room}", tag = "rooms",
-    summary = "Archives the room: whoever is in it is put out within 5 s, and nobody enters it again; by owners",
+    summary = "Archives the room: whoever is in it is put out within 5 s, and nobody enters it until an owner opens it again; by owners",
     params(RoomParam),
     responses((status = 204, description = "Archived")),
 )]
@@ -114,6 +118,9 @@ fn checked(wish: Wish) -> Answer<(Alteration, Option<Secret>)> {
     if let Some(Some(password)) = &wish.password {
         check_password_rules(password)?;
     }
+    if wish.archived == Some(Some(true)) {
+        return bad("archived can only be set to false; DELETE archives the room");
+    }
     let text = |object: Object| serde_json::Value::Object(object).to_string();
     let alteration = Alteration {
         name: wish.name,
@@ -122,6 +129,7 @@ fn checked(wish: Wish) -> Answer<(Alteration, Option<Secret>)> {
         access: wish.access.map(|access| access.unwrap_or(Access::Public)),
         password: matches!(wish.password, Some(None)).then_some(None),
         default_role: wish.default_role.map(|role| role.unwrap_or(DefaultRole::Editor)),
+        unarchives: wish.archived.is_some(),
     };
     Ok((alteration, wish.password.flatten()))
 }

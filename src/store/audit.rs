@@ -30,6 +30,7 @@ pub enum Action {
     /// A room has another door, password or `default_role`.
     AccessChanged,
     Archived,
+    Unarchived,
     InviteMade,
     InviteRevoked,
     /// Somebody became a member, or more of one, by an invite.
@@ -52,6 +53,7 @@ impl Action {
             Self::Left => "leave",
             Self::AccessChanged => "access",
             Self::Archived => "archive",
+            Self::Unarchived => "unarchive",
             Self::InviteMade => "invite.made",
             Self::InviteRevoked => "invite.revoked",
             Self::InviteUsed => "invite.used",

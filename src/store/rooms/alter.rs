@@ -1,4 +1,4 @@
-//! A room is changed, or put away for good, by its owners.
+//! A room is changed, put away or opened again by its owners.
 
 use std::time::Instant;
 
@@ -32,6 +32,11 @@ pub(super) static ARCHIVE: Sql = Sql {
     text: "UPDATE room SET archived_at = now() WHERE id = $1 AND archived_at IS NULL",
 };
 
+pub(super) static UNARCHIVE: Sql = Sql {
+    name: "room_unarchive",
+    text: "UPDATE room SET archived_at = NULL WHERE id = $1 AND archived_at IS NOT NULL",
+};
+
 // Not if the password was changed meanwhile.
 pub(super) static REHASH: Sql = Sql {
     name: "room_rehash",
@@ -50,6 +55,8 @@ pub struct Alteration {
     pub access: Option<Access>,
     pub password: Option<Option<PasswordHash>>,
     pub default_role: Option<DefaultRole>,
+    /// An archived room is opened again, before the other changes.
+    pub unarchives: bool,
 }
 
 impl Rooms {
@@ -126,7 +133,13 @@ impl Change for Alter<'_> {
     async fn apply(&self, connection: &Connection) -> Result<u64, RoomsError> {
         let Self { room, actor, alteration } = *self;
         let standing = Standing::take_managed(connection, room, actor, actor.user).await?;
-        standing.check_not_archived()?;
+        if !alteration.unarchives {
+            standing.check_not_archived()?;
+        }
+        let unarchived = alteration.unarchives && connection.execute(&UNARCHIVE, &[&room.as_i64()]).await? > 0;
+        if unarchived {
+            Note::new(actor.user, Action::Unarchived, room, None).write(connection).await?;
+        }
         let (access, password) = door(&standing, alteration)?;
         let default_role = alteration.default_role.unwrap_or(standing.default_role);
         let id = room.as_i64();
@@ -143,11 +156,11 @@ impl Change for Alter<'_> {
             [&id, &name, &metadata, &retention_ms, &access.as_str(), &hash, &default_role.as_str()];
         connection.execute(&ALTER, &params).await?;
         let was = (standing.access, standing.password, standing.default_role);
-        if was == (access, password, default_role) {
-            return Ok(standing.access_rev);
+        let is_about_access = was != (access, password, default_role);
+        if is_about_access {
+            Note::new(actor.user, Action::AccessChanged, room, None).write(connection).await?;
         }
-        Note::new(actor.user, Action::AccessChanged, room, None).write(connection).await?;
-        standing::lock(connection, room, true).await
+        standing::lock(connection, room, unarchived || is_about_access).await
     }
 }
 

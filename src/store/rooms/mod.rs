@@ -68,6 +68,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &alter::KEPT,
     &alter::ALTER,
     &alter::ARCHIVE,
+    &alter::UNARCHIVE,
     &alter::REHASH,
     &admit::INVITE,
     &admit::USE_INVITE,

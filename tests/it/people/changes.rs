@@ -5,6 +5,7 @@ use std::time::Duration;
 use roomgate::dev::{Answer, Options};
 use serde_json::{Value, json};
 
+use crate::client::rect;
 use crate::stopwatch::Stopwatch;
 use crate::world::{Person, World, refused};
 
@@ -185,6 +186,46 @@ async fn an_archived_room_takes_nothing_and_is_entered_by_nobody() {
         // That it was, and is archived, may be known.
         let known = world.api_of(node, &bob).get(&format!("/v1/rooms/{slug}")).await.unwrap();
         assert!(known.json()["archived_at"].is_u64(), "{}", known.text);
+    }
+}
+
+#[tokio::test]
+async fn an_owner_opens_an_archived_room_again() {
+    let world = World::shared();
+    let [olga, bob, eve] = ["olga", "bob", "eve"].map(|name| world.person(name));
+    let made = room(world, &olga, json!({})).await;
+    let id = made["room"].as_u64().unwrap();
+    let mut drawing = world.client(0, &bob).await;
+    drawing.join(id).await;
+    let ack = drawing.submit(id, "op-1", &json!({"kind": "shape.add", "shape": rect("a", 1)})).await;
+    assert_eq!(ack["type"], "ack", "{ack}");
+    let here = path(&made, "");
+    assert_eq!(send(world, &olga, "DELETE", &here, None).await.status, 204);
+    drawing.wait(|message| message["code"] == "room_archived").await;
+    let open = json!({"archived": false});
+    for person in [&bob, &eve] {
+        refused(&send(world, person, "PATCH", &here, Some(open.clone())).await, 403, "forbidden");
+    }
+    let again = send(world, &olga, "PATCH", &here, Some(json!({"archived": true}))).await;
+    refused(&again, 400, "bad_message");
+    for _ in 0..2 {
+        let opened = send(world, &olga, "PATCH", &here, Some(open.clone())).await;
+        assert_eq!(
+            (opened.status.as_u16(), &opened.json()["archived_at"]),
+            (200, &json!(null)),
+            "{}",
+            opened.text
+        );
+    }
+    assert_eq!(notes(world, &made).await, ["archive", "unarchive"]);
+    for node in 0..3 {
+        let mut client = world.client(node, &bob).await;
+        client.join(id).await;
+        client.catches_up(id, ack["seq"].as_u64().unwrap()).await;
+        assert!(client.rooms[&id].shapes.contains_key("a"), "node {node} lost the drawing");
+        let op = format!("op-again-{node}");
+        let ack = client.submit(id, &op, &json!({"kind": "message", "data": 1})).await;
+        assert_eq!(ack["type"], "ack", "{ack}");
     }
 }
 
