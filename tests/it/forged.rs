@@ -131,7 +131,7 @@ pub fn sealed(secret: &[u8], channel: &str, number: u64, payload: &[u8]) -> Vec<
     [&[2][..], &header, &seal, payload].concat()
 }
 
-/// What a client was shown that was forged: in messages, events and states.
+/// The number of forged messages and events that a client was shown.
 pub fn forged_to(client: &Client) -> usize {
     let messages = client.untaken().iter().filter(|message| message.to_string().contains(MARK));
     let events = client.rooms.values().flat_map(|view| &view.seen);

@@ -111,7 +111,7 @@ impl Room {
     pub(super) fn compare_event(&mut self, head: Position, event: Option<EventDigest>) {
         let Some(in_log) = event else { return };
         if head != self.delivery.delivered() || self.repairing {
-            // What comes next is compared at the next check.
+            // The next check compares the head of that time.
             return self.itself.doubt_head();
         }
         if self.delivery.last().is_some_and(|shown| shown.digest() != in_log) {

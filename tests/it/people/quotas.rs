@@ -1,4 +1,4 @@
-//! What one user may keep here, and how much of it at a time: each quota is tripped.
+//! The quotas of one user: each of them is tripped.
 
 use futures_util::future::{BoxFuture, FutureExt};
 use roomgate::dev::{Answer, Api, Options};
