@@ -71,17 +71,6 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     );
     must((4..=128).contains(&limits.json_depth), "limits.json_depth must be from 4 to 128");
 
-    let auth = &config.auth;
-    must(
-        auth.token_max >= auth.access_token,
-        "auth.token_max_ms must be auth.access_token_ms or more: else no token is accepted",
-    );
-    let audit_keep = config.jobs.audit_keep;
-    must(
-        audit_keep == Duration::ZERO || audit_keep >= Jobs::AUDIT_KEEP_MIN,
-        "jobs.audit_keep_ms must be 2592000000 (30 days) or more, or 0 to keep the audit trail for ever",
-    );
-
     problems.extend(config.traces.problem().map(str::to_owned));
     check_times(config, problems);
     check_names(config, problems);
@@ -130,6 +119,16 @@ fn check_times(config: &Config, problems: &mut Vec<String>) {
         if time == Duration::ZERO {
             problems.push(format!("{key} must be above 0"));
         }
+    }
+    if auth.token_max < auth.access_token {
+        let problem = "auth.token_max_ms must be auth.access_token_ms or more: else no token is accepted";
+        problems.push(problem.to_owned());
+    }
+    let audit_keep = config.jobs.audit_keep;
+    if audit_keep != Duration::ZERO && audit_keep < Jobs::AUDIT_KEEP_MIN {
+        let problem =
+            "jobs.audit_keep_ms must be 2592000000 (30 days) or more, or 0 to keep the trail for ever";
+        problems.push(problem.to_owned());
     }
     if sessions.room_linger < reads.max_stale {
         // Else a room could be forgotten and read again older than it was shown.

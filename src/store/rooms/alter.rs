@@ -136,7 +136,8 @@ impl Change for Alter<'_> {
         if !alteration.unarchives {
             standing.check_not_archived()?;
         }
-        let unarchived = alteration.unarchives && connection.execute(&UNARCHIVE, &[&room.as_i64()]).await? > 0;
+        let unarchived =
+            alteration.unarchives && connection.execute(&UNARCHIVE, &[&room.as_i64()]).await? > 0;
         if unarchived {
             Note::new(actor.user, Action::Unarchived, room, None).write(connection).await?;
         }
