@@ -239,8 +239,9 @@ async fn a_cluster_without_slots_is_named_without_a_storm() {
     let before = admin.connections().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let made = admin.connections().await - before;
-    // Two connections that Redis drops at each trial, every 1 to 2 s.
-    assert!(made <= 10, "{made} connections in 5 s");
+    // Two connections that Redis drops at each trial, every 1 to 2 s: six trials fit
+    // into 5 s when the first one comes at once.
+    assert!(made <= 12, "{made} connections in 5 s");
     admin.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
     eventually("up", || node.bus.is_up()).await;
     members_become(&node, room(1), &["anna"]).await;

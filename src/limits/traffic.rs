@@ -8,11 +8,12 @@
 //! sessions only waits.
 
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::gate::SoleGate;
 use super::{Gates, Limits};
@@ -149,8 +150,9 @@ impl Over {
     }
 }
 
-async fn wait(refusal: &Refusal) {
-    sleep(Duration::from_millis(refusal.retry_after_ms.unwrap_or(1))).await;
+/// Boxed: waits are rare, and the tasks of sessions are many.
+fn wait(refusal: &Refusal) -> Pin<Box<Sleep>> {
+    Box::pin(sleep(Duration::from_millis(refusal.retry_after_ms.unwrap_or(1))))
 }
 
 fn messages(configured: &config::Limits) -> SoleGate {

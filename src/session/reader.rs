@@ -35,7 +35,7 @@ pub struct Reader<'a> {
     greeted: bool,
     rooms: Rooms,
     abuse: Abuse,
-    traffic: Traffic,
+    traffic: Box<Traffic>,
 }
 
 struct SignedIn {
@@ -58,7 +58,7 @@ impl From<Refusal> for No {
 impl<'a> Reader<'a> {
     pub fn new(session: &'a Session, decoder: Decoder) -> Self {
         let rooms = Rooms::new(&session.shared, &session.id, &session.outbox);
-        let traffic = session.shared.parts.limits.traffic();
+        let traffic = Box::new(session.shared.parts.limits.traffic());
         Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new(), traffic }
     }
 
