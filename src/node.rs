@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::auth::{KeyError, LEEWAY, Origins, Passwords, Sealer, Verifier};
+use crate::auth::{HashBudget, KeyError, LEEWAY, Origins, Passwords, Payer, Sealer, Verifier};
 use crate::bus::{Away, Bus, NodeId};
 use crate::config::{Config, Durability};
 use crate::databases::{DatabaseError, Databases};
@@ -103,7 +103,7 @@ impl Node {
 
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
         let origins = Origins::new(&config.listen.allowed_origins);
-        let passwords = Passwords::new(hashing_threads());
+        let passwords = Passwords::new(hashing_threads(), hash_budget(&limits));
         let access = Access::new(access::Parts {
             rooms: rooms.clone(),
             directory: directory.clone(),
@@ -344,6 +344,15 @@ fn watched(
 
 /// Hashing is heavy on memory and a core for tens of milliseconds: never so much
 /// of it that sockets starve.
+/// Sign-ins are counted by address and account before.
+fn hash_budget(limits: &Limits) -> HashBudget {
+    let limits = limits.clone();
+    Box::new(move |payer| match payer {
+        Payer::User(user) => limits.room_password(user),
+        Payer::Address(_) => Ok(()),
+    })
+}
+
 fn hashing_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }

@@ -22,7 +22,7 @@ pub use host::HostPort;
 pub use invite::InviteCode;
 pub use keys::{KeyError, Keys, key_weaknesses};
 pub use origin::Origins;
-pub use password::{Match, Passwords, check_password_rules, may_be_password};
+pub use password::{HashBudget, Match, Passwords, Payer, check_password_rules, may_be_password};
 pub use refresh::RefreshToken;
 pub use revocations::Revocation;
 pub use seal::{SEAL_BYTES, Sealer};

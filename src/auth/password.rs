@@ -1,20 +1,29 @@
-//! Passwords: argon2id on a bounded pool, so that a flood of sign-ins costs a
-//! known number of threads and 19 MiB each, and sockets don't notice.
+//! Passwords: argon2id on bounded pools, so that a flood of hashes costs a known
+//! number of threads and 19 MiB each, and sockets don't notice.
+//!
+//! Every hash has a payer, and no caller can leave it out. Sign-ins and rooms have
+//! a queue each, so the one can't take the other's threads. In a queue a payer has a
+//! bounded share of the places, and the node's budget is asked before a hash begins.
 //!
 //! A check against an unknown account or an account without a password does
 //! the same work as a real one, so time tells nothing.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordVerifier, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::canonical::{canonical_password, decomposed};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
+use crate::ids::UserId;
 use crate::protocol::{Code, Refusal};
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -26,6 +35,9 @@ const MAX_CHARS: usize = 128;
 
 /// Callers that may wait for a thread, for each thread; more are `overloaded`.
 const WAITING_PER_THREAD: usize = 64;
+
+/// A user's share of the queue for rooms, running and waiting.
+const SHARE_OF_USER: usize = 2;
 
 /// How long one of them waits at most.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -60,6 +72,18 @@ pub enum Match {
     Outdated,
 }
 
+/// The party that a hash is computed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Payer<'a> {
+    /// Somebody at this address signs in or up.
+    Address(IpAddr),
+    /// A user sets or tries a room's password.
+    User(&'a UserId),
+}
+
+/// Whether a payer may have one more hash; for example a number a minute.
+pub type HashBudget = Box<dyn Fn(Payer<'_>) -> Result<(), Refusal> + Send + Sync>;
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Passwords {
@@ -67,28 +91,87 @@ pub struct Passwords {
 }
 
 struct Shared {
-    threads: Semaphore,
-    /// Running and waiting together.
-    admitted: Semaphore,
-    /// Stands in for the hash of whoever doesn't exist.
+    sign_ins: Arc<Queue>,
+    rooms: Arc<Queue>,
+    budget: HashBudget,
+    /// Stands in for the hash of an account or room that doesn't exist.
     dummy: PasswordHash,
 }
 
+/// Threads of one kind of payer, and the callers that wait for them.
+struct Queue {
+    threads: Semaphore,
+    /// Running and waiting together.
+    admitted: Semaphore,
+    /// The most of them that are one payer's.
+    share: usize,
+    /// Places of each payer, by a keyed hash.
+    places: Mutex<HashMap<u64, usize>>,
+    hasher: RandomState,
+}
+
+/// A place in a queue. Given back on drop.
+struct Place<'a> {
+    queue: &'a Queue,
+    payer: u64,
+    _admitted: SemaphorePermit<'a>,
+}
+
+impl Queue {
+    fn new(threads: usize, share: impl FnOnce(usize) -> usize) -> Arc<Self> {
+        let places = threads * (1 + WAITING_PER_THREAD);
+        Arc::new(Self {
+            threads: Semaphore::new(threads),
+            admitted: Semaphore::new(places),
+            share: share(places),
+            places: Mutex::default(),
+            hasher: RandomState::new(),
+        })
+    }
+
+    fn enter(&self, payer: Payer<'_>) -> Result<Place<'_>, Refusal> {
+        let admitted = self.admitted.try_acquire().map_err(|_| busy())?;
+        let payer = self.hasher.hash_one(payer);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(payer).or_default();
+        if *taken >= self.share {
+            return Err(busy());
+        }
+        *taken += 1;
+        Ok(Place { queue: self, payer, _admitted: admitted })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut places = self.queue.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut taken) = places.entry(self.payer) {
+            *taken.get_mut() -= 1;
+            if *taken.get() == 0 {
+                taken.remove();
+            }
+        }
+    }
+}
+
 impl Passwords {
-    /// At most `threads` hashes are computed at a time.
-    pub fn new(threads: usize) -> Self {
+    /// At most `threads` hashes of sign-ins are computed at a time, and as many of
+    /// rooms.
+    pub fn new(threads: usize, budget: HashBudget) -> Self {
         let threads = threads.max(1);
         let shared = Shared {
-            threads: Semaphore::new(threads),
-            admitted: Semaphore::new(threads * (1 + WAITING_PER_THREAD)),
+            // Many people may be behind one address, but not half of all.
+            sign_ins: Queue::new(threads, |places| places / 2),
+            rooms: Queue::new(threads, |_| SHARE_OF_USER),
+            budget,
             dummy: hash(b"nobody's password"),
         };
         Self { shared: Arc::new(shared) }
     }
 
     /// Of its one form, if it has one. The rules are the caller's to check.
-    pub async fn hash(&self, password: Secret) -> Result<PasswordHash, Refusal> {
-        self.run(move || {
+    pub async fn hash(&self, password: Secret, payer: Payer<'_>) -> Result<PasswordHash, Refusal> {
+        self.run(payer, move || {
             let typed = password.reveal();
             hash(canonical_password(typed).as_deref().unwrap_or(typed).as_bytes())
         })
@@ -99,25 +182,39 @@ impl Passwords {
     ///
     /// An imported hash takes its own time, so until its owner signs in (and it
     /// is replaced, see [`Match::Outdated`]) it can be told that there is one.
-    pub async fn verify(&self, password: Secret, stored: Option<PasswordHash>) -> Result<Match, Refusal> {
+    pub async fn verify(
+        &self,
+        password: Secret,
+        stored: Option<PasswordHash>,
+        payer: Payer<'_>,
+    ) -> Result<Match, Refusal> {
         let exists = stored.is_some();
         let against = stored.unwrap_or_else(|| self.shared.dummy.clone());
-        let found = self.run(move || compare(password.reveal(), &against)).await?;
+        let found = self.run(payer, move || compare(password.reveal(), &against)).await?;
         Ok(if exists { found } else { Match::Wrong })
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-        let _admitted = self.shared.admitted.try_acquire().map_err(|_| busy())?;
-        let permit = tokio::time::timeout(WAIT_MAX, self.shared.threads.acquire())
+    async fn run<T: Send + 'static>(
+        &self,
+        payer: Payer<'_>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        (self.shared.budget)(payer)?;
+        let queue = match payer {
+            Payer::Address(_) => &self.shared.sign_ins,
+            Payer::User(_) => &self.shared.rooms,
+        };
+        let _place = queue.enter(payer)?;
+        let permit = tokio::time::timeout(WAIT_MAX, queue.threads.acquire())
             .await
             .map_err(|_| busy())?
             .map_err(|_| busy())?;
         // The thread can't be stopped: if the caller goes away, the permit must
         // still be held until the work is done, so it moves into the closure.
         permit.forget();
-        let shared = self.shared.clone();
+        let queue = queue.clone();
         let job = tokio::task::spawn_blocking(move || {
-            let _returned = Returned(shared);
+            let _returned = Returned(queue);
             work()
         });
         job.await.map_err(|error| {
@@ -128,7 +225,7 @@ impl Passwords {
 }
 
 /// Gives the thread's permit back when the work ends, panic or not.
-struct Returned(Arc<Shared>);
+struct Returned(Arc<Queue>);
 
 impl Drop for Returned {
     fn drop(&mut self) {
@@ -137,7 +234,7 @@ impl Drop for Returned {
 }
 
 fn busy() -> Refusal {
-    Refusal::new(Code::Overloaded, "too many sign-ins at once; try again").retry_after_ms(2_000)
+    Refusal::new(Code::Overloaded, "too many passwords are being checked; try again").retry_after_ms(2_000)
 }
 
 fn argon2id() -> Argon2<'static> {
@@ -205,113 +302,5 @@ fn verify(password: &[u8], stored: &PasswordHash) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-
-    fn secret(text: &str) -> Secret {
-        Secret::new(text)
-    }
-
-    #[tokio::test]
-    async fn only_the_right_password_opens() {
-        let passwords = Passwords::new(2);
-        let stored = passwords.hash(secret("correct horse")).await.unwrap();
-        assert!(stored.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        let shown = async |text, stored| passwords.verify(secret(text), stored).await.unwrap();
-        assert_eq!(shown("correct horse", Some(stored.clone())).await, Match::Right);
-        assert_eq!(shown("correct horsf", Some(stored)).await, Match::Wrong);
-        assert_eq!(shown("nobody's password", None).await, Match::Wrong);
-    }
-
-    #[tokio::test]
-    async fn a_password_opens_in_every_form_and_old_hashes_do() {
-        let passwords = Passwords::new(1);
-        let shown = async |text, stored: &PasswordHash| {
-            passwords.verify(secret(text), Some(stored.clone())).await.unwrap()
-        };
-        let (composed, decomposed) = ("pr\u{e9}sident\u{a0}2", "pre\u{301}sident 2");
-        for (typed, other) in [(composed, decomposed), (decomposed, composed)] {
-            let stored = passwords.hash(secret(typed)).await.unwrap();
-            assert_eq!([shown(typed, &stored).await, shown(other, &stored).await], [Match::Right; 2]);
-            assert_eq!(shown("president 2", &stored).await, Match::Wrong);
-        }
-        // Older hashes are of the bytes as they were typed.
-        for typed in [composed, decomposed, "tab\tulator", "short"] {
-            let stored = hash(typed.as_bytes());
-            let is_canonical = canonical_password(typed).is_none_or(|canonical| canonical == typed);
-            let expected = if is_canonical { Match::Right } else { Match::Outdated };
-            assert_eq!(shown(typed, &stored).await, expected, "{typed:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
-        let passwords = Passwords::new(1);
-        let stored = passwords.hash(secret("correct horse")).await.unwrap();
-        let mut known = Duration::MAX;
-        let mut unknown = Duration::MAX;
-        let is_alike = |known: Duration, unknown: Duration| {
-            (0.5..2.0).contains(&(known.as_secs_f64() / unknown.as_secs_f64()))
-        };
-        // The least of many: what else the machine does only adds to it.
-        for round in 0..40 {
-            if round >= 5 && is_alike(known, unknown) {
-                break;
-            }
-            let start = Instant::now();
-            passwords.verify(secret("wrong horse"), Some(stored.clone())).await.unwrap();
-            known = known.min(start.elapsed());
-            let start = Instant::now();
-            passwords.verify(secret("wrong horse"), None).await.unwrap();
-            unknown = unknown.min(start.elapsed());
-        }
-        assert!(is_alike(known, unknown), "known {known:?}, unknown {unknown:?}");
-    }
-
-    #[tokio::test]
-    async fn a_flood_is_shed_instead_of_queued_without_end() {
-        let passwords = Passwords::new(1);
-        let calls = (0..WAITING_PER_THREAD + 20).map(|_| passwords.verify(secret("wrong horse"), None));
-        let answers = futures_util::future::join_all(calls).await;
-        let shed =
-            answers.iter().filter(|answer| matches!(answer, Err(r) if r.code == Code::Overloaded)).count();
-        assert!(shed >= 19, "{shed} of {} were shed", answers.len());
-        assert!(answers.iter().any(Result::is_ok));
-        assert!(passwords.verify(secret("wrong horse"), None).await.is_ok(), "it works again afterwards");
-    }
-
-    #[tokio::test]
-    async fn imported_hashes_open_to_their_password_and_mistakes_to_none() {
-        let passwords = Passwords::new(1);
-        // PHP's, Python's and this crate's: "correct horse", cost 4.
-        let made = bcrypt::hash("correct horse", 4).unwrap();
-        for kind in ["$2a$", "$2b$", "$2y$"] {
-            let stored = PasswordHash::new(made.replacen("$2b$", kind, 1));
-            assert!(is_imported(&stored));
-            let right = passwords.verify(secret("correct horse"), Some(stored.clone())).await.unwrap();
-            let wrong = passwords.verify(secret("correct horsf"), Some(stored)).await.unwrap();
-            assert_eq!((right, wrong), (Match::Outdated, Match::Wrong), "{kind}");
-        }
-        for broken in [made.replacen("$04$", "$31$", 1), made[..20].to_owned(), "$2b$".to_owned()] {
-            let stored = Some(PasswordHash::new(broken));
-            assert_eq!(passwords.verify(secret("correct horse"), stored).await.unwrap(), Match::Wrong);
-        }
-        assert!(!is_imported(&hash(b"correct horse")));
-    }
-
-    #[test]
-    fn passwords_have_8_to_128_characters() {
-        assert!(check_password_rules(&secret("1234567")).is_err());
-        assert!(check_password_rules(&secret("12345678")).is_ok());
-        assert!(check_password_rules(&secret(&"é".repeat(128))).is_ok());
-        assert!(check_password_rules(&secret(&"é".repeat(129))).is_err());
-        // In their one form.
-        assert!(check_password_rules(&secret(&"e\u{301}".repeat(128))).is_ok());
-        assert!(check_password_rules(&secret(&"e\u{301}".repeat(7))).is_err());
-        assert!(check_password_rules(&secret("tab\tulator")).is_err());
-        assert!(may_be_password(&secret(&"e\u{301}".repeat(128))));
-        assert!(!may_be_password(&secret(&"e\u{301}".repeat(129))));
-    }
-}
+#[path = "password_tests.rs"]
+mod tests;

@@ -1,8 +1,7 @@
 //! Advice about settings that are valid and seldom wanted.
 
-use std::net::IpAddr;
-
 use super::Config;
+use super::check::is_on_this_machine;
 
 /// Pairs of a key and a sentence about its value, for operators.
 pub fn advice(config: &Config) -> Vec<(&'static str, String)> {
@@ -27,14 +26,6 @@ pub fn advice(config: &Config) -> Vec<(&'static str, String)> {
         advice.push(("redis.url", text.to_owned()));
     }
     advice
-}
-
-fn is_on_this_machine(url: &str) -> bool {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = authority.split('/').next().unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

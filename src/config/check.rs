@@ -77,7 +77,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
 }
 
 /// Whether a URL's host is a loopback address.
-fn is_on_this_machine(url: &str) -> bool {
+pub(super) fn is_on_this_machine(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let authority = authority.rsplit('@').next().unwrap_or_default();

@@ -21,6 +21,8 @@ pub struct Limits {
     pub handshakes_per_minute: u32,
     pub signups_per_minute: u32,
     pub signins_per_minute: u32,
+    /// Passwords of rooms that one user sets or tries.
+    pub room_passwords_per_minute: u32,
     pub user_submits_per_minute: u32,
     /// HTTP requests that may change something, of one user; ten times as many of
     /// one address without a token.
@@ -58,6 +60,7 @@ impl Default for Limits {
             handshakes_per_minute: 0,
             signups_per_minute: 10,
             signins_per_minute: 10,
+            room_passwords_per_minute: 30,
             writes_per_minute: 600,
             messages_per_second: 200,
             message_burst: 1024,

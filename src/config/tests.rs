@@ -387,3 +387,16 @@ fn traces_are_only_taken_by_a_build_that_has_them() {
         assert!(missing.contains("this build has no traces: build with --features otlp"), "{missing}");
     }
 }
+
+/// A new key of `[limits]` needs a row: what it counts, and the answer beyond it.
+#[test]
+fn every_limit_has_a_row_with_its_default_in_the_docs() {
+    let document = include_str!("../../docs/limits.md");
+    let defaults = serde_json::to_value(Limits::default()).unwrap();
+    for (key, default) in defaults.as_object().unwrap() {
+        let row = format!("| `{key}` | {default} | ");
+        assert!(document.contains(&row), "docs/limits.md needs: {row}");
+    }
+    let rows = document.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, defaults.as_object().unwrap().len(), "docs/limits.md describes a key that is gone");
+}

@@ -17,7 +17,7 @@ use super::openapi::schemas;
 use super::path::{RoomParam, RoomPath};
 use super::rooms::{PATIENCE, as_written, check_name};
 use super::signed_in::SignedIn;
-use crate::auth::check_password_rules;
+use crate::auth::{Payer, check_password_rules};
 use crate::config::Secret;
 use crate::log::Authority;
 use crate::protocol::{Access, DefaultRole, Object};
@@ -79,7 +79,7 @@ pub(super) async fn alter(
         app.rooms.check_metadata(&claims.user, patch.len(), most).await?;
     }
     if let Some(password) = password {
-        alteration.password = Some(Some(app.passwords.hash(password).await?));
+        alteration.password = Some(Some(app.passwords.hash(password, Payer::User(&claims.user)).await?));
     }
     let revision = app.rooms.alter(room, actor(&claims), &alteration, deadline).await?;
     app.hub.rights_changed(room, revision);

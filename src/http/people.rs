@@ -14,7 +14,7 @@ use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::signed_in::claims;
-use crate::auth::{Match, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password};
+use crate::auth::{Match, Payer, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::{Account, DirectoryError, NewAccount};
@@ -71,7 +71,7 @@ pub(super) async fn sign_up(
     let email = checked_email(&wish.email)?;
     check_name(&wish.name)?;
     check_password_rules(&wish.password)?;
-    let password = app.passwords.hash(wish.password).await?;
+    let password = app.passwords.hash(wish.password, Payer::Address(from)).await?;
     let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
     let new = NewAccount { id, email, email_forms: email_forms(&wish.email), name: wish.name, password };
     let account = app.directory.create_account(&new).await?;
@@ -103,10 +103,10 @@ pub(super) async fn sign_in(
     }
     let found = app.directory.credentials(&wish.email, &email_forms(&wish.email)).await?;
     let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
-    let found = app.passwords.verify(wish.password.clone(), hash.clone()).await?;
+    let found = app.passwords.verify(wish.password.clone(), hash.clone(), Payer::Address(from)).await?;
     let account = account.filter(|_| found != Match::Wrong).ok_or_else(wrong_credentials)?;
     if let Some(old) = hash.filter(|_| found == Match::Outdated) {
-        rehash(&app, &account, &old, wish.password).await;
+        rehash(&app, &account, &old, wish.password, Payer::Address(from)).await;
     }
     let tokens = begin(&app, &account).await?;
     Ok(answer::json(StatusCode::OK, tokens))
@@ -114,8 +114,8 @@ pub(super) async fn sign_in(
 
 /// A right password replaces a hash that is outdated; if that fails now, the next
 /// time.
-async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secret) {
-    let Ok(new) = app.passwords.hash(password).await else { return };
+async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secret, payer: Payer<'_>) {
+    let Ok(new) = app.passwords.hash(password, payer).await else { return };
     if let Err(error) = app.directory.replace_hash(&account.id, old, &new).await {
         tracing::debug!(%error, "an outdated hash stays for now");
     }

@@ -19,7 +19,7 @@ use super::idempotency::{Makes, OnceParams};
 use super::openapi::schemas;
 use super::path::{RoomParam, RoomPath};
 use super::signed_in::SignedIn;
-use crate::auth::check_password_rules;
+use crate::auth::{Payer, check_password_rules};
 use crate::config::Secret;
 use crate::ids::{RoomId, Slug, UserId};
 use crate::log::Authority;
@@ -76,7 +76,7 @@ pub(super) async fn create(
     let deadline = Instant::now() + PATIENCE;
     let mut new = checked(Makes::room(makes)?, &claims.user, &wish)?;
     if let Some(password) = wish.password {
-        new.password = Some(app.passwords.hash(password).await?);
+        new.password = Some(app.passwords.hash(password, Payer::User(&claims.user)).await?);
     }
     let limits = app.limits.configured();
     let is_server = claims.authority == Authority::Server;

@@ -46,6 +46,7 @@ struct Gates {
     sign_ins_by_address: Arc<Gate>,
     sign_ins_by_account: Arc<Gate>,
     room_keys: Arc<Gate>,
+    room_passwords: Arc<Gate>,
     user_submits: Arc<Gate>,
     writes_by_user: Arc<Gate>,
     writes_by_address: Arc<Gate>,
@@ -160,6 +161,11 @@ impl Limits {
         self.gates.load().writes_by_address.pass(network(from), ONE)
     }
 
+    /// A hash of a room's password, which the user sets or tries.
+    pub fn room_password(&self, user: &UserId) -> Result<(), Refusal> {
+        self.gates.load().room_passwords.pass(user.as_str(), ONE)
+    }
+
     /// Guesses of a room's password and of its invites, limited like sign-ins.
     pub async fn room_key(&self, user: &UserId, room: RoomId) -> Result<(), Refusal> {
         let gates = self.gates.load_full();
@@ -191,6 +197,7 @@ impl Gates {
             sign_ins_by_address: gate(SIGN_INS, sign_ins),
             sign_ins_by_account: gate(SIGN_INS, sign_ins),
             room_keys: gate(GUESSES, sign_ins),
+            room_passwords: gate(ROOM_PASSWORDS, configured.room_passwords_per_minute),
             user_submits: gate(SUBMITS, configured.user_submits_per_minute),
             writes_by_user: gate(WRITES, configured.writes_per_minute),
             writes_by_address: gate(WRITES, configured.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS)),
@@ -223,6 +230,9 @@ impl Gates {
             next.sign_ins_by_address = self.sign_ins_by_address.clone();
             next.sign_ins_by_account = self.sign_ins_by_account.clone();
             next.room_keys = self.room_keys.clone();
+        }
+        if before.room_passwords_per_minute == configured.room_passwords_per_minute {
+            next.room_passwords = self.room_passwords.clone();
         }
         if before.user_submits_per_minute == configured.user_submits_per_minute {
             next.user_submits = self.user_submits.clone();
@@ -304,6 +314,7 @@ const WRITES: &str = "requests that change something";
 const WRITES_OF_ADDRESS: u32 = 10;
 /// The seconds of a user's traffic that may come at once: all tabs reconnect.
 const USER_BURST_SECONDS: u32 = 4;
+const ROOM_PASSWORDS: &str = "passwords of rooms";
 const GUESSES: &str = "attempts to get in";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.

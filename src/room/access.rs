@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{Claims, InviteCode, Match, Passwords, may_be_password};
+use crate::auth::{Claims, InviteCode, Match, Passwords, Payer, may_be_password};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::Directory;
@@ -296,7 +296,7 @@ impl Access {
         }
         loop {
             let hash = facts.password.clone();
-            let found = self.passwords.verify(shown.clone(), hash.clone()).await?;
+            let found = self.passwords.verify(shown.clone(), hash.clone(), Payer::User(user)).await?;
             let hash = hash.filter(|_| found != Match::Wrong).ok_or_else(wrong_password)?;
             match self.make_member(user, facts, Key::Password(&hash), deadline).await {
                 // Replaced meanwhile, perhaps by another hash of the same password.
@@ -309,7 +309,7 @@ impl Access {
                 }
                 admitted => {
                     if admitted.is_ok() && found == Match::Outdated {
-                        self.rehash(room, &hash, shown, deadline).await;
+                        self.rehash(room, &hash, shown, Payer::User(user), deadline).await;
                     }
                     return admitted;
                 }
@@ -319,8 +319,15 @@ impl Access {
 
     /// A right password replaces a hash that is outdated; if that fails now, the next
     /// time.
-    async fn rehash(&self, room: RoomId, old: &PasswordHash, shown: Secret, deadline: Instant) {
-        let Ok(new) = self.passwords.hash(shown).await else { return };
+    async fn rehash(
+        &self,
+        room: RoomId,
+        old: &PasswordHash,
+        shown: Secret,
+        payer: Payer<'_>,
+        deadline: Instant,
+    ) {
+        let Ok(new) = self.passwords.hash(shown, payer).await else { return };
         if let Err(error) = self.rooms.replace_hash(room, old, &new, deadline).await {
             tracing::debug!(%room, %error, "an outdated hash of a room stays for now");
         }

@@ -32,13 +32,14 @@ pub struct Room {
 const HEARTBEAT_MS: u64 = 3_000;
 
 /// Nobody is slowed down: the load is the plan's.
-const UNLIMITED: [&str; 17] = [
+const UNLIMITED: [&str; 18] = [
     "submits_per_second",
     "submit_burst",
     "signals_per_second",
     "joins_per_second",
     "sessions_per_user",
     "handshakes_per_minute",
+    "room_passwords_per_minute",
     "writes_per_minute",
     "messages_per_second",
     "bytes_per_second",

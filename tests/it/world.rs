@@ -230,6 +230,7 @@ pub fn options(scratch: &Scratch) -> Options {
         "sessions_per_user",
         "signups_per_minute",
         "signins_per_minute",
+        "room_passwords_per_minute",
         "writes_per_minute",
         "messages_per_second",
         "bytes_per_second",
