@@ -36,7 +36,7 @@ pub enum KeyError {
     #[error("two keys are called {kid}")]
     DuplicateKid { kid: String },
     #[error(
-        "the first key, {kid}, is a public key: it can sign neither tokens nor what nodes exchange over Redis. Put a private or HS256 key first in auth.keys"
+        "the first key, {kid}, is a public key: it can't sign tokens or seal messages in Redis. Put a private or HS256 key first in auth.keys"
     )]
     CannotSign { kid: String },
     #[error("the first key, {kid}, signs the tokens of people who sign in: add \"user\" to its may_issue")]

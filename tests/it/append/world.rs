@@ -20,7 +20,10 @@ use roomgate::tasks::Tasks;
 use roomgate::traces::{Trace, Traces};
 use tokio::sync::oneshot;
 
-pub const SCHEMA: &str = include_str!("../../../migrations/shard/0001_rooms.up.sql");
+pub const SCHEMA: &str = concat!(
+    include_str!("../../../migrations/shard/0001_rooms.up.sql"),
+    include_str!("../../../migrations/shard/0013_removals.up.sql"),
+);
 /// Long enough for anything that works at all.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

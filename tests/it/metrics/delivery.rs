@@ -119,7 +119,7 @@ pub const BUS: &[&str] = &[
     "roomgate_bus_published_total",
     "roomgate_bus_dropped_total",
     "roomgate_bus_received_total",
-    "roomgate_bus_forged_total",
+    "roomgate_bus_forged_total{reason=\"unsigned\"}",
 ];
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn what_goes_through_redis_and_what_does_not_is_counted() {
     watch.moves(&both, client.join(room)).await;
     watch.moves(&both, says(&mut client, room, 1)).await;
     let forged = format!("SPUBLISH roomgate:room:{room} forged");
-    watch.moves(&["roomgate_bus_forged_total"], command(&world, &forged)).await;
+    watch.moves(&["roomgate_bus_forged_total{reason=\"unsigned\"}"], command(&world, &forged)).await;
     let keys = ["roomgate_bus_refused", "roomgate_bus_up"];
     watch.moves(&keys, command(&world, "ACL SETUSER default resetkeys")).await;
     watch.moves(&keys, command(&world, "ACL SETUSER default allkeys")).await;
