@@ -73,8 +73,7 @@ async fn a_flood_is_shed_instead_of_queued_without_end() {
     let passwords = passwords(1);
     let calls = (0..WAITING_PER_THREAD + 20).map(|_| passwords.verify(secret("wrong horse"), None, HERE));
     let answers = futures_util::future::join_all(calls).await;
-    let shed =
-        answers.iter().filter(|answer| matches!(answer, Err(r) if r.code == Code::Overloaded)).count();
+    let shed = answers.iter().filter(|answer| matches!(answer, Err(r) if r.code == Code::Overloaded)).count();
     assert!(shed >= 19, "{shed} of {} were shed", answers.len());
     assert!(answers.iter().any(Result::is_ok));
     assert!(passwords.verify(secret("wrong horse"), None, HERE).await.is_ok(), "it works again afterwards");
@@ -122,9 +121,11 @@ async fn rooms_take_no_place_of_sign_ins_and_a_user_has_a_share() {
         passwords.verify(secret("wrong horse"), None, HERE),
         passwords.verify(secret("wrong horse"), None, Payer::User(&bob)),
     ];
-    let (floods, others) =
-        futures_util::future::join(futures_util::future::join_all(floods), futures_util::future::join_all(others))
-            .await;
+    let (floods, others) = futures_util::future::join(
+        futures_util::future::join_all(floods),
+        futures_util::future::join_all(others),
+    )
+    .await;
     assert!(others.iter().all(Result::is_ok), "{others:?}");
     let done = floods.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(done, SHARE_OF_USER, "the others of the same user are shed");

@@ -60,7 +60,7 @@ impl Revocations {
         news
     }
 
-    /// Those that end only tokens which have expired by now.
+    /// Forgets revocations of tokens that have expired.
     pub fn forget_expired(&self, now: UnixMillis) {
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
         by_user.retain(|_, of_user| {

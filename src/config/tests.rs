@@ -388,7 +388,7 @@ fn traces_are_only_taken_by_a_build_that_has_them() {
     }
 }
 
-/// A new key of `[limits]` needs a row: what it counts, and the answer beyond it.
+/// A new key of `[limits]` needs a row with its default.
 #[test]
 fn every_limit_has_a_row_with_its_default_in_the_docs() {
     let document = include_str!("../../docs/limits.md");

@@ -14,7 +14,9 @@ use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::signed_in::claims;
-use crate::auth::{Match, Payer, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password};
+use crate::auth::{
+    Match, Payer, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password,
+};
 use crate::config::Secret;
 use crate::digests::PasswordHash;
 use crate::directory::{Account, DirectoryError, NewAccount};

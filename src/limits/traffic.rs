@@ -1,5 +1,5 @@
-//! Whatever a session sends, charged before it is read: its bytes before they are
-//! parsed, its messages before any of them is handled.
+//! The traffic of a session: its bytes are charged before they are parsed, its
+//! messages before the first of them is handled.
 //!
 //! Over the budget the session is not read until the budget has refilled: waiting
 //! costs the node nothing, while a refusal would have to be parsed for, written and
@@ -29,7 +29,7 @@ const FORGIVEN: Duration = Duration::from_secs(1);
 /// Of one session. Not shared: it belongs to the session's reader.
 pub struct Traffic {
     gates: Arc<ArcSwap<Gates>>,
-    /// Those that the session's own were made for.
+    /// The configuration behind `messages` and `bytes`.
     seen: Arc<Gates>,
     messages: SoleGate,
     bytes: SoleGate,
@@ -114,7 +114,7 @@ impl Traffic {
         }
     }
 
-    /// To what is configured by now.
+    /// Takes over a changed configuration.
     fn follow(&mut self) {
         let now = self.gates.load();
         if Arc::ptr_eq(&now, &self.seen) {

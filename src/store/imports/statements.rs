@@ -45,9 +45,9 @@ pub(super) static LOCK_HEAD: Sql = Sql {
 /// Of user $2.
 pub(super) static RIGHTS: Sql = Sql {
     name: "import_rights",
-    text: "SELECT room.owner = $2, room.access, room.default_role, room.archived_at IS NOT NULL, member.role
+    text: "SELECT room.owner = $2::text, room.access, room.default_role, room.archived_at IS NOT NULL, member.role
              FROM room LEFT JOIN room_member AS member ON member.room_id = room.id
-                              AND member.user_id IN ($2, erased_member(room.ban_key, $2))
+                              AND member.user_id IN ($2::text, erased_member(room.ban_key, $2::text))
             WHERE room.id = $1",
 };
 

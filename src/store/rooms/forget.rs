@@ -30,13 +30,13 @@ pub(super) static KEEP_REMOVAL: Sql = Sql {
                UPDATE room SET ban_key = coalesce(ban_key, uuid_send(gen_random_uuid()))
                 WHERE id = $1
                   AND EXISTS (SELECT FROM room_member
-                               WHERE room_id = $1 AND user_id = $2 AND role = 'removed')
+                               WHERE room_id = $1 AND user_id = $2::text AND role = 'removed')
             RETURNING ban_key)
-           UPDATE room_member SET user_id = erased_member(keyed.ban_key, $2)
+           UPDATE room_member SET user_id = erased_member(keyed.ban_key, $2::text)
              FROM keyed
-            WHERE room_id = $1 AND user_id = $2
+            WHERE room_id = $1 AND user_id = $2::text
               AND NOT EXISTS (SELECT FROM room_member AS kept
-                               WHERE kept.room_id = $1 AND kept.user_id = erased_member(keyed.ban_key, $2))",
+                               WHERE kept.room_id = $1 AND kept.user_id = erased_member(keyed.ban_key, $2::text))",
 };
 
 pub(super) static LEAVE: Sql =

@@ -27,8 +27,8 @@ pub(super) static SET_ROLE: Sql = Sql {
     text: "WITH lifted AS (
                DELETE FROM room_member
                 WHERE room_id = $1
-                  AND user_id = (SELECT erased_member(ban_key, $2) FROM room WHERE id = $1))
-           INSERT INTO room_member (room_id, user_id, role, decided_rev) VALUES ($1, $2, $3, $4)
+                  AND user_id = (SELECT erased_member(ban_key, $2::text) FROM room WHERE id = $1))
+           INSERT INTO room_member (room_id, user_id, role, decided_rev) VALUES ($1, $2::text, $3, $4)
            ON CONFLICT (room_id, user_id) DO UPDATE
                    SET role = excluded.role,
                        decided_rev = greatest(room_member.decided_rev, excluded.decided_rev),

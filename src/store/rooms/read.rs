@@ -23,7 +23,7 @@ pub(super) static FACTS: Sql = Sql {
            LEFT JOIN room ON room.id = $2
            LEFT JOIN room_head ON room_head.room_id = room.id
            LEFT JOIN room_member ON room_member.room_id = room.id
-                AND room_member.user_id IN ($3, erased_member(room.ban_key, $3))
+                AND room_member.user_id IN ($3::text, erased_member(room.ban_key, $3::text))
            LEFT JOIN room_event ON room_event.room_id = room.id AND room_event.seq = $4"
     ),
 };

@@ -27,18 +27,18 @@ pub(super) static SEARCH: Sql = Sql {
                   AND room.id > $2 AND (room.metadata || '{}') @> $4::text::jsonb
                   AND room.access <> 'invite' AND slot_owner.state = 'active'
                   AND NOT EXISTS (SELECT FROM room_member WHERE room_member.room_id = room.id
-                                     AND room_member.user_id IN ($1, erased_member(room.ban_key, $1))
+                                     AND room_member.user_id IN ($1::text, erased_member(room.ban_key, $1::text))
                                      AND room_member.role = 'removed')
                 ORDER BY room.id LIMIT $3)),
             mine AS (
               (SELECT room.id FROM room JOIN slot_owner USING (slot)
-                WHERE room.owner = $1 AND room.id > $2 AND (room.metadata || '{}') @> $4::text::jsonb
+                WHERE room.owner = $1::text AND room.id > $2 AND (room.metadata || '{}') @> $4::text::jsonb
                   AND slot_owner.state = 'active'
                 ORDER BY room.id LIMIT $3)
                UNION ALL
               (SELECT room_member.room_id
                  FROM room_member JOIN room ON room.id = room_member.room_id JOIN slot_owner USING (slot)
-                WHERE room_member.user_id = $1 AND room_member.room_id > $2 AND room_member.role <> 'removed'
+                WHERE room_member.user_id = $1::text AND room_member.room_id > $2 AND room_member.role <> 'removed'
                   AND (room.metadata || '{}') @> $4::text::jsonb AND slot_owner.state = 'active'
                 ORDER BY room_member.room_id LIMIT $3))
          SELECT ",
@@ -48,8 +48,8 @@ pub(super) static SEARCH: Sql = Sql {
           JOIN slot_owner ON slot_owner.slot = room.slot AND slot_owner.state = 'active'
           JOIN room_head ON room_head.room_id = room.id
           LEFT JOIN room_member ON room_member.room_id = room.id
-               AND room_member.user_id IN ($1, erased_member(room.ban_key, $1))
-         WHERE room.owner = $1
+               AND room_member.user_id IN ($1::text, erased_member(room.ban_key, $1::text))
+         WHERE room.owner = $1::text
             OR CASE WHEN room_member.role IS NULL THEN room.access <> 'invite'
                     ELSE room_member.role <> 'removed' END
          ORDER BY room.id LIMIT $3"

@@ -28,9 +28,9 @@ pub(super) static STANDING: Sql = Sql {
                   room.archived_at IS NOT NULL, actor.role, target.decided_rev, target.role
              FROM room
              LEFT JOIN room_member AS actor ON actor.room_id = room.id
-                  AND actor.user_id IN ($2, erased_member(room.ban_key, $2))
+                  AND actor.user_id IN ($2::text, erased_member(room.ban_key, $2::text))
              LEFT JOIN room_member AS target ON target.room_id = room.id
-                  AND target.user_id IN ($3, erased_member(room.ban_key, $3))
+                  AND target.user_id IN ($3::text, erased_member(room.ban_key, $3::text))
             WHERE room.id = $1",
 };
 

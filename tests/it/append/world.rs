@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 pub const SCHEMA: &str = concat!(
     include_str!("../../../migrations/shard/0001_rooms.up.sql"),
-    include_str!("../../../migrations/shard/0013_removals.up.sql"),
+    include_str!("../../../migrations/shard/0012_removals.up.sql"),
 );
 /// Long enough for anything that works at all.
 pub const PATIENCE: Duration = Duration::from_secs(60);
