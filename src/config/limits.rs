@@ -61,7 +61,7 @@ impl Default for Limits {
             signups_per_minute: 10,
             signins_per_minute: 10,
             room_passwords_per_minute: 30,
-            writes_per_minute: 600,
+            writes_per_minute: 1800,
             messages_per_second: 200,
             message_burst: 1024,
             bytes_per_second: 4 << 20,
