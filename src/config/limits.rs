@@ -68,7 +68,7 @@ impl Default for Limits {
             byte_burst: 16 << 20,
             user_messages_per_second: 600,
             user_bytes_per_second: 8 << 20,
-            user_submits_per_minute: 6000,
+            user_submits_per_minute: 0,
             user_imports_per_hour: 60,
             rooms_per_user: 1000,
             user_metadata_bytes: 4 * 1024 * 1024,
