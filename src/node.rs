@@ -152,7 +152,7 @@ impl Node {
             refresh_token: config.auth.refresh_token,
             max_stale,
             submit_timeout,
-            trusted_proxies: http::trusted_proxies(&config.listen),
+            trusted_proxies: config.listen.trusted_proxies.clone(),
             legacy_protocol: config.listen.legacy_protocol,
         };
         let followers = followers(&public, databases);

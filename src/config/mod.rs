@@ -11,12 +11,13 @@ mod error;
 mod history;
 mod limits;
 mod load;
+mod network;
 #[cfg(test)]
 mod tests;
 mod traces;
 mod tree;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub use error::ConfigError;
 pub use history::History;
 pub use limits::Limits;
 pub use load::{Loaded, Sources};
+pub use network::Network;
 pub use traces::Traces;
 
 use crate::ids::NodeName;
@@ -97,7 +99,7 @@ pub struct Listen {
     pub allowed_origins: Vec<String>,
     /// Balancers, whose `X-Forwarded-For` tells a client's address. From
     /// anybody else that header is ignored.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
     /// The drawing app's first protocol, on `/` and `/ws` with `?token=`; its REST
     /// calls; its stored shapes in imports.
     pub legacy_protocol: bool,

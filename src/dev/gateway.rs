@@ -140,6 +140,8 @@ expected_nodes = {nodes}
 public = \"127.0.0.1:{public}\"
 admin = \"127.0.0.1:{admin}\"
 allowed_origins = [\"self\"]
+# HAProxy and everybody else on this machine.
+trusted_proxies = [\"127.0.0.1\"]
 legacy_protocol = true
 drain_timeout_ms = 5000
 drain_notice_ms = 0

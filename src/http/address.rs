@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Once;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName};
@@ -10,6 +11,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::App;
+use crate::config::Network;
+use crate::metrics;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The headers in which balancers pass on the host that they were asked for.
 const FORWARDED_HOST: [HeaderName; 2] = [HeaderName::from_static("x-forwarded-host"), header::FORWARDED];
@@ -35,7 +40,10 @@ impl FromRequestParts<App> for ClientAddress {
 /// Removes the host that a request was sent to first, unless a balancer names it.
 pub(super) async fn believe_balancers(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    if !peer.is_some_and(|peer| app.trusted_proxies.contains(&peer)) {
+    if !peer.is_some_and(|peer| is_trusted(peer, &app.trusted_proxies)) {
+        if request.headers().contains_key(FORWARDED_FOR) {
+            note_untrusted(peer);
+        }
         for name in FORWARDED_HOST {
             request.headers_mut().remove(name);
         }
@@ -43,18 +51,36 @@ pub(super) async fn believe_balancers(State(app): State<App>, mut request: Reque
     next.run(request).await
 }
 
+fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
+    trusted.iter().any(|network| network.contains(peer))
+}
+
+/// A balancer that is missing in the configuration, or a client that makes up an
+/// address. Logged once: a client could fill the log.
+fn note_untrusted(peer: Option<IpAddr>) {
+    static LOGGED: Once = Once::new();
+    metrics::gateway::forwarded_untrusted();
+    LOGGED.call_once(|| {
+        tracing::warn!(
+            peer = peer.map(tracing::field::display),
+            "ignored an X-Forwarded-For from a peer that is not in listen.trusted_proxies; \
+             if it is a balancer, all its clients count as one address"
+        );
+    });
+}
+
 /// The last hop that is not a balancer of ours: what came before it was written
 /// by the client.
-fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
-    if !trusted.contains(&peer) {
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    if !is_trusted(peer, trusted) {
         return peer;
     }
-    let hops = headers.get_all("x-forwarded-for").iter().rev().filter_map(|value| value.to_str().ok());
+    let hops = headers.get_all(FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
     let hops = hops.flat_map(|value| value.rsplit(','));
     let mut last = peer;
     for hop in hops {
         match hop.trim().parse::<IpAddr>() {
-            Ok(address) if trusted.contains(&address.to_canonical()) => last = address.to_canonical(),
+            Ok(address) if is_trusted(address, trusted) => last = address.to_canonical(),
             Ok(address) => return address.to_canonical(),
             Err(_) => return last,
         }
@@ -71,7 +97,7 @@ mod tests {
         for value in forwarded {
             headers.append("x-forwarded-for", value.parse().unwrap());
         }
-        let trusted = ["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()];
+        let trusted = ["127.0.0.1".parse().unwrap(), "10.0.0.0/24".parse().unwrap()];
         client(peer.parse().unwrap(), &headers, &trusted).to_string()
     }
 

@@ -44,7 +44,6 @@ mod takeover;
 mod tickets;
 mod upgrade;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,7 +108,7 @@ pub struct Parts {
     pub max_stale: Duration,
     /// After so long a submit is answered, or its fate is unknown.
     pub submit_timeout: Duration,
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<config::Network>,
     pub legacy_protocol: bool,
 }
 
@@ -208,9 +207,4 @@ fn cors(origins: Origins) -> CorsLayer {
 fn compression() -> CompressionLayer<impl Predicate> {
     let worth = SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::SSE).and(NotForContentType::IMAGES);
     CompressionLayer::new().gzip(true).compress_when(worth)
-}
-
-/// Built once, from the configuration.
-pub fn trusted_proxies(listen: &config::Listen) -> Vec<IpAddr> {
-    listen.trusted_proxies.iter().map(IpAddr::to_canonical).collect()
 }

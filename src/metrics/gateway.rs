@@ -77,6 +77,11 @@ const SNAPSHOTS: Family =
     Family::counter("roomgate_snapshots_total", &[], "Snapshots of rooms that this node has written.");
 const EXPIRED: Family =
     Family::counter("roomgate_events_expired_total", &[], "Old events that this node has deleted.");
+const FORWARDED_UNTRUSTED: Family = Family::counter(
+    "roomgate_forwarded_untrusted_total",
+    &[],
+    "Requests with an X-Forwarded-For from a peer outside listen.trusted_proxies.",
+);
 const CLOCK_OFFSET: Family = Family::gauge(
     "roomgate_clock_offset_seconds",
     &[],
@@ -102,6 +107,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &REJECTS,
     &RATE_LIMITED,
     &OUTBOX_BYTES,
+    &FORWARDED_UNTRUSTED,
     &CLOCK_OFFSET,
     &SNAPSHOTS,
     &EXPIRED,
@@ -129,6 +135,7 @@ struct Gateway {
     rejects: ByLabel<Counter>,
     rate_limited: ByLabel<Counter>,
     outbox_bytes: Gauge,
+    forwarded_untrusted: Counter,
     clock_offset: Gauge,
     snapshots: Counter,
     expired: Counter,
@@ -160,6 +167,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         rejects: ByLabel::new(&REJECTS, &[]),
         rate_limited: ByLabel::new(&RATE_LIMITED, &[]),
         outbox_bytes: series(&OUTBOX_BYTES, &[]),
+        forwarded_untrusted: series(&FORWARDED_UNTRUSTED, &[]),
         clock_offset: series(&CLOCK_OFFSET, &[]),
         snapshots: series(&SNAPSHOTS, &[]),
         expired: series(&EXPIRED, &[]),
@@ -178,6 +186,11 @@ pub(super) fn init() {
     gateway.rejects.prepare(Code::ALL.map(Code::as_str));
     gateway.received.prepare(MESSAGE_TYPES);
     gateway.rate_limited.prepare(LIMITED);
+}
+
+/// A peer that is no trusted proxy named another address.
+pub fn forwarded_untrusted() {
+    GATEWAY.forwarded_untrusted.increment(1);
 }
 
 /// By how much this node's clock is ahead of the databases'.

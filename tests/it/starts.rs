@@ -141,6 +141,7 @@ async fn check_config_advises_against_what_is_open_to_others() {
     let found = check(&[
         "listen.admin=0.0.0.0:9".to_owned(),
         "listen.public=0.0.0.0:8".to_owned(),
+        "listen.behind_tls=true".to_owned(),
         "listen.trusted_proxies=".to_owned(),
         format!("auth.keys.0.file={}", weak.display()),
     ]);

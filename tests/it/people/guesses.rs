@@ -113,6 +113,7 @@ async fn the_budget_for_guesses_is_one_over_all_nodes_and_each_nodes_own_without
 async fn who_is_not_a_trusted_proxy_may_say_what_it_likes_of_where_it_comes_from() {
     let world = World::start(|options| {
         let options = options.set("limits.signins_per_minute", A_MINUTE);
+        let options = options.set("listen.trusted_proxies", "10.0.0.0/8,192.0.2.1");
         Options { nodes: 1, shards: 1, replicas: 0, ..options }
     })
     .await;
@@ -122,4 +123,8 @@ async fn who_is_not_a_trusted_proxy_may_say_what_it_likes_of_where_it_comes_from
     }
     slowed_down(&sign_in(&world, 0, "192.0.2.99", "fresh@x.test").await);
     slowed_down(&sign_in(&world, 0, "127.0.0.1, 192.0.2.98", "fresh@x.test").await);
+    let ignored = world.measured(0, "roomgate_forwarded_untrusted_total").await;
+    assert!(ignored >= (A_MINUTE + 2) as f64, "{ignored}");
+    let log = std::fs::read_to_string(world.cluster().nodes()[0].service().log()).unwrap();
+    assert_eq!(log.matches("not in listen.trusted_proxies").count(), 1, "{log}");
 }
