@@ -37,7 +37,7 @@ const MAX_CHARS: usize = 128;
 const WAITING_PER_THREAD: usize = 64;
 
 /// A user's share of the queue for rooms, running and waiting.
-const SHARE_OF_USER: usize = 2;
+const SHARE_OF_USER: usize = 16;
 
 /// How long one of them waits at most.
 const WAIT_MAX: Duration = Duration::from_secs(5);

@@ -229,10 +229,10 @@ impl Replays {
 
 impl Window {
     fn is_new(&mut self, number: u64) -> bool {
-        if number + WINDOW <= self.highest {
+        if number.saturating_add(WINDOW) <= self.highest {
             return false;
         }
-        let first_unknown = self.highest + 1;
+        let first_unknown = self.highest.saturating_add(1);
         if number > self.highest {
             for skipped in first_unknown.max(number.saturating_sub(WINDOW - 1))..=number {
                 let (word, bit) = place(skipped);
