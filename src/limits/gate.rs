@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ type Instant = <DefaultClock as Clock>::Instant;
 /// caller sends, and not to be aimed at.
 pub(super) struct Gate {
     what: &'static str,
-    burst: NonZeroU32,
+    /// None: no limit.
+    quota: Option<Quota>,
     limiter: Option<DefaultKeyedRateLimiter<u64>>,
     hasher: RandomState,
     passes: AtomicUsize,
@@ -36,7 +38,7 @@ pub(super) struct Gate {
 /// A budget for whoever holds it.
 pub(super) struct SoleGate {
     what: &'static str,
-    burst: NonZeroU32,
+    quota: Option<Quota>,
     limiter: Option<DefaultDirectRateLimiter>,
 }
 
@@ -51,7 +53,7 @@ impl Gate {
         Self::new(what, NonZeroU32::new(count).map(Quota::per_hour))
     }
 
-    /// A burst below the rate means the rate.
+    /// A burst of 0 means the rate.
     pub fn per_second(what: &'static str, rate: u32, burst: u32) -> Self {
         Self::new(what, per_second(rate, burst))
     }
@@ -59,7 +61,7 @@ impl Gate {
     fn new(what: &'static str, quota: Option<Quota>) -> Self {
         Self {
             what,
-            burst: quota.map_or(NonZeroU32::MAX, |quota| quota.burst_size()),
+            quota,
             limiter: quota.map(DefaultKeyedRateLimiter::keyed),
             hasher: RandomState::new(),
             passes: AtomicUsize::new(0),
@@ -82,7 +84,12 @@ impl Gate {
 
     /// As [`Gate::pass`], and a request above the whole budget takes all of it.
     pub fn pass_most(&self, key: impl Hash, count: NonZeroU32) -> Result<(), Refusal> {
-        self.pass(key, count.min(self.burst))
+        self.pass(key, at_most(count, self.quota))
+    }
+
+    /// What is left of `before`, if that has the same limit; else a whole budget.
+    pub fn after(self, before: &Arc<Self>) -> Arc<Self> {
+        if self.quota == before.quota { before.clone() } else { Arc::new(self) }
     }
 
     fn sweep_at_times(&self, limiter: &DefaultKeyedRateLimiter<u64>) {
@@ -97,17 +104,23 @@ impl Gate {
 }
 
 impl SoleGate {
-    /// A burst below the rate means the rate.
+    /// A burst of 0 means the rate.
     pub fn per_second(what: &'static str, rate: u32, burst: u32) -> Self {
         let quota = per_second(rate, burst);
-        let limiter = quota.map(DefaultDirectRateLimiter::direct);
-        Self { what, burst: quota.map_or(NonZeroU32::MAX, |quota| quota.burst_size()), limiter }
+        Self { what, quota, limiter: quota.map(DefaultDirectRateLimiter::direct) }
+    }
+
+    /// Becomes `now`, with a whole budget, if that has another limit.
+    pub fn follow(&mut self, now: Self) {
+        if self.quota != now.quota {
+            *self = now;
+        }
     }
 
     /// All `count` or none; a count above the whole budget takes all of it.
     pub fn pass_n(&self, count: NonZeroU32) -> Result<(), Refusal> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
-        match limiter.check_n(count.min(self.burst)) {
+        match limiter.check_n(at_most(count, self.quota)) {
             Ok(answer) => answer.map_err(|until| refused_until(self.what, &until)),
             Err(_) => Err(refusal(self.what, Duration::from_secs(1))),
         }
@@ -119,6 +132,11 @@ impl SoleGate {
             None => Ok(()),
         }
     }
+}
+
+/// A count above the whole budget takes all of it.
+fn at_most(count: NonZeroU32, quota: Option<Quota>) -> NonZeroU32 {
+    quota.map_or(count, |quota| count.min(quota.burst_size()))
 }
 
 /// None: no limit.

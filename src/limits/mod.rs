@@ -68,7 +68,7 @@ pub struct SessionLimits {
 
 impl Limits {
     pub fn new(configured: &config::Limits) -> Self {
-        let gates = Arc::new(ArcSwap::from_pointee(Gates::new(configured)));
+        let gates = Arc::new(ArcSwap::from_pointee(Gates::new(configured, None)));
         Self { gates, open: OpenSessions::default(), shared: None }
     }
 
@@ -83,7 +83,7 @@ impl Limits {
     pub fn reload(&self, configured: &config::Limits) {
         let gates = self.gates.load();
         if gates.configured != *configured {
-            self.gates.store(Arc::new(gates.changed_to(configured)));
+            self.gates.store(Arc::new(Gates::new(configured, Some(&gates))));
         }
     }
 
@@ -188,69 +188,32 @@ impl Limits {
 }
 
 impl Gates {
-    fn new(configured: &config::Limits) -> Self {
-        let gate = |what, count| Arc::new(Gate::per_minute(what, count));
-        let sign_ins = configured.signins_per_minute;
+    /// A limit that is the same as before goes on with what is left of its budgets:
+    /// nobody gets one back because another limit changed.
+    fn new(configured: &config::Limits, before: Option<&Self>) -> Self {
+        let kept = |gate: Gate, of: fn(&Self) -> &Arc<Gate>| match before {
+            Some(before) => gate.after(of(before)),
+            None => Arc::new(gate),
+        };
+        let minute = Gate::per_minute;
+        let of_user = |what, rate: u32| Gate::per_second(what, rate, rate.saturating_mul(USER_BURST_SECONDS));
+        let c = configured;
+        let writes_of_address = c.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS);
         Self {
-            handshakes: gate("handshakes", configured.handshakes_per_minute),
-            sign_ups: gate("sign-ups", configured.signups_per_minute),
-            sign_ins_by_address: gate(SIGN_INS, sign_ins),
-            sign_ins_by_account: gate(SIGN_INS, sign_ins),
-            room_keys: gate(GUESSES, sign_ins),
-            room_passwords: gate(ROOM_PASSWORDS, configured.room_passwords_per_minute),
-            user_submits: gate(SUBMITS, configured.user_submits_per_minute),
-            writes_by_user: gate(WRITES, configured.writes_per_minute),
-            writes_by_address: gate(WRITES, configured.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS)),
-            user_messages: Arc::new(Gate::per_second(
-                "messages",
-                configured.user_messages_per_second,
-                configured.user_messages_per_second.saturating_mul(USER_BURST_SECONDS),
-            )),
-            user_bytes: Arc::new(Gate::per_second(
-                "bytes",
-                configured.user_bytes_per_second,
-                configured.user_bytes_per_second.saturating_mul(USER_BURST_SECONDS),
-            )),
-            user_imports: Arc::new(Gate::per_hour(IMPORTS, configured.user_imports_per_hour)),
+            handshakes: kept(minute("handshakes", c.handshakes_per_minute), |g| &g.handshakes),
+            sign_ups: kept(minute("sign-ups", c.signups_per_minute), |g| &g.sign_ups),
+            sign_ins_by_address: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_address),
+            sign_ins_by_account: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_account),
+            room_keys: kept(minute(GUESSES, c.signins_per_minute), |g| &g.room_keys),
+            room_passwords: kept(minute(ROOM_PASSWORDS, c.room_passwords_per_minute), |g| &g.room_passwords),
+            user_submits: kept(minute(SUBMITS, c.user_submits_per_minute), |g| &g.user_submits),
+            user_imports: kept(Gate::per_hour(IMPORTS, c.user_imports_per_hour), |g| &g.user_imports),
+            writes_by_user: kept(minute(WRITES, c.writes_per_minute), |g| &g.writes_by_user),
+            writes_by_address: kept(minute(WRITES, writes_of_address), |g| &g.writes_by_address),
+            user_messages: kept(of_user("messages", c.user_messages_per_second), |g| &g.user_messages),
+            user_bytes: kept(of_user("bytes", c.user_bytes_per_second), |g| &g.user_bytes),
             configured: configured.clone(),
         }
-    }
-
-    /// Whoever has used up a budget doesn't get it again because another changed.
-    fn changed_to(&self, configured: &config::Limits) -> Self {
-        let mut next = Self::new(configured);
-        let before = &self.configured;
-        if before.handshakes_per_minute == configured.handshakes_per_minute {
-            next.handshakes = self.handshakes.clone();
-        }
-        if before.signups_per_minute == configured.signups_per_minute {
-            next.sign_ups = self.sign_ups.clone();
-        }
-        if before.signins_per_minute == configured.signins_per_minute {
-            next.sign_ins_by_address = self.sign_ins_by_address.clone();
-            next.sign_ins_by_account = self.sign_ins_by_account.clone();
-            next.room_keys = self.room_keys.clone();
-        }
-        if before.room_passwords_per_minute == configured.room_passwords_per_minute {
-            next.room_passwords = self.room_passwords.clone();
-        }
-        if before.user_submits_per_minute == configured.user_submits_per_minute {
-            next.user_submits = self.user_submits.clone();
-        }
-        if before.writes_per_minute == configured.writes_per_minute {
-            next.writes_by_user = self.writes_by_user.clone();
-            next.writes_by_address = self.writes_by_address.clone();
-        }
-        if before.user_messages_per_second == configured.user_messages_per_second {
-            next.user_messages = self.user_messages.clone();
-        }
-        if before.user_bytes_per_second == configured.user_bytes_per_second {
-            next.user_bytes = self.user_bytes.clone();
-        }
-        if before.user_imports_per_hour == configured.user_imports_per_hour {
-            next.user_imports = self.user_imports.clone();
-        }
-        next
     }
 }
 
@@ -276,18 +239,9 @@ impl SessionLimits {
         if Arc::ptr_eq(&now, &self.seen) {
             return;
         }
-        let (before, after) = (&self.seen.configured, &now.configured);
-        let rate_and_burst = |c: &config::Limits| (c.submits_per_second, c.submit_burst);
-        if rate_and_burst(before) != rate_and_burst(after) {
-            self.submits = submits(after);
-        }
-        if before.signals_per_second != after.signals_per_second {
-            self.signals = signals(after);
-        }
-        let rate_and_burst = |c: &config::Limits| (c.joins_per_second, c.join_burst);
-        if rate_and_burst(before) != rate_and_burst(after) {
-            self.joins = joins(after);
-        }
+        self.submits.follow(submits(&now.configured));
+        self.signals.follow(signals(&now.configured));
+        self.joins.follow(joins(&now.configured));
         self.seen = now.clone();
     }
 }

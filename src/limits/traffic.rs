@@ -120,15 +120,8 @@ impl Traffic {
         if Arc::ptr_eq(&now, &self.seen) {
             return;
         }
-        let (before, after) = (&self.seen.configured, &now.configured);
-        if (before.messages_per_second, before.message_burst)
-            != (after.messages_per_second, after.message_burst)
-        {
-            self.messages = messages(after);
-        }
-        if (before.bytes_per_second, before.byte_burst) != (after.bytes_per_second, after.byte_burst) {
-            self.bytes = bytes(after);
-        }
+        self.messages.follow(messages(&now.configured));
+        self.bytes.follow(bytes(&now.configured));
         self.seen = now.clone();
     }
 }
