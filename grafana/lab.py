@@ -18,10 +18,6 @@ from cluster import Cluster, frozen  # noqa: E402, F401
 
 DISK_BYTES = 1_000_000_000
 SETTINGS = {
-    # One writer is as fast as a crowd; it is a room that is to be hot, not a limit to be met.
-    "ROOMGATE__LIMITS__SUBMITS_PER_SECOND": "0",
-    "ROOMGATE__LIMITS__MESSAGES_PER_SECOND": "0",
-    "ROOMGATE__LIMITS__BYTES_PER_SECOND": "0",
     # As many as reads.primary_cap: else nothing that these people do fills a primary's pool.
     "ROOMGATE__POOL__MAX_CONNECTIONS": "8",
     # Small enough to be filled with real data.
@@ -34,7 +30,8 @@ READY_S = 60
 
 class Lab:
     def __init__(self, binary, k6):
-        self.cluster = Cluster(binary, "--prometheus", settings=SETTINGS)
+        # One writer is as fast as a crowd; the room must become hot, and no limit be met.
+        self.cluster = Cluster(binary, "--prometheus", "--no-limits", settings=SETTINGS)
         self.parts = self.cluster.parts
         self.prometheus = expressions.Prometheus(self.parts["prometheus"]["url"])
         # What was started by hand, by name; the rest is the cluster's.

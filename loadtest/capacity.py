@@ -21,22 +21,6 @@ from cluster import ROOT, Cluster
 DOCUMENT = ROOT / "docs/capacity.md"
 COSTS = ROOT / "loadtest/data/costs.json"
 LANES = 4
-UNLIMITED = {
-    f"ROOMGATE__LIMITS__{limit}": "0"
-    for limit in (
-        "SUBMITS_PER_SECOND",
-        "SESSIONS_PER_USER",
-        "HANDSHAKES_PER_MINUTE",
-        "USER_SUBMITS_PER_MINUTE",
-        "MESSAGES_PER_SECOND",
-        "BYTES_PER_SECOND",
-        "USER_MESSAGES_PER_SECOND",
-        "USER_BYTES_PER_SECOND",
-        "WRITES_PER_MINUTE",
-        "USER_IMPORTS_PER_HOUR",
-        "ROOMS_PER_USER",
-    )
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +249,7 @@ def write(name, text):
 
 def points(options, crowds):
     """Each of them, on one cluster."""
-    with Cluster(options.binary, settings=UNLIMITED) as cluster:
+    with Cluster(options.binary, "--no-limits") as cluster:
         cluster.load = options.load
         return [{"crowd": dataclasses.asdict(c), **measured(cluster, c, options.seconds)} for c in crowds]
 

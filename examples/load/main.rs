@@ -1,8 +1,7 @@
 //! Loads a running `roomgate dev` cluster and measures what it costs.
 //!
-//! Lift the limits for it, since they are there to stop such a client: set
-//! `ROOMGATE__LIMITS__{SUBMITS,MESSAGES,BYTES,USER_MESSAGES,USER_BYTES}_PER_SECOND`
-//! and `ROOMGATE__LIMITS__{SESSIONS_PER_USER,USER_SUBMITS_PER_MINUTE,ROOMS_PER_USER}` to 0 for `roomgate dev`.
+//! Lift the limits for it, since they are there to stop such a client:
+//! `roomgate dev --no-limits`
 
 mod client;
 mod cluster;
@@ -25,10 +24,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 #[command(
     after_help = "Example:\n  load --dev .dev/dev.json idle --connections 5000\n\nA process may have 20 000 \
-                        descriptors here, so connections go to nodes directly. Set these to 0 for\n\
-                        the cluster: ROOMGATE__LIMITS__SESSIONS_PER_USER, …ROOMS_PER_USER,\n\
-                        …USER_SUBMITS_PER_MINUTE, and …_PER_SECOND\n\
-                        of SUBMITS, MESSAGES, BYTES, USER_MESSAGES and USER_BYTES."
+                        descriptors here, so connections go to nodes directly. Start the cluster with\n\
+                        roomgate dev --no-limits"
 )]
 struct Args {
     /// The cluster's dev.json

@@ -50,6 +50,9 @@ pub struct DevArgs {
     /// Start again what died
     #[arg(long)]
     restart: bool,
+    /// Lift every limit of a number, for load tests: docs/limits.md
+    #[arg(long)]
+    no_limits: bool,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -85,7 +88,7 @@ async fn serve(args: DevArgs) -> Result<(), Error> {
 fn options(args: &DevArgs) -> Result<Options, Error> {
     let program = std::env::current_exe()
         .map_err(|source| Error::Io { what: "the path of this program".to_owned(), source })?;
-    Ok(Options {
+    let options = Options {
         shards: args.shards,
         replicas: args.replicas,
         nodes: args.nodes,
@@ -95,7 +98,8 @@ fn options(args: &DevArgs) -> Result<Options, Error> {
         port: args.port,
         restart: args.restart,
         ..Options::new(&args.data, program)
-    })
+    };
+    Ok(if args.no_limits { options.without_limits() } else { options })
 }
 
 fn announce(args: &DevArgs, cluster: &Cluster, took: Duration) {

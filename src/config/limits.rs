@@ -44,6 +44,32 @@ pub struct Limits {
     pub signins_kept_per_user: u32,
 }
 
+impl Limits {
+    /// The keys that count something, where 0 lifts the limit. The others are sizes,
+    /// and bursts of a rate that is named here.
+    pub const COUNTS: [&str; 19] = [
+        "submits_per_second",
+        "signals_per_second",
+        "joins_per_second",
+        "sessions_per_user",
+        "handshakes_per_minute",
+        "signups_per_minute",
+        "signins_per_minute",
+        "room_passwords_per_minute",
+        "writes_per_minute",
+        "messages_per_second",
+        "bytes_per_second",
+        "user_messages_per_second",
+        "user_bytes_per_second",
+        "user_submits_per_minute",
+        "user_imports_per_hour",
+        "rooms_per_user",
+        "user_metadata_bytes",
+        "invites_per_room",
+        "signins_kept_per_user",
+    ];
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -4,6 +4,8 @@ use figment::error::Kind;
 use figment::value::{Dict, Tag, Value};
 use serde::Deserialize;
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 const FILE: &str = include_str!("../../config/roomgate.toml");
@@ -399,4 +401,21 @@ fn every_limit_has_a_row_with_its_default_in_the_docs() {
     }
     let rows = document.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(rows, defaults.as_object().unwrap().len(), "docs/limits.md describes a key that is gone");
+}
+
+/// A new key is either lifted by `roomgate dev --no-limits` or named here.
+#[test]
+fn every_limit_is_a_count_or_a_size() {
+    let sizes = [
+        "submit_burst",
+        "join_burst",
+        "message_burst",
+        "byte_burst",
+        "rooms_per_session",
+        "message_bytes",
+        "frame_bytes",
+        "json_depth",
+    ];
+    let known: BTreeSet<&str> = Limits::COUNTS.into_iter().chain(sizes).collect();
+    assert_eq!(keys_of::<Limits>().iter().copied().collect::<BTreeSet<_>>(), known);
 }

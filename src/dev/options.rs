@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::config::Limits;
+
 /// Defaults are those of `roomgate dev`.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -41,6 +43,11 @@ impl Options {
             program: program.into(),
             env: Vec::new(),
         }
+    }
+
+    /// Nobody is slowed down, and nobody has a quota: for tests and load.
+    pub fn without_limits(self) -> Self {
+        Limits::COUNTS.iter().fold(self, |options, limit| options.set(&format!("limits.{limit}"), 0))
     }
 
     /// A setting of every node, by its place in the configuration, e.g.

@@ -31,28 +31,6 @@ pub struct Room {
 /// So that a client notices a frozen node within the time of a short run.
 const HEARTBEAT_MS: u64 = 3_000;
 
-/// Nobody is slowed down: the load is the plan's.
-const UNLIMITED: [&str; 18] = [
-    "submits_per_second",
-    "submit_burst",
-    "signals_per_second",
-    "joins_per_second",
-    "sessions_per_user",
-    "handshakes_per_minute",
-    "room_passwords_per_minute",
-    "writes_per_minute",
-    "messages_per_second",
-    "bytes_per_second",
-    "user_messages_per_second",
-    "user_bytes_per_second",
-    "user_submits_per_minute",
-    "user_imports_per_hour",
-    "rooms_per_user",
-    "user_metadata_bytes",
-    "invites_per_room",
-    "signins_kept_per_user",
-];
-
 impl World {
     pub async fn start(plan: &Plan) -> Result<Self, Failure> {
         let scratch = Scratch::new("faults")?;
@@ -60,12 +38,9 @@ impl World {
         options.port = Some(0);
         (options.nodes, options.shards, options.sync) = (plan.nodes, plan.shards, plan.sync);
         options.replicas = plan.replicas;
-        let limits = UNLIMITED.iter().map(|limit| (format!("limits.{limit}"), "0".to_owned()));
-        let settings = limits.chain(plan.settings.iter().cloned());
-        let mut options = settings
-            .fold(options.set("sessions.heartbeat_ms", HEARTBEAT_MS), |options, (key, value)| {
-                options.set(&key, value)
-            });
+        // The load is the plan's.
+        let options = options.without_limits().set("sessions.heartbeat_ms", HEARTBEAT_MS);
+        let mut options = plan.settings.iter().fold(options, |options, (key, value)| options.set(key, value));
         options.restart = plan.restart;
         options.env.extend(plan.planted.clone().map(|bug| ("ROOMGATE_PLANTED".to_owned(), bug)));
         let tell = |notice: Notice| {

@@ -54,10 +54,7 @@ pub struct Storm {
 }
 
 pub async fn run(clients: usize, rooms: usize) -> Result<Storm, Failure> {
-    let mut plan = Plan { rooms, ..Plan::of(0, Vec::new()) };
-    plan.settings = ["limits.signups_per_minute", "limits.signins_per_minute"]
-        .map(|key| (key.to_owned(), "0".to_owned()))
-        .to_vec();
+    let plan = Plan { rooms, ..Plan::of(0, Vec::new()) };
     let world = Arc::new(World::start(&plan).await?);
     eprintln!("  writing {EVENTS} events into each of {rooms} rooms");
     fill(&world).await?;
