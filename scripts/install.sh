@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the missing programs with apt and cargo: those that run roomgate (`dev`,
-# or `dev --prometheus`), load it (`load`), make its alerts fire (`alerts`), or test
-# it (`test`). Does nothing if nothing is missing. Run it as root or with sudo.
+# Installs missing programs with apt and cargo. The argument names the purpose: `dev`
+# runs roomgate, `dev --prometheus` also watches it, `load` loads it, `alerts` makes
+# its alerts fire, `test` tests it. Run it as root or with sudo.
 set -euo pipefail
 
 purpose=${1:-dev}

@@ -53,7 +53,7 @@ async fn an_unknown_user_takes_as_long_as_a_wrong_password() {
     let is_alike = |known: Duration, unknown: Duration| {
         (0.5..2.0).contains(&(known.as_secs_f64() / unknown.as_secs_f64()))
     };
-    // The least of many: what else the machine does only adds to it.
+    // The least of many: other work of the machine only adds to it.
     for round in 0..40 {
         if round >= 5 && is_alike(known, unknown) {
             break;

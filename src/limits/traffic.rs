@@ -1,5 +1,5 @@
-//! The traffic of a session: its bytes are charged before they are parsed, its
-//! messages before the first of them is handled.
+//! The traffic of a session: its bytes and one message are charged before a frame is
+//! parsed, the other messages before the first of them is handled.
 //!
 //! Over the budget the session is not read until the budget has refilled: waiting
 //! costs the node nothing, while a refusal would have to be parsed for, written and

@@ -106,10 +106,11 @@ impl<'a> Reader<'a> {
     }
 
     async fn frame(&mut self, text: &str) -> Result<(), CloseCode> {
-        self.charge(text.len(), 0).await?;
+        // One message is paid for before the frame is parsed, the others after.
+        self.charge(text.len(), 1).await?;
         self.wait_for_room_in_outbox().await;
         let messages = self.session.dialect.incoming(text, self.session.shared.frame_limits())?;
-        self.charge(0, messages.len().max(1)).await?;
+        self.charge(0, messages.len().saturating_sub(1)).await?;
         for inbound in messages {
             let asked = Asked::by(&inbound);
             gateway::message_received(asked.metric());

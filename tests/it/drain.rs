@@ -56,9 +56,9 @@ async fn the_sessions_of_a_stopped_node_are_sent_away_evenly_and_its_submits_are
         moved[0].goodbye - stopped,
         moved[SESSIONS - 1].goodbye - stopped
     );
-    // Nobody before his turn. A machine that stutters says goodbye late to those
-    // whose turn it was, never early to the others. The writers have turns too:
-    // an idle session's turn is at least its place among the idle ones.
+    // No session leaves before its turn. A machine that stutters delays goodbyes and
+    // makes none early. The writers have turns too: an idle session's turn is at least
+    // its place among the idle ones.
     for (turn, m) in moved.iter().enumerate() {
         let due = WINDOW.mul_f64(turn as f64 / (SESSIONS + WRITERS) as f64);
         assert!(m.goodbye - stopped + PACE >= due, "{turn} of {SESSIONS} after {:?}", m.goodbye - stopped);

@@ -1,4 +1,4 @@
-//! Sessions that send more than their budget, whatever it is.
+//! Sessions that send more than their budget.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use crate::client::submit;
 use crate::session::{anonymous, small_world, until_closed, with_bearer};
 use crate::world::World;
 
-/// A message of each type, and what is none. `None` stands for a control frame.
+/// A message of each type, a malformed one, and an empty frame. `None` stands for a
+/// control frame.
 fn kinds(room: u64) -> Vec<(&'static str, Option<Value>)> {
     let put = submit(room, "one-op", &json!({"kind": "message", "data": 1}));
     vec![

@@ -1,5 +1,5 @@
-//! Floods of messages, and strangers at a room's door: what a client beside them
-//! waits for its acks.
+//! Floods of messages, and strangers at a room's door: the time that a client beside
+//! them waits for its acks.
 
 use std::time::{Duration, Instant};
 

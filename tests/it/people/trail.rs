@@ -1,4 +1,4 @@
-//! The audit trail: its readers, and what nobody can do to it.
+//! The audit trail: its readers, and the role that can only add to it.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn the_gateways_role_adds_notes_and_trims_only_old_ones() {
                FROM unnest(ARRAY[1, 29, 31]) AS days"
         );
         gateway.batch_execute(&old).await.unwrap();
-        // Whatever the caller asks for, the last 30 days stay.
+        // The last 30 days stay at every request.
         gateway.batch_execute(&format!("SELECT {schema}.audit_trim(interval '0', 1000)")).await.unwrap();
         let left = format!("SELECT count(*) FROM {table} WHERE actor = 'trimmed'");
         assert_eq!(admin.query_one(&left, &[]).await.unwrap().get::<_, i64>(0), 2, "{table}");
