@@ -104,6 +104,34 @@ impl Connection {
         if self.is_without_settings() { self.alone(rows).boxed().await } else { rows.await }
     }
 
+    /// Hands the rows to `each` as they arrive, so that the caller keeps only what it
+    /// needs of them.
+    pub async fn query_each(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+        mut each: impl FnMut(Row) + Send,
+    ) -> Result<(), DbError> {
+        // Boxed, since it is large. An error that can be repeated comes before the first row.
+        match self.query_each_once(sql, params, &mut each).boxed().await {
+            Err(error) if self.can_repeat(&error, sql) => {}
+            ended => return self.replicated(sql.name, ended?),
+        }
+        self.query_each_once(sql, params, &mut each).boxed().await?;
+        self.replicated(sql.name, ())
+    }
+
+    async fn query_each_once(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+        each: &mut (impl FnMut(Row) + Send),
+    ) -> Result<(), DbError> {
+        let ready = self.ready(sql).await?;
+        let ended = self.watch(sql.name, ready.query_each(&self.client, sql, params, each));
+        if self.is_without_settings() { self.alone(ended).boxed().await } else { ended.await }
+    }
+
     pub async fn query_opt(
         &self,
         sql: &'static Sql,

@@ -3,10 +3,13 @@
 //! connection, and one connection the transactions of many.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bb8_postgres::tokio_postgres::types::{ToSql, Type};
 use bb8_postgres::tokio_postgres::{Client, Error, Row, Statement};
+
+use futures_util::TryStreamExt;
 
 use super::connection::Sql;
 use super::settings::{BEGIN, IN_A_TRANSACTION};
@@ -65,6 +68,25 @@ impl Ready {
             Self::Prepared(statement) => client.query(statement, params).await,
             Self::Whole(types) => client.query_typed(sql.text, &typed(params, types)).await,
         }
+    }
+
+    /// Hands the rows to `each` as they arrive.
+    pub async fn query_each(
+        &self,
+        client: &Client,
+        sql: &Sql,
+        params: Params<'_>,
+        each: &mut (impl FnMut(Row) + Send),
+    ) -> Result<(), Error> {
+        let rows = match self {
+            Self::Prepared(statement) => client.query_raw(statement, params.iter().copied()).await?,
+            Self::Whole(types) => client.query_typed_raw(sql.text, typed(params, types)).await?,
+        };
+        let mut rows = pin!(rows);
+        while let Some(row) = rows.try_next().await? {
+            each(row);
+        }
+        Ok(())
     }
 
     pub async fn execute(&self, client: &Client, sql: &Sql, params: Params<'_>) -> Result<u64, Error> {

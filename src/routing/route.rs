@@ -107,10 +107,31 @@ impl Target {
         params: &[&(dyn ToSql + Sync)],
         deadline: Instant,
     ) -> Result<Vec<Row>, DbError> {
+        let rows = async { self.endpoint().pool().get().await?.query(sql, params).await };
+        self.in_time(sql, deadline, rows).await
+    }
+
+    /// The same, with the rows handed to `each` as they arrive.
+    pub async fn query_each(
+        &self,
+        sql: &'static Sql,
+        params: &[&(dyn ToSql + Sync)],
+        deadline: Instant,
+        each: impl FnMut(Row) + Send,
+    ) -> Result<(), DbError> {
+        let rows = async { self.endpoint().pool().get().await?.query_each(sql, params, each).await };
+        self.in_time(sql, deadline, rows).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        sql: &'static Sql,
+        deadline: Instant,
+        answer: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
         let patience = Instant::now() + REPLICA_PATIENCE;
         let until = if self.is_primary() { deadline } else { deadline.min(patience) };
-        let rows = async { self.endpoint().pool().get().await?.query(sql, params).await };
-        timeout_at(until.into(), rows).await.unwrap_or_else(|_| Err(DbError::no_answer(sql.name)))
+        timeout_at(until.into(), answer).await.unwrap_or_else(|_| Err(DbError::no_answer(sql.name)))
     }
 
     pub fn served_by(&self) -> ServedBy {
