@@ -30,15 +30,22 @@ pub struct Delivery {
     epoch: Epoch,
     held: BTreeMap<Seq, LogEvent>,
     held_max: usize,
+    held_bytes: usize,
     recent: VecDeque<LogEvent>,
     recent_max: usize,
+    recent_bytes: usize,
 }
+
+/// Events in memory, held or recent, end at these bytes as well as at their number:
+/// the log has them all.
+const MEMORY_BYTES: usize = 1 << 20;
 
 impl Delivery {
     /// `head` and `epoch` (the slot's) come from one snapshot of the database.
     pub fn new(head: Position, epoch: Epoch, held_max: usize, recent_max: usize) -> Self {
         let (held, recent) = (BTreeMap::new(), VecDeque::new());
-        Self { delivered: head, epoch, held, held_max, recent, recent_max }
+        let (held_bytes, recent_bytes) = (0, 0);
+        Self { delivered: head, epoch, held, held_max, held_bytes, recent, recent_max, recent_bytes }
     }
 
     /// The last event that was delivered.
@@ -85,8 +92,8 @@ impl Delivery {
             } else if position.seq == self.delivered.seq.next() || planted::has(Bug::HolesDelivered) {
                 self.accept(event, &mut ready);
                 self.release_held(&mut ready);
-            } else if self.held.len() < self.held_max {
-                self.held.insert(position.seq, event);
+            } else {
+                self.hold(event);
             }
         }
         let need = match (check, self.has_hole()) {
@@ -114,6 +121,7 @@ impl Delivery {
     /// The log has no more beyond `delivered`, so what is held is not in it.
     pub fn drop_held(&mut self) {
         self.held.clear();
+        self.held_bytes = 0;
     }
 
     /// The log was found to be another one than what was delivered: starts over.
@@ -140,20 +148,34 @@ impl Delivery {
 
     fn accept(&mut self, event: LogEvent, ready: &mut Vec<LogEvent>) {
         self.delivered = event.position;
-        if self.recent.len() == self.recent_max {
-            self.recent.pop_front();
-        }
+        self.recent_bytes += event.json.len();
         self.recent.push_back(event.clone());
+        while self.recent.len() > 1
+            && (self.recent.len() > self.recent_max || self.recent_bytes > MEMORY_BYTES)
+        {
+            let oldest = self.recent.pop_front();
+            self.recent_bytes -= oldest.map_or(0, |event| event.json.len());
+        }
         ready.push(event);
+    }
+
+    fn hold(&mut self, event: LogEvent) {
+        let bytes = event.json.len();
+        if self.held.len() < self.held_max && self.held_bytes + bytes <= MEMORY_BYTES {
+            let before = self.held.insert(event.position.seq, event);
+            self.held_bytes += bytes;
+            self.held_bytes -= before.map_or(0, |event| event.json.len());
+        }
     }
 
     fn release_held(&mut self, ready: &mut Vec<LogEvent>) {
         while let Some(entry) = self.held.first_entry() {
             let (seq, epoch) = (*entry.key(), entry.get().position.epoch);
             if seq <= self.delivered.seq {
-                entry.remove();
+                self.held_bytes -= entry.remove().json.len();
             } else if seq == self.delivered.seq.next() && epoch == self.epoch {
                 let event = entry.remove();
+                self.held_bytes -= event.json.len();
                 self.accept(event, ready);
             } else {
                 return;
@@ -217,6 +239,23 @@ mod tests {
         assert_eq!(since(5, 1), None, "left memory");
         assert_eq!(since(5, 2), None, "itself left memory: its epoch can't be compared");
         assert_eq!(since(5, 11), None, "ahead");
+    }
+
+    #[test]
+    fn events_in_memory_end_at_their_bytes() {
+        let large = |seq| LogEvent {
+            json: Json::one(format!("{{\"seq\":\"{}\"}}", "x".repeat(MEMORY_BYTES / 3))),
+            ..event(5, seq)
+        };
+        let mut room = delivery(0);
+        room.offer((1..=6).map(large));
+        assert_eq!((room.recent.len(), room.delivered().seq), (2, Seq(6)));
+        room.offer((8..=14).map(large));
+        assert_eq!(room.held.len(), 2);
+        assert_eq!(seqs(&room.offer([large(7)]).0), [7, 8, 9]);
+        assert_eq!((room.held_bytes, room.recent.len()), (0, 2));
+        room.offer([LogEvent { json: Json::one("x".repeat(2 * MEMORY_BYTES)), ..event(5, 10) }]);
+        assert_eq!(room.last().map(|event| event.position.seq), Some(Seq(10)));
     }
 
     proptest! {
