@@ -10,13 +10,14 @@ use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 use super::address::Peer;
 use super::takeover::divert;
+use crate::session::ClientIo;
 use crate::tasks::{Stop, Tasks};
 
 /// Thousands may come back at once.
@@ -71,10 +72,13 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: Stop) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "client left at once");
-        return;
-    }
+    let client = match ClientIo::new(stream) {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::debug!(%error, "client left at once");
+            return;
+        }
+    };
     let (hand_over, mut handed_over) = mpsc::channel(1);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
@@ -92,7 +96,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         // A client may end its side once it has asked. Without this, hyper drops the
         // request's handler then.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(client, service)
         .with_upgrades();
     let mut stopped = false;
     let ended = loop {
@@ -105,7 +109,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
             Some(handover) = handed_over.recv() => {
                 // What the client sent behind its request is no request.
                 let parts = serving.into_parts();
-                return parts.map(|parts| handover.begin(parts.io.into_inner())).unwrap_or_default();
+                return parts.map(|parts| handover.begin(parts.io.into_tcp())).unwrap_or_default();
             }
         }
     };

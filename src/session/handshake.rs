@@ -6,14 +6,12 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument;
 
 use super::conversation::{self, Arrival};
 use super::dialect::Dialect;
-use super::{Sessions, Shared, echo, log_span};
+use super::{ClientIo, Sessions, Shared, echo, log_span};
 use crate::ids::SessionId;
 use crate::protocol::{Code, Refusal};
 use crate::tasks::Tasks;
@@ -44,7 +42,7 @@ impl Sessions {
     }
 
     /// Checks the handshake and answers 101; the session starts when hyper has
-    /// sent that. The connection must be a plain `TokioIo<TcpStream>`.
+    /// sent that. The connection must be a [`ClientIo`].
     pub fn upgrade<B>(
         &self,
         request: &mut Request<B>,
@@ -106,16 +104,16 @@ async fn arrive(switched: OnUpgrade, offer: Offer) -> Option<Arrival> {
             return None;
         }
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<ClientIo>() {
         Ok(parts) => Some(Arrival {
-            tcp: parts.io.into_inner(),
+            tcp: parts.io.into_tcp(),
             // A copy: the original would keep hyper's whole read buffer alive.
             read: Bytes::copy_from_slice(&parts.read_buf),
             dialect: offer.dialect,
             token: offer.token,
         }),
         Err(_) => {
-            tracing::error!("the HTTP server gave something else than a TCP stream");
+            tracing::error!("the HTTP server returned a connection of another type");
             None
         }
     }

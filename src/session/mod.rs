@@ -13,6 +13,7 @@
 
 mod abuse;
 mod asked;
+mod client_io;
 mod conversation;
 mod decoder;
 mod dialect;
@@ -47,6 +48,7 @@ use crate::room::access::Access;
 use crate::store::append::Appender;
 use crate::tasks::Tasks;
 
+pub use client_io::ClientIo;
 pub use handshake::{HandshakeRefusal, upgrade_to_echo};
 pub use stream::{Stream, Wish};
 pub use submits::{IN_FLIGHT_MAX, answer_to_submit};

@@ -7,8 +7,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use roomgate::session::upgrade_to_echo;
+use roomgate::session::{ClientIo, upgrade_to_echo};
 use roomgate::tasks::Tasks;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -36,7 +35,8 @@ async fn serve(stream: TcpStream, tasks: Tasks) {
         };
         async { Ok::<_, Infallible>(response) }
     });
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let Ok(client) = ClientIo::new(stream) else { return };
+    let connection = http1::Builder::new().serve_connection(client, service);
     if let Err(error) = connection.with_upgrades().await {
         eprintln!("a connection ended: {error}");
     }
