@@ -14,7 +14,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use roomgate::clock::UnixMillis;
 use roomgate::ids::{RoomId, UserId};
-use roomgate::log::{Authority, Before, Event, Outcome, Role, RoomState, Schema, Submit, decide};
+use roomgate::log::{Authority, Before, Event, Outcome, Role, RoomBounds, RoomState, Schema, Submit, decide};
 use roomgate::position::{Epoch, Position, Seq};
 use roomgate::protocol::{ClientMessage, FrameLimits, read_frame, strict};
 use serde_json::Value;
@@ -25,6 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const LIMITS: FrameLimits =
     FrameLimits { frame_bytes: 1024 * 1024, message_bytes: 64 * 1024, json_depth: 32 };
+const BOUNDS: RoomBounds = RoomBounds { shape_bytes: 64 * 1024, room_shapes: 100_000, room_bytes: 64 << 20 };
 
 /// The frames of a client that draws shape `line` of the excerpt.
 fn frame(line: usize, op: usize) -> String {
@@ -49,6 +50,7 @@ fn before(user: &UserId) -> Before {
         head: Position::new(Epoch(7), Seq(41)),
         cleared: Seq::ZERO,
         live_shapes: 41,
+        live_bytes: 8200,
         schema: Schema::Open,
         archived: false,
         epoch: Epoch(7),
@@ -87,7 +89,7 @@ fn batch(c: &mut Criterion) {
     group.bench_function("200 adds to one room", |b| {
         b.iter_batched(
             || before(&user),
-            |before| decide(before, black_box(&submits), UnixMillis(1), LIMITS.message_bytes),
+            |before| decide(before, black_box(&submits), UnixMillis(1), BOUNDS),
             BatchSize::SmallInput,
         );
     });
@@ -97,7 +99,7 @@ fn batch(c: &mut Criterion) {
 }
 
 fn one_event(submits: &[Submit], user: &UserId) -> Event {
-    let mut decision = decide(before(user), submits, UnixMillis(1), LIMITS.message_bytes);
+    let mut decision = decide(before(user), submits, UnixMillis(1), BOUNDS);
     assert!(matches!(decision.outcomes[0], Outcome::Accepted(_)));
     decision.events.remove(0)
 }

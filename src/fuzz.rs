@@ -148,6 +148,8 @@ pub fn decide(data: &[u8]) {
         assert_eq!(fold.head, tables.rooms[&id].head);
         assert_eq!(fold.cleared, tables.rooms[&id].cleared);
         assert_eq!(fold.live().count() as u64, tables.rooms[&id].live_shapes);
+        let bytes: usize = fold.live().map(|(_, _, data)| data.json.len()).sum();
+        assert_eq!(bytes as u64, tables.rooms[&id].live_bytes);
         let seqs = tables.log.iter().filter(|event| event.room == id).map(|event| event.position.seq.0);
         assert!(seqs.eq(1..=fold.head.seq.0), "a hole, a repeat or a reordering");
     }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::databases::Databases;
 use crate::ids::ShardName;
 use crate::limits::Limits;
+use crate::store;
 use crate::store::append::Appender;
 use crate::tasks::Stop;
 
@@ -123,7 +124,7 @@ impl Reload {
         let mut changed = self.config.changed_to(&new);
         let Followers { limits, verifier, appender, .. } = &self.followers;
         limits.reload(&new.limits);
-        appender.limit_shapes(new.limits.message_bytes);
+        appender.bound_rooms(store::bounds(&new.limits));
         if verifier.replace(rules) && !changed.iter().any(|key| key.starts_with("auth.keys")) {
             // The same files with something else in them.
             changed.insert("auth.keys".to_owned());

@@ -15,6 +15,9 @@ pub struct Limits {
     pub rooms_per_session: u32,
     pub sessions_per_user: u32,
     pub message_bytes: usize,
+    /// A room's live shapes, and the bytes of their texts.
+    pub shapes_per_room: u64,
+    pub room_bytes: u64,
     pub frame_bytes: usize,
     pub json_depth: usize,
     /// New connections of one address; 0 because balancers share addresses.
@@ -47,7 +50,9 @@ pub struct Limits {
 impl Limits {
     /// The keys that count something, where 0 lifts the limit. The others are sizes,
     /// and bursts of a rate that is named here.
-    pub const COUNTS: [&str; 19] = [
+    pub const COUNTS: [&str; 21] = [
+        "shapes_per_room",
+        "room_bytes",
         "submits_per_second",
         "signals_per_second",
         "joins_per_second",
@@ -81,6 +86,8 @@ impl Default for Limits {
             rooms_per_session: 64,
             sessions_per_user: 100,
             message_bytes: 64 * 1024,
+            shapes_per_room: 100_000,
+            room_bytes: 64 << 20,
             frame_bytes: 1024 * 1024,
             json_depth: 32,
             handshakes_per_minute: 0,

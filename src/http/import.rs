@@ -27,6 +27,7 @@ use crate::ids::{OpId, RoomId, UserId};
 use crate::log::{Authority, Digest, app_shapes};
 use crate::protocol::{Code, Exact, Refusal, Role, RoomRef, Schema, Shape, strict};
 use crate::routing::Freshness;
+use crate::store::bounds;
 use crate::store::imports::{Import, Line, Staging};
 use crate::store::rooms::Wanted;
 use crate::store::rooms::refusals::editors_only;
@@ -238,7 +239,8 @@ impl Arriving {
 
     async fn finish(&self) -> Answer<String> {
         let digest = Digest(self.digest.digest128().to_be_bytes());
-        Ok(self.app.imports.finish(&self.staging, digest, &self.rejected).await?)
+        let bounds = bounds(&self.app.limits.configured());
+        Ok(self.app.imports.finish(&self.staging, digest, &self.rejected, bounds).await?)
     }
 }
 

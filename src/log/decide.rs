@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::merge::merge_patch;
 use super::{
-    Ack, Authority, Before, Current, Decision, Event, KnownOp, Outcome, Rejection, Role, RoomState,
-    ShapeData, ShapeState, Submit,
+    Ack, Authority, Before, Current, Decision, Event, KnownOp, Outcome, Rejection, Role, RoomBounds,
+    RoomState, ShapeData, ShapeState, Submit,
 };
 use crate::clock::UnixMillis;
 use crate::ids::{RoomId, ShapeId};
@@ -19,15 +19,14 @@ use crate::position::{Position, Seq};
 use crate::protocol::{Code, Exact, Object, Operation, Refusal, Shape, Version, strict};
 
 /// Decides a batch in order. Each submit sees what those before it did.
-/// `message_bytes` limits the shape that a patch results in; 0 means no limit.
-pub fn decide(before: Before, submits: &[Submit], now: UnixMillis, message_bytes: usize) -> Decision {
+pub fn decide(before: Before, submits: &[Submit], now: UnixMillis, bounds: RoomBounds) -> Decision {
     let mut batch = Batch {
         state: before,
         events: Vec::with_capacity(submits.len()),
         touched_shapes: Vec::new(),
         touched_rooms: Vec::new(),
         now,
-        message_bytes,
+        bounds,
     };
     let outcomes = submits
         .iter()
@@ -64,8 +63,12 @@ impl<'a> Standing<'a> {
         }
     }
 
-    fn is_live(&self) -> bool {
-        matches!(self, Self::Live { .. })
+    /// The bytes of a live shape.
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Live { data, .. } => Some(data.json.len() as u64),
+            Self::Never | Self::Deleted { .. } => None,
+        }
     }
 
     fn current(&self) -> Current {
@@ -114,7 +117,13 @@ impl<'a> Standing<'a> {
 
 /// What an accepted submit does besides becoming an event.
 enum Change {
-    Shape { id: ShapeId, version: Version, data: Option<ShapeData>, was_live: bool },
+    /// `live` are the room's shapes and bytes after it.
+    Shape {
+        id: ShapeId,
+        version: Version,
+        data: Option<ShapeData>,
+        live: (u64, u64),
+    },
     Clear,
     Nothing,
 }
@@ -126,7 +135,7 @@ struct Batch {
     touched_shapes: Vec<(RoomId, ShapeId)>,
     touched_rooms: Vec<RoomId>,
     now: UnixMillis,
-    message_bytes: usize,
+    bounds: RoomBounds,
 }
 
 impl Batch {
@@ -187,7 +196,23 @@ impl Batch {
             }
             _ => None,
         };
-        Ok(Change::Shape { id, version: standing.version().next(), data, was_live: standing.is_live() })
+        let live = self.live_after(room, standing.bytes(), data.as_ref())?;
+        Ok(Change::Shape { id, version: standing.version().next(), data, live })
+    }
+
+    /// How many shapes and bytes of them the room will have.
+    fn live_after(
+        &self,
+        room: &RoomState,
+        before: Option<u64>,
+        after: Option<&ShapeData>,
+    ) -> Result<(u64, u64), Box<Rejection>> {
+        let others = room.live_shapes.saturating_sub(u64::from(before.is_some()));
+        let other_bytes = room.live_bytes.saturating_sub(before.unwrap_or_default());
+        let bytes = after.map_or(0, |data| data.json.len() as u64);
+        let live = (others + u64::from(after.is_some()), other_bytes + bytes);
+        self.bounds.admit((room.live_shapes, room.live_bytes), live).map_err(reject)?;
+        Ok(live)
     }
 
     fn patched(
@@ -198,12 +223,9 @@ impl Batch {
     ) -> Result<ShapeData, Box<Rejection>> {
         keeps_identity(old, patch)?;
         let json = merge_patch(&old.json, &patch.json).map_err(|_| unreadable())?;
-        if self.message_bytes > 0 && json.len() > self.message_bytes {
-            let message = format!(
-                "a shape may have {} bytes; with this patch it has {}",
-                self.message_bytes,
-                json.len()
-            );
+        let most = self.bounds.shape_bytes;
+        if most > 0 && json.len() as u64 > most {
+            let message = format!("a shape may have {most} bytes; with this patch it has {}", json.len());
             return Err(Box::new(Rejection {
                 refusal: Refusal::new(Code::TooLarge, message),
                 current: None,
@@ -223,9 +245,8 @@ impl Batch {
         room.head = position;
         let mut ack = Ack { position, at: self.now, version: None, cleared: None, duplicate: false };
         match change {
-            Change::Shape { id, version, data, was_live } => {
-                let others = room.live_shapes.saturating_sub(u64::from(was_live));
-                room.live_shapes = others + u64::from(data.is_some());
+            Change::Shape { id, version, data, live } => {
+                (room.live_shapes, room.live_bytes) = live;
                 let key = (submit.room, id);
                 let state = ShapeState { version, data, last_seq: position.seq };
                 self.state.shapes.insert(key.clone(), state);
@@ -234,6 +255,7 @@ impl Batch {
             }
             Change::Clear => {
                 ack.cleared = Some(std::mem::take(&mut room.live_shapes));
+                room.live_bytes = 0;
                 room.cleared = position.seq;
             }
             Change::Nothing => {}

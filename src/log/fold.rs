@@ -44,6 +44,21 @@ impl Fold {
         self.shapes.retain(|_, state| state.data.is_some() && state.last_seq > cleared);
     }
 
+    /// The memory that it takes up.
+    pub fn bytes(&self) -> usize {
+        let json = |state: &ShapeState| state.data.as_ref().map_or(0, |data| data.json.len());
+        self.shapes.values().map(|state| json(state) + 256).sum()
+    }
+
+    /// The live shapes in order of their ids, each taken out of the state.
+    pub fn into_live(self) -> impl Iterator<Item = (ShapeId, Version, ShapeData)> {
+        let cleared = self.cleared;
+        self.shapes
+            .into_iter()
+            .filter(move |(_, state)| state.last_seq > cleared)
+            .filter_map(|(id, ShapeState { version, data, .. })| Some((id, version, data?)))
+    }
+
     /// Applies the next event of the log.
     pub fn apply(&mut self, event: &Event) -> Result<(), Unreadable> {
         let seq = event.position.seq;

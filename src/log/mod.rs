@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::clock::UnixMillis;
 use crate::ids::{OpId, RoomId, ShapeId, UserId};
 use crate::position::{Epoch, Position, Seq};
-use crate::protocol::{Kind, Operation, Refusal, Version};
+use crate::protocol::{Code, Kind, Operation, Refusal, Version};
 pub use crate::protocol::{Role, Schema};
 pub use decide::decide;
 pub use fold::{Fold, Unreadable};
@@ -90,12 +90,43 @@ pub struct ShapeState {
     pub last_seq: Seq,
 }
 
+/// The most shapes and bytes of a room; 0 means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoomBounds {
+    /// Of the shape that a patch results in.
+    pub shape_bytes: u64,
+    pub room_shapes: u64,
+    /// Of the texts of a room's live shapes together.
+    pub room_bytes: u64,
+}
+
+impl RoomBounds {
+    /// Refuses what a room would become, if it would grow beyond its bounds. A room
+    /// that is beyond them already may shrink.
+    pub fn admit(&self, before: (u64, u64), after: (u64, u64)) -> Result<(), Refusal> {
+        let is_over = |most: u64, before: u64, after: u64| most > 0 && after > most && after > before;
+        let message = if is_over(self.room_shapes, before.0, after.0) {
+            format!("a room may have {} shapes: delete some of this room's {}", self.room_shapes, before.0)
+        } else if is_over(self.room_bytes, before.1, after.1) {
+            format!(
+                "the shapes of a room may have {} bytes; this room's would have {}: delete some",
+                self.room_bytes, after.1
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::new(Code::TooLarge, message))
+    }
+}
+
 /// A room as its locked rows describe it, before the batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoomState {
     pub head: Position,
     pub cleared: Seq,
     pub live_shapes: u64,
+    /// Of the texts of the live shapes.
+    pub live_bytes: u64,
     pub schema: Schema,
     pub archived: bool,
     /// The slot's epoch: what new events will carry.

@@ -12,7 +12,9 @@ pub mod rooms;
 pub mod slots;
 pub mod topology;
 
+use crate::config;
 use crate::db::{DbError, Sql};
+use crate::log::RoomBounds;
 use crate::protocol::{Code, Refusal};
 
 /// Prepared on every connection to a shard when it is made.
@@ -25,6 +27,18 @@ pub const STATEMENTS: &[&[&Sql]] = &[
     rooms::STATEMENTS,
     topology::STATEMENTS,
 ];
+
+/// A list ends at these bytes as well as at its limit.
+pub const PAGE_BYTES: usize = 4 << 20;
+
+/// The bounds of all rooms.
+pub fn bounds(limits: &config::Limits) -> RoomBounds {
+    RoomBounds {
+        shape_bytes: limits.message_bytes as u64,
+        room_shapes: limits.shapes_per_room,
+        room_bytes: limits.room_bytes,
+    }
+}
 
 /// The answer while a database lacks something that only an operator can give back.
 /// `database`: e.g. "the room's shard". The log names the remedy, since it may name

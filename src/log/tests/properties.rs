@@ -205,6 +205,8 @@ proptest! {
             prop_assert_eq!(fold.cleared, tables.rooms[&id].cleared);
             prop_assert_eq!(fold.head, tables.rooms[&id].head);
             prop_assert_eq!(fold.live().count() as u64, tables.rooms[&id].live_shapes);
+            let bytes: usize = fold.live().map(|(_, _, data)| data.json.len()).sum();
+            prop_assert_eq!(bytes as u64, tables.rooms[&id].live_bytes);
             let mut client = Client::default();
             for event in tables.log.iter().filter(|event| event.room == id) {
                 client.hears(&serde_json::from_str(event.to_json().as_str()).unwrap());

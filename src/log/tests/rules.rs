@@ -276,7 +276,7 @@ fn a_patch_may_not_change_id_or_type() {
 fn the_result_of_a_patch_is_checked_and_limited_like_a_message() {
     let mut tables = Tables::new();
     tables.room().schema = Schema::Drawing;
-    tables.message_bytes = 100;
+    tables.bounds.shape_bytes = 100;
     let circle = json!({"shape":{"id":"a","type":"circle","x":0,"y":0,"radius":1}});
     tables.accepts("1", "shape.add", circle);
     for (patch, code) in [

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::clock::UnixMillis;
 use crate::ids::{OpId, RoomId, ShapeId, UserId};
 use crate::log::{
-    Authority, Before, Current, Event, Fold, KnownOp, Outcome, Role, RoomState, Schema, ShapeState, Submit,
-    decide,
+    Authority, Before, Current, Event, Fold, KnownOp, Outcome, Role, RoomBounds, RoomState, Schema,
+    ShapeState, Submit, decide,
 };
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::{ClientMessage, Code, FrameLimits, read_message};
@@ -23,7 +23,7 @@ pub struct Tables {
     pub ops: HashMap<(RoomId, UserId, OpId), KnownOp>,
     pub roles: HashMap<(RoomId, UserId), Role>,
     pub log: Vec<Event>,
-    pub message_bytes: usize,
+    pub bounds: RoomBounds,
 }
 
 pub fn room(id: u64) -> RoomId {
@@ -63,6 +63,7 @@ impl Tables {
             head: Position::BEGINNING,
             cleared: Seq::ZERO,
             live_shapes: 0,
+            live_bytes: 0,
             schema: Schema::Open,
             archived: false,
             epoch: Epoch(7),
@@ -76,7 +77,7 @@ impl Tables {
             ops: HashMap::new(),
             roles: roles.collect(),
             log: Vec::new(),
-            message_bytes: 0,
+            bounds: RoomBounds::default(),
         }
     }
 
@@ -100,7 +101,7 @@ impl Tables {
             let key = (submit.room, submit.user.clone());
             before.roles.extend(self.roles.get(&key).map(|role| (key, *role)));
         }
-        let decision = decide(before, submits, UnixMillis(1), self.message_bytes);
+        let decision = decide(before, submits, UnixMillis(1), self.bounds);
         assert_eq!(decision.outcomes.len(), submits.len(), "one answer a submit");
         for event in decision.events {
             let known = KnownOp {

@@ -11,7 +11,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -188,8 +187,7 @@ impl Lane {
         let (proof, mut before) = (read.proof, read.before);
         let rooms = if self.shared.is_sync() { before.rooms.clone() } else { HashMap::new() };
         before.rejected = unknown::standing(&batch, &before);
-        let mut decision =
-            decide(before, &batch.submits, at, self.shared.message_bytes.load(Ordering::Relaxed));
+        let mut decision = decide(before, &batch.submits, at, **self.shared.bounds.load());
         let found = unknown::resolve(&mut batch, &mut decision);
         let outcomes = std::mem::take(&mut decision.outcomes);
         if self.shared.is_sync() {

@@ -27,8 +27,9 @@ mod transaction;
 mod unknown;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+
+use arc_swap::ArcSwap;
 
 pub use batch::Unknown;
 pub use committed::{Announce, Committed, CommittedEvent};
@@ -39,7 +40,7 @@ use self::desk::{Desk, NotTaken, Seat};
 use self::lane::Lane;
 use crate::config::{Durability, Writes};
 use crate::ids::RoomId;
-use crate::log::{Outcome, Submit};
+use crate::log::{Outcome, RoomBounds, Submit};
 use crate::metrics::{self, ShardMetrics};
 use crate::placement::ShardIndex;
 use crate::protocol::{Code, Refusal};
@@ -65,8 +66,7 @@ struct Shared {
     slots: Slots,
     announce: Arc<dyn Announce>,
     tasks: Tasks,
-    /// Limits the shape that a patch results in; 0 is no limit.
-    message_bytes: AtomicUsize,
+    bounds: ArcSwap<RoomBounds>,
     traces: Traces,
 }
 
@@ -84,7 +84,7 @@ impl Appender {
         shards: &Shards,
         slots: &Slots,
         announce: Arc<dyn Announce>,
-        message_bytes: usize,
+        bounds: RoomBounds,
         traces: &Traces,
         tasks: &Tasks,
     ) -> Self {
@@ -94,7 +94,7 @@ impl Appender {
             slots: slots.clone(),
             announce,
             tasks: tasks.clone(),
-            message_bytes: AtomicUsize::new(message_bytes),
+            bounds: ArcSwap::from_pointee(bounds),
             traces: traces.clone(),
         });
         let desks = (0..config.lanes.max(1)).map(|_| Arc::new(Desk::new(config.lane_queue)));
@@ -125,10 +125,9 @@ impl Appender {
         }
     }
 
-    /// Limits the shape that a patch results in, from the next batch on; 0 is no
-    /// limit.
-    pub fn limit_shapes(&self, message_bytes: usize) {
-        self.shared.message_bytes.store(message_bytes, Ordering::Relaxed);
+    /// From the next batch on.
+    pub fn bound_rooms(&self, bounds: RoomBounds) {
+        self.shared.bounds.store(Arc::new(bounds));
     }
 
     /// For who takes submits in: the trace that goes with each.

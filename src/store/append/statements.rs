@@ -41,13 +41,13 @@ pub(super) static TRY_LOCK_SLOTS: Sql = Sql {
 /// In the order of their ids, like every writer: no deadlocks between appends.
 pub(super) static LOCK_HEADS: Sql = Sql {
     name: "append_lock_heads",
-    text: "SELECT room_id, head_seq, head_epoch, cleared_seq, live_shapes FROM room_head
+    text: "SELECT room_id, head_seq, head_epoch, cleared_seq, live_shapes, live_bytes FROM room_head
            WHERE room_id = ANY($1) ORDER BY room_id FOR NO KEY UPDATE OF room_head",
 };
 
 pub(super) static SKIP_LOCKED_HEADS: Sql = Sql {
     name: "append_skip_locked_heads",
-    text: "SELECT room_id, head_seq, head_epoch, cleared_seq, live_shapes FROM room_head
+    text: "SELECT room_id, head_seq, head_epoch, cleared_seq, live_shapes, live_bytes FROM room_head
            WHERE room_id = ANY($1) ORDER BY room_id FOR NO KEY UPDATE OF room_head SKIP LOCKED",
 };
 
@@ -123,11 +123,12 @@ pub(super) static PUT_SHAPES: Sql = Sql {
 /// `UPDATE … FROM` would be a join that the planner may turn around.
 pub(super) static MOVE_HEADS: Sql = Sql {
     name: "append_move_heads",
-    text: "INSERT INTO room_head (room_id, head_seq, head_epoch, cleared_seq, live_shapes)
-           SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+    text: "INSERT INTO room_head (room_id, head_seq, head_epoch, cleared_seq, live_shapes, live_bytes)
+           SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
            ON CONFLICT (room_id) DO UPDATE
            SET head_seq = excluded.head_seq, head_epoch = excluded.head_epoch,
-               cleared_seq = excluded.cleared_seq, live_shapes = excluded.live_shapes",
+               cleared_seq = excluded.cleared_seq, live_shapes = excluded.live_shapes,
+               live_bytes = excluded.live_bytes",
 };
 
 /// What a batch names, by column, each thing once.
@@ -221,6 +222,7 @@ pub(super) struct Head {
     pub position: Position,
     pub cleared: Seq,
     pub live_shapes: u64,
+    pub live_bytes: u64,
 }
 
 pub(super) fn heads(rows: &[Row]) -> HashMap<RoomId, Head> {
@@ -229,6 +231,7 @@ pub(super) fn heads(rows: &[Row]) -> HashMap<RoomId, Head> {
             position: Position::new(Epoch::from_i64(row.get(2)), Seq::from_i64(row.get(1))),
             cleared: Seq::from_i64(row.get(3)),
             live_shapes: row.get::<_, i64>(4).unsigned_abs(),
+            live_bytes: row.get::<_, i64>(5).unsigned_abs(),
         };
         Some((room_id(row, 0)?, head))
     };
@@ -351,7 +354,8 @@ pub(super) async fn move_heads(
     let epochs: Vec<i64> = rooms.iter().map(|(_, state)| state.head.epoch.as_i64()).collect();
     let cleared: Vec<i64> = rooms.iter().map(|(_, state)| state.cleared.as_i64()).collect();
     let live: Vec<i64> = rooms.iter().map(|(_, state)| count_column(state.live_shapes)).collect();
-    connection.execute(&MOVE_HEADS, &[&ids, &seqs, &epochs, &cleared, &live]).await
+    let bytes: Vec<i64> = rooms.iter().map(|(_, state)| count_column(state.live_bytes)).collect();
+    connection.execute(&MOVE_HEADS, &[&ids, &seqs, &epochs, &cleared, &live, &bytes]).await
 }
 
 pub(super) fn slot_column(slot: Slot) -> i32 {

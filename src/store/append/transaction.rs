@@ -221,6 +221,7 @@ fn sort_out(
             head: head.position,
             cleared: head.cleared,
             live_shapes: head.live_shapes,
+            live_bytes: head.live_bytes,
             schema: facts.schema,
             archived: facts.archived,
             epoch,

@@ -9,7 +9,7 @@ use super::statements::{self as sql};
 use super::{Import, ImportError, Imports, PATIENCE, Staging};
 use crate::clock::UnixMillis;
 use crate::db::{Class, DbError, Row};
-use crate::log::{Authority, Digest};
+use crate::log::{Authority, Digest, RoomBounds};
 use crate::position::{Epoch, Seq};
 use crate::protocol::{Code, DefaultRole, ObjectWriter, Refusal, Role};
 use crate::store::guard::{Guard, Wanted, WriteError};
@@ -35,12 +35,13 @@ impl Imports {
         staging: &Staging,
         digest: Digest,
         rejected: &[(u32, Code)],
+        bounds: RoomBounds,
     ) -> Result<String, ImportError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let wanted = Wanted { room: staging.import.room, is_sync: self.is_sync, deadline };
             let guard = Guard::begin(&self.shards, &self.slots, wanted).await?;
-            match attempt(guard, staging, digest, rejected).await? {
+            match attempt(guard, staging, digest, rejected, bounds).await? {
                 Attempt::Done(answer) => return Ok(answer),
                 Attempt::Again(error) if Instant::now() + PAUSE >= deadline => return Err(error),
                 Attempt::Again(_) => sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await,
@@ -54,8 +55,9 @@ async fn attempt(
     staging: &Staging,
     digest: Digest,
     rejected: &[(u32, Code)],
+    bounds: RoomBounds,
 ) -> Result<Attempt, ImportError> {
-    match write(&guard, staging, digest, rejected).await {
+    match write(&guard, staging, digest, rejected, bounds).await {
         Ok(answer) => match guard.commit().await {
             Ok(()) => Ok(Attempt::Done(answer)),
             Err(error) => Err(ImportError::Unknown(error)),
@@ -82,6 +84,7 @@ async fn write(
     staging: &Staging,
     digest: Digest,
     rejected: &[(u32, Code)],
+    bounds: RoomBounds,
 ) -> Result<String, ImportError> {
     let import = &staging.import;
     let room = import.room.as_i64();
@@ -94,7 +97,7 @@ async fn write(
         let answer = known_answer(&known, digest)?;
         // A write, so that COMMIT waits for the standby that the first one may
         // not have reached.
-        guard.execute(&sql::MOVE_HEAD, &[&room, &0_i64, &head_epoch]).await?;
+        guard.execute(&sql::MOVE_HEAD, &[&room, &0_i64, &head_epoch, &0_i64]).await?;
         guard.execute(&sql::UNSTAGE, &[&staging.id]).await?;
         return Ok(answer);
     }
@@ -106,6 +109,7 @@ async fn write(
     if !lines.is_empty() {
         guard.execute(&sql::REFUSE, &[&staging.id, &lines]).await?;
     }
+    let bytes = measured(guard, staging, (head.get(3), head.get(4)), bounds).await?;
     let epoch = guard.epoch().as_i64();
     let prefix = format!("i{:016x}-", xxh3_64(op.as_bytes()));
     let at = UnixMillis::now().0;
@@ -118,7 +122,7 @@ async fn write(
     }
     let count = i64::try_from(events).unwrap_or(i64::MAX);
     let epoch = if events == 0 { head_epoch } else { epoch };
-    guard.execute(&sql::MOVE_HEAD, &[&room, &count, &epoch]).await?;
+    guard.execute(&sql::MOVE_HEAD, &[&room, &count, &epoch, &bytes]).await?;
     let from = Seq::from_i64(head_seq).next();
     let answer = answer(events, &rejected, Epoch::from_i64(epoch), from);
     // An import without an effect leaves its op unused, as a rejected submit does.
@@ -127,6 +131,21 @@ async fn write(
     }
     guard.execute(&sql::UNSTAGE, &[&staging.id]).await?;
     Ok(answer)
+}
+
+/// The bytes of the staged shapes, if the room has space for them.
+async fn measured(
+    guard: &Guard,
+    staging: &Staging,
+    live: (i64, i64),
+    bounds: RoomBounds,
+) -> Result<i64, ImportError> {
+    let staged = guard.query_one(&sql::MEASURE, &[&staging.id]).await?;
+    let (shapes, bytes): (i64, i64) = (staged.get(0), staged.get(1));
+    let counts = |(shapes, bytes): (i64, i64)| (shapes.unsigned_abs(), bytes.unsigned_abs());
+    let after = (live.0 + shapes, live.1 + bytes);
+    bounds.admit(counts(live), counts(after)).map_err(ImportError::Refused)?;
+    Ok(bytes)
 }
 
 /// As for every submit: decided on what is read under the room's lock.

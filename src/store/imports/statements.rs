@@ -18,6 +18,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &KNOWN,
     &COLLISIONS,
     &REFUSE,
+    &MEASURE,
     &ADD_EVENTS,
     &ADD_SHAPES,
     &MOVE_HEAD,
@@ -39,7 +40,7 @@ pub(super) static SWEEP: Sql = Sql {
 
 pub(super) static LOCK_HEAD: Sql = Sql {
     name: "import_lock_head",
-    text: "SELECT head_seq, head_epoch, cleared_seq FROM room_head WHERE room_id = $1 FOR NO KEY UPDATE",
+    text: "SELECT head_seq, head_epoch, cleared_seq, live_shapes, live_bytes FROM room_head WHERE room_id = $1 FOR NO KEY UPDATE",
 };
 
 /// Of user $2.
@@ -78,6 +79,11 @@ pub(super) static COLLISIONS: Sql = Sql {
 pub(super) static REFUSE: Sql =
     Sql { name: "import_refuse", text: "DELETE FROM import_line WHERE import_id = $1 AND line = ANY($2)" };
 
+pub(super) static MEASURE: Sql = Sql {
+    name: "import_measure",
+    text: "SELECT count(*), coalesce(sum(octet_length(data::text)), 0)::bigint FROM import_line WHERE import_id = $1",
+};
+
 /// After seq $3, in epoch $4. The first event has the op itself, the others ops
 /// that begin with $6.
 pub(super) static ADD_EVENTS: Sql = Sql {
@@ -99,7 +105,8 @@ pub(super) static ADD_SHAPES: Sql = Sql {
 
 pub(super) static MOVE_HEAD: Sql = Sql {
     name: "import_move_head",
-    text: "UPDATE room_head SET head_seq = head_seq + $2, head_epoch = $3, live_shapes = live_shapes + $2
+    text: "UPDATE room_head SET head_seq = head_seq + $2, head_epoch = $3, live_shapes = live_shapes + $2,
+                  live_bytes = live_bytes + $4
             WHERE room_id = $1",
 };
 

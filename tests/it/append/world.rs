@@ -10,7 +10,7 @@ use roomgate::config::{self, Durability, Writes};
 use roomgate::db::Budget;
 use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::ids::{NodeName, OpId, RoomId, ShapeId, ShardName, UserId};
-use roomgate::log::{Ack, Authority, Outcome, Rejection, Submit};
+use roomgate::log::{Ack, Authority, Outcome, Rejection, RoomBounds, Submit};
 use roomgate::placement::{SlotMap, slot_of};
 use roomgate::protocol::{Exact, Operation, Refusal, Shape, Version};
 use roomgate::routing::{Setup, Shards};
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 pub const SCHEMA: &str = concat!(
     include_str!("../../../migrations/shard/0001_rooms.up.sql"),
     include_str!("../../../migrations/shard/0012_removals.up.sql"),
+    include_str!("../../../migrations/shard/0013_room_bytes.up.sql"),
 );
 /// Long enough for anything that works at all.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -175,8 +176,15 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let heard = Arc::new(Heard::default());
-        let appender =
-            Appender::start(&writes, &shards, &slots, heard.clone(), 65536, &Traces::default(), &tasks);
+        let appender = Appender::start(
+            &writes,
+            &shards,
+            &slots,
+            heard.clone(),
+            RoomBounds::default(),
+            &Traces::default(),
+            &tasks,
+        );
         Self { appender, shards, heard, tasks }
     }
 
