@@ -14,6 +14,7 @@ pub mod config;
 pub mod metrics;
 pub mod tls;
 
+pub mod memory;
 pub mod planted;
 pub mod tasks;
 

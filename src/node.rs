@@ -22,12 +22,14 @@ use crate::directory::Directory;
 use crate::http;
 use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
 use crate::limits::Limits;
+use crate::memory::Memory;
 use crate::metrics;
 use crate::reload::{Followers, Reload, Sources};
 use crate::room::access::{self, Access};
-use crate::room::{Context, Hub, tell_presence, watch};
+use crate::room::{Context, Hub, States, tell_presence, watch};
 use crate::routing::{Clocks, Shard, Shards};
 use crate::session::{self, Sessions};
+use crate::store;
 use crate::store::append::Appender;
 use crate::store::history::History;
 use crate::store::imports::Imports;
@@ -95,10 +97,10 @@ impl Node {
         let signer = verifier.signer(config.auth.access_token)?;
         let databases = Databases::open(config, tasks).await?;
         let Databases { directory, shards, slots, .. } = databases.clone();
-        let (history, imports) = past(config, &shards, &slots, tasks);
-        let max_stale = config.reads.max_stale;
+        let (memory, max_stale) = (Memory::new(&config.memory), config.reads.max_stale);
+        let (history, imports) = past(config, (&shards, &slots), &memory, tasks);
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
-        let (hub, bus) = hub(config, verifier.sealer()?, history.clone(), rooms.clone(), traces, tasks)?;
+        let (hub, bus) = hub(config, verifier.sealer()?, &history, &rooms, &memory, traces, tasks)?;
         let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
@@ -146,6 +148,7 @@ impl Node {
             verifier,
             signer,
             limits,
+            memory,
             origins,
             probe: probe.clone(),
             eraser,
@@ -156,8 +159,7 @@ impl Node {
             legacy_protocol: config.listen.legacy_protocol,
         };
         let followers = followers(&public, databases);
-        let hosts = config.listen.admin_hosts.clone().into();
-        let operators = http::AdminParts { probe, watched, directory, rooms, hosts };
+        let operators = operators(config, probe, watched, directory, rooms);
         let accepting = listen(config, public, operators, tasks)?;
         Ok(Self { sessions, accepting, tasks: tasks.clone(), draining, followers })
     }
@@ -188,6 +190,16 @@ fn clocks(shards: &Shards, directory: &Shard, tasks: &Tasks) -> Clocks {
     clocks
 }
 
+fn operators(
+    config: &Config,
+    probe: http::Probe,
+    watched: http::Watched,
+    directory: Directory,
+    rooms: Rooms,
+) -> http::AdminParts {
+    http::AdminParts { probe, watched, directory, rooms, hosts: config.listen.admin_hosts.clone().into() }
+}
+
 /// Returns the tasks of the public listener.
 fn listen(
     config: &Config,
@@ -206,9 +218,14 @@ fn listen(
 }
 
 /// Reads and bulk writes of logs, and the jobs that keep them small.
-fn past(config: &Config, shards: &Shards, slots: &Slots, tasks: &Tasks) -> (History, Imports) {
+fn past(
+    config: &Config,
+    (shards, slots): (&Shards, &Slots),
+    memory: &Memory,
+    tasks: &Tasks,
+) -> (History, Imports) {
     let history = History::new(shards.clone(), slots.clone(), PAGE_CACHE_BYTES);
-    let snapshots = Snapshots::new(&history, &config.history);
+    let snapshots = Snapshots::new(&history, memory, &config.history);
     tasks.spawn("snapshots", snapshots.run(tasks.stop_signal()));
     let is_sync = config.writes.durability == Durability::Sync;
     let imports = Imports::new(shards.clone(), slots.clone(), is_sync);
@@ -263,16 +280,18 @@ impl Jobs {
 fn hub(
     config: &Config,
     sealer: Sealer,
-    history: History,
-    rooms: Rooms,
+    history: &History,
+    rooms: &Rooms,
+    memory: &Memory,
     traces: &Traces,
     tasks: &Tasks,
 ) -> Result<(Hub, Bus), NodeError> {
     let node = NodeId(rand::random());
     let (bus, incoming) = Bus::start(&config.redis, node, sealer, tell_presence, tasks)?;
     let sessions = config.sessions.clone();
-    let context =
-        Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);
+    let (history, rooms, memory) = (history.clone(), rooms.clone(), memory.clone());
+    let states = States::new(history.clone(), memory, config.reads.max_stale, sessions.memory_serving);
+    let context = Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, states);
     let hub = Hub::new(Arc::new(context.traced_by(traces)));
     watch::start(&hub, incoming);
     Ok((hub, bus))
@@ -285,8 +304,8 @@ fn appender(
     traces: &Traces,
     tasks: &Tasks,
 ) -> Appender {
-    let (announce, message_bytes) = (Arc::new(hub.clone()), config.limits.message_bytes);
-    Appender::start(&config.writes, shards, slots, announce, message_bytes, traces, tasks)
+    let (announce, bounds) = (Arc::new(hub.clone()), store::bounds(&config.limits));
+    Appender::start(&config.writes, shards, slots, announce, bounds, traces, tasks)
 }
 
 fn visits(rooms: &Rooms, tasks: &Tasks) -> Visits {

@@ -12,7 +12,7 @@ const ORDER: [&str; 24] = [
     "protocol",
     "config",
     "metrics tls",
-    "tasks planted",
+    "tasks planted memory",
     "traces",
     "placement",
     "log",

@@ -11,6 +11,7 @@ mod error;
 mod history;
 mod limits;
 mod load;
+mod memory;
 mod network;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use error::ConfigError;
 pub use history::History;
 pub use limits::Limits;
 pub use load::{Loaded, Sources};
+pub use memory::Memory;
 pub use network::Network;
 pub use traces::Traces;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub history: History,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub memory: Memory,
     #[serde(default)]
     pub jobs: Jobs,
     #[serde(default)]

@@ -57,7 +57,7 @@ fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
 
 #[test]
 fn the_commented_file_names_every_key() {
-    let sections: [(&str, &[&str]); 16] = [
+    let sections: [(&str, &[&str]); 17] = [
         ("[node]", keys_of::<Node>()),
         ("[listen]", keys_of::<Listen>()),
         ("[[directory.endpoints]]", keys_of::<Endpoint>()),
@@ -71,6 +71,7 @@ fn the_commented_file_names_every_key() {
         ("[sessions]", keys_of::<Sessions>()),
         ("[history]", keys_of::<History>()),
         ("[limits]", keys_of::<Limits>()),
+        ("[memory]", keys_of::<Memory>()),
         ("[jobs]", keys_of::<Jobs>()),
         ("[log]", keys_of::<Log>()),
         ("[traces]", keys_of::<Traces>()),
@@ -394,13 +395,17 @@ fn traces_are_only_taken_by_a_build_that_has_them() {
 #[test]
 fn every_limit_has_a_row_with_its_default_in_the_docs() {
     let document = include_str!("../../docs/limits.md");
-    let defaults = serde_json::to_value(Limits::default()).unwrap();
-    for (key, default) in defaults.as_object().unwrap() {
+    let (limits, memory) = (serde_json::to_value(Limits::default()), serde_json::to_value(Memory::default()));
+    let (limits, memory) = (limits.unwrap(), memory.unwrap());
+    let limits = limits.as_object().unwrap().iter().map(|(key, default)| (key.clone(), default));
+    let memory = memory.as_object().unwrap().iter().map(|(key, default)| (format!("memory.{key}"), default));
+    let defaults: Vec<_> = limits.chain(memory).collect();
+    for (key, default) in &defaults {
         let row = format!("| `{key}` | {default} | ");
         assert!(document.contains(&row), "docs/limits.md needs: {row}");
     }
     let rows = document.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(rows, defaults.as_object().unwrap().len(), "docs/limits.md describes a key that is gone");
+    assert_eq!(rows, defaults.len(), "docs/limits.md describes a key that is gone");
 }
 
 /// A new key is either lifted by `roomgate dev --no-limits` or named here.

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use tracing::Instrument;
 
 use super::error::{Answer, ApiError};
+use super::held::hold;
 use super::page::Asset;
 use super::{freshness, idempotency, import};
 use crate::auth::HostPort;
@@ -93,7 +94,7 @@ pub(super) async fn finish(request: Request, next: Next) -> Response {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let route = route.as_ref().map_or(if is_asset { "/{asset}" } else { "none" }, MatchedPath::as_str);
     metrics::http::request_done(method.as_str(), route, response.status().as_u16(), started.elapsed());
-    response
+    hold(response)
 }
 
 /// RFC 9112, 3.2: two readers of one request must not see two hosts.

@@ -13,6 +13,7 @@ mod alter;
 mod answer;
 mod audit;
 mod body;
+mod charge;
 mod chats;
 mod content;
 mod error;
@@ -20,6 +21,7 @@ mod events;
 mod export;
 mod freshness;
 mod health;
+mod held;
 mod idempotency;
 mod import;
 mod invites;
@@ -61,6 +63,7 @@ use crate::bus::Bus;
 use crate::config;
 use crate::directory::Directory;
 use crate::limits::Limits;
+use crate::memory::Memory;
 use crate::room::Hub;
 use crate::room::access::Access;
 use crate::session::Sessions;
@@ -99,6 +102,7 @@ pub struct Parts {
     pub verifier: Verifier,
     pub signer: Signer,
     pub limits: Limits,
+    pub memory: Memory,
     pub origins: Origins,
     pub probe: Probe,
     pub bus: Bus,
@@ -136,7 +140,7 @@ pub fn router(parts: Parts) -> Router {
     // For every POST that creates.
     let once = axum::middleware::from_fn_with_state(app.clone(), idempotency::once);
     let forwarded = axum::middleware::from_fn_with_state(app.clone(), address::believe_balancers);
-    let charged = axum::middleware::from_fn_with_state(app.clone(), signed_in::charge_writes);
+    let charged = axum::middleware::from_fn_with_state(app.clone(), charge::charge);
     let once_by_id = axum::middleware::from_fn_with_state(app.clone(), idempotency::once_by_id);
     let (routes, described) = OpenApiRouter::<App>::default()
         .routes(routes!(people::sign_up))

@@ -1,13 +1,14 @@
 //! A room's shapes, now or as they were, all pages at one seq.
 //!
-//! The cursor names the position, so every node can go on with it: from the
-//! pinned state where it was read, elsewhere from the room's state if that has
-//! not moved, else from a snapshot and the log. `?seq=` asks for such a state
-//! from the first page on.
+//! A page is read alone, by the order of ids. The cursor names the position, so every
+//! node can go on with it: in the same way while the room has not changed, else from a
+//! state that is made of a snapshot and the log and kept for the next page. `?seq=`
+//! asks for such a state from the first page on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,6 +18,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::answer;
+use super::charge::Held;
 use super::error::{Answer, ApiError};
 use super::freshness::{Fresh, FreshParams, tell};
 use super::openapi::schemas;
@@ -26,15 +28,14 @@ use super::query::Query;
 use super::signed_in::SignedIn;
 use crate::clock::UnixMillis;
 use crate::ids::RoomId;
+use crate::memory::Reservation;
 use crate::position::{Position, Seq};
 use crate::protocol::{Code, ObjectWriter, Refusal};
 use crate::routing::{Freshness, Reason, ServedBy};
-use crate::store::history::{ReadError, Snapshot, SnapshotShape};
+use crate::store::PAGE_BYTES;
+use crate::store::history::{ReadError, ShapeQuery, Snapshot, SnapshotShape};
 
 const LIMIT_DEFAULT: usize = 500;
-
-/// A page ends early rather than grow beyond this.
-const PAGE_BYTES: usize = 4 << 20;
 
 /// From one page to the request for the next.
 const PINNED_FOR: Duration = Duration::from_secs(120);
@@ -69,9 +70,11 @@ pub(super) struct Wish {
     limit: Option<String>,
 }
 
-/// A state, and who knew it.
+/// A page of a state, and the server that knew it.
 struct Found {
-    snapshot: Arc<Snapshot>,
+    position: Position,
+    page: Vec<SnapshotShape>,
+    more: bool,
     served_by: ServedBy,
     fallback: Option<Reason>,
 }
@@ -96,33 +99,32 @@ pub(super) async fn list(
     RoomPath(room): RoomPath,
     Query(wish): Query<Wish>,
     Fresh(freshness): Fresh,
+    Extension(held): Extension<Held>,
 ) -> Answer<Response> {
     let limit = limit(wish.limit.as_deref(), LIMIT_DEFAULT)?;
     let cursor = wish.cursor.as_deref().map(Cursor::parse).transpose()?;
     let room = app.access.readable(&claims, &room).await?;
-    let Found { snapshot, served_by, fallback } = match (&cursor, wish.seq.as_deref()) {
-        (Some(cursor), _) => pinned(&app, room, cursor.position).await?,
-        (None, Some(seq)) => then(&app, room, seq, freshness).await?,
-        (None, None) => {
-            let read = app.history.snapshot(room, freshness).await?;
-            Found { snapshot: Arc::new(read.value), served_by: read.served_by, fallback: read.fallback }
-        }
+    let query = ShapeQuery {
+        after: cursor.as_ref().map_or("", |cursor| cursor.after.as_str()),
+        shape_type: wish.shape_type.as_deref(),
+        limit,
     };
-    let after = cursor.as_ref().map(|cursor| cursor.after.as_str());
-    let (page, last) = page(&snapshot, wish.shape_type.as_deref(), after, limit);
+    let mut held = held.0.lock().await;
+    let found = match (&cursor, wish.seq.as_deref()) {
+        (Some(cursor), _) => next(&app, room, &query, cursor.position, &mut held).await?,
+        (None, Some(seq)) => then(&app, room, &query, seq, freshness, &mut held).await?,
+        (None, None) => stored(&app, room, &query, freshness).await?,
+    };
+    let Found { position, page, more, served_by, fallback } = found;
     let list = ObjectWriter::object(4096)
-        .number("epoch", snapshot.position.epoch.0)
-        .number("seq", snapshot.position.seq.0)
+        .number("epoch", position.epoch.0)
+        .number("seq", position.seq.0)
         .array("items", page.iter().map(|shape| shape.json.as_str()));
-    let next = page.last().filter(|_| !last).map(|shape| {
-        Cursor { position: snapshot.position, issued_at: UnixMillis::now(), after: shape.id.clone() }.text()
-    });
-    let position = snapshot.position;
-    let text = next_cursor(list, next.clone());
-    if next.is_some() {
-        app.pins.cache.insert((room, position), snapshot).await;
-    }
-    Ok(tell(answer::json(StatusCode::OK, text), Some(position), &served_by, fallback))
+    let next = page
+        .last()
+        .filter(|_| more)
+        .map(|shape| Cursor { position, issued_at: UnixMillis::now(), after: shape.id.clone() }.text());
+    Ok(tell(answer::json(StatusCode::OK, next_cursor(list, next)), Some(position), &served_by, fallback))
 }
 
 impl Pins {
@@ -138,49 +140,78 @@ impl Pins {
     }
 }
 
-/// The shapes after `after`, of one type if it is given, and whether there are
-/// no more of them.
-fn page<'a>(
-    snapshot: &'a Snapshot,
-    shape_type: Option<&str>,
-    after: Option<&str>,
-    limit: usize,
-) -> (Vec<&'a SnapshotShape>, bool) {
-    let begin = after.map_or(0, |after| snapshot.shapes.partition_point(|shape| shape.id.as_str() <= after));
-    let mut wanted = snapshot.shapes[begin..]
-        .iter()
-        .filter(|shape| shape_type.is_none() || shape.shape_type.as_deref() == shape_type);
+/// The page of a state in memory.
+fn page(snapshot: &Snapshot, query: &ShapeQuery<'_>) -> (Vec<SnapshotShape>, bool) {
+    let begin = snapshot.shapes.partition_point(|shape| shape.id.as_str() <= query.after);
+    let is_wanted = |shape: &&SnapshotShape| {
+        query.shape_type.is_none() || shape.shape_type.as_deref() == query.shape_type
+    };
+    let mut wanted = snapshot.shapes[begin..].iter().filter(is_wanted);
     let (mut page, mut bytes) = (Vec::new(), 0);
-    while page.len() < limit && bytes < PAGE_BYTES {
-        let Some(shape) = wanted.next() else { return (page, true) };
+    while page.len() < query.limit && bytes < PAGE_BYTES {
+        let Some(shape) = wanted.next() else { return (page, false) };
         bytes += shape.json.len();
-        page.push(shape);
+        page.push(shape.clone());
     }
-    let last = wanted.next().is_none();
-    (page, last)
+    (page, wanted.next().is_some())
 }
 
-/// The state of the cursor's list.
-async fn pinned(app: &App, room: RoomId, position: Position) -> Answer<Found> {
-    let freshness = Freshness::MaxStale(app.max_stale);
-    let snapshot = state_at(app, room, position, CONTINUE_MAX, freshness).await.map_err(|error| {
-        // A position that is in the log no more, or whose beginning isn't.
-        match &*error {
-            ReadError::Lost(_) | ReadError::NotPrepared(_) => expired(),
-            other => other.refusal(),
+/// The page as it is now; only it is read.
+async fn stored(app: &App, room: RoomId, query: &ShapeQuery<'_>, freshness: Freshness) -> Answer<Found> {
+    let read = app.history.shapes(room, query, freshness).await?;
+    let (Snapshot { position, shapes: page }, more) = read.value;
+    Ok(Found { position, page, more, served_by: read.served_by, fallback: read.fallback })
+}
+
+/// The page of the cursor's list: as it is now if the room has not changed, else of the
+/// state at the cursor's position.
+async fn next(
+    app: &App,
+    room: RoomId,
+    query: &ShapeQuery<'_>,
+    position: Position,
+    held: &mut Reservation,
+) -> Answer<Found> {
+    if app.pins.cache.get(&(room, position)).await.is_none() {
+        let now = app.history.shapes(room, query, Freshness::AtLeast(position)).await;
+        let now = now.map_err(expired_if_lost)?;
+        if now.head == position {
+            let (Snapshot { shapes: page, .. }, more) = now.value;
+            return Ok(Found { position, page, more, served_by: now.served_by, fallback: now.fallback });
         }
-    })?;
-    Ok(Found { snapshot, served_by: ServedBy::Memory, fallback: None })
+    }
+    let freshness = Freshness::MaxStale(app.max_stale);
+    let state = state_at(app, room, position, CONTINUE_MAX, freshness, held).await;
+    let state = state.map_err(|error| expired_if_lost((*error).clone()))?;
+    let (page, more) = page(&state, query);
+    Ok(Found { position, page, more, served_by: ServedBy::Memory, fallback: None })
 }
 
-/// The state as it was.
-async fn then(app: &App, room: RoomId, seq: &str, freshness: Freshness) -> Answer<Found> {
+/// The list ends if its position, or the beginning of the log, is gone.
+fn expired_if_lost(error: ReadError) -> Refusal {
+    match error {
+        ReadError::Lost(_) | ReadError::NotPrepared(_) => expired(),
+        other => other.refusal(),
+    }
+}
+
+/// The page of the state as it was.
+async fn then(
+    app: &App,
+    room: RoomId,
+    query: &ShapeQuery<'_>,
+    seq: &str,
+    freshness: Freshness,
+    held: &mut Reservation,
+) -> Answer<Found> {
     let bad = |_| ApiError::bad_message("seq is an integer of 0 or more");
     let seq = Seq(seq.parse().map_err(bad)?);
     let read = app.history.position_of(room, seq, freshness).await?;
-    let snapshot = state_at(app, room, read.value, REPLAY_MAX, freshness).await;
-    let snapshot = snapshot.map_err(|error| error.refusal())?;
-    Ok(Found { snapshot, served_by: read.served_by, fallback: read.fallback })
+    let position = read.value;
+    let state = state_at(app, room, position, REPLAY_MAX, freshness, held).await;
+    let state = state.map_err(|error| error.refusal())?;
+    let (page, more) = page(&state, query);
+    Ok(Found { position, page, more, served_by: read.served_by, fallback: read.fallback })
 }
 
 /// The state at a position, made once for all who ask for it at a time.
@@ -190,8 +221,9 @@ async fn state_at(
     position: Position,
     most: u64,
     freshness: Freshness,
+    held: &mut Reservation,
 ) -> Result<Arc<Snapshot>, Arc<ReadError>> {
-    let made = async { app.history.state_at(room, position, most, freshness).await.map(Arc::new) };
+    let made = async { app.history.state_at(room, position, most, freshness, held).await.map(Arc::new) };
     app.pins.cache.try_get_with((room, position), made).await
 }
 
@@ -267,14 +299,14 @@ mod tests {
     }
 
     fn walk(snapshot: &Snapshot, shape_type: Option<&str>, limit: usize) -> Vec<String> {
-        let (mut ids, mut after) = (Vec::new(), None);
+        let (mut ids, mut after) = (Vec::new(), String::new());
         loop {
-            let (shapes, last) = page(snapshot, shape_type, after.as_deref(), limit);
+            let (shapes, more) = page(snapshot, &ShapeQuery { after: &after, shape_type, limit });
             ids.extend(shapes.iter().map(|shape| shape.id.clone()));
-            if last {
+            if !more {
                 return ids;
             }
-            after = shapes.last().map(|shape| shape.id.clone());
+            after = shapes.last().map(|shape| shape.id.clone()).unwrap_or_default();
         }
     }
 

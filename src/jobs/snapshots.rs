@@ -10,6 +10,7 @@ use super::{Failed, pause, rest};
 use crate::config;
 use crate::ids::RoomId;
 use crate::log::Fold;
+use crate::memory::{Memory, Owner, SMALL_BYTES};
 use crate::metrics;
 use crate::placement::ShardIndex;
 use crate::position::Seq;
@@ -25,13 +26,15 @@ const EVENTS_MAX: u64 = 8000;
 
 pub struct Snapshots {
     history: History,
+    memory: Memory,
     every: u64,
     interval: Duration,
 }
 
 impl Snapshots {
-    pub fn new(history: &History, config: &config::History) -> Self {
-        Self { history: history.clone(), every: config.snapshot_events, interval: config.snapshot_interval }
+    pub fn new(history: &History, memory: &Memory, config: &config::History) -> Self {
+        let (history, memory) = (history.clone(), memory.clone());
+        Self { history, memory, every: config.snapshot_events, interval: config.snapshot_interval }
     }
 
     pub async fn run(self, mut stop: Stop) {
@@ -69,7 +72,8 @@ impl RoomWork for Snapshots {
     /// From the newest snapshot to the head.
     async fn work(&self, due: &Behind, stop: &mut Stop) -> Result<(), Failed> {
         let Behind { room, head, .. } = *due;
-        let mut fold = self.history.base(room, head, FRESHNESS).await?;
+        let mut held = self.memory.reserve(&Owner::Node, SMALL_BYTES).await.map_err(ReadError::NoMemory)?;
+        let mut fold = self.history.base(room, head, FRESHNESS, &mut held).await?;
         loop {
             let due = Seq(fold.head.seq.0 + spacing(&fold, self.every));
             if due > head {
@@ -77,7 +81,7 @@ impl RoomWork for Snapshots {
             }
             while fold.head.seq < due {
                 let begun = Instant::now();
-                self.history.replay(room, &mut fold, due, FRESHNESS).await?;
+                self.history.replay(room, &mut fold, due, FRESHNESS, &mut held).await?;
                 if !rest(begun.elapsed(), stop).await {
                     return Ok(());
                 }

@@ -272,7 +272,7 @@ const ROOM_PASSWORDS: &str = "passwords of rooms";
 const GUESSES: &str = "attempts to get in";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

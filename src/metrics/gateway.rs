@@ -69,7 +69,7 @@ const REJECTS: Family = Family::counter(
 const RATE_LIMITED: Family = Family::counter(
     "roomgate_rate_limited_total",
     &["action"],
-    "Rate-limited messages and HTTP requests, by action; `traffic`: frames that waited for the session's budget.",
+    "Rate-limited messages and HTTP requests, by action; `traffic`: frames that waited for the session's budget; `memory`: requests that the memory budget refused.",
 );
 const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
@@ -77,6 +77,11 @@ const SNAPSHOTS: Family =
     Family::counter("roomgate_snapshots_total", &[], "Snapshots of rooms that this node has written.");
 const EXPIRED: Family =
     Family::counter("roomgate_events_expired_total", &[], "Old events that this node has deleted.");
+const MEMORY_RESERVED: Family = Family::gauge(
+    "roomgate_memory_reserved_bytes",
+    &[],
+    "Bytes of requests, answers and room states that are reserved in the node's memory budget.",
+);
 const FORWARDED_UNTRUSTED: Family = Family::counter(
     "roomgate_forwarded_untrusted_total",
     &[],
@@ -107,6 +112,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &REJECTS,
     &RATE_LIMITED,
     &OUTBOX_BYTES,
+    &MEMORY_RESERVED,
     &FORWARDED_UNTRUSTED,
     &CLOCK_OFFSET,
     &SNAPSHOTS,
@@ -116,7 +122,7 @@ pub(super) const FAMILIES: &[&Family] = &[
 
 /// As they are called in the protocol; what is none of them is `invalid`.
 const MESSAGE_TYPES: [&str; 8] = ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
-const LIMITED: [&str; 6] = ["hello", "join", "submit", "signal", "traffic", "http"];
+const LIMITED: [&str; 7] = ["hello", "join", "submit", "signal", "traffic", "http", "memory"];
 
 struct Gateway {
     sessions: ByLabel<Gauge>,
@@ -135,6 +141,7 @@ struct Gateway {
     rejects: ByLabel<Counter>,
     rate_limited: ByLabel<Counter>,
     outbox_bytes: Gauge,
+    memory_reserved: Gauge,
     forwarded_untrusted: Counter,
     clock_offset: Gauge,
     snapshots: Counter,
@@ -167,6 +174,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         rejects: ByLabel::new(&REJECTS, &[]),
         rate_limited: ByLabel::new(&RATE_LIMITED, &[]),
         outbox_bytes: series(&OUTBOX_BYTES, &[]),
+        memory_reserved: series(&MEMORY_RESERVED, &[]),
         forwarded_untrusted: series(&FORWARDED_UNTRUSTED, &[]),
         clock_offset: series(&CLOCK_OFFSET, &[]),
         snapshots: series(&SNAPSHOTS, &[]),
@@ -186,6 +194,18 @@ pub(super) fn init() {
     gateway.rejects.prepare(Code::ALL.map(Code::as_str));
     gateway.received.prepare(MESSAGE_TYPES);
     gateway.rate_limited.prepare(LIMITED);
+}
+
+/// Bytes were reserved in the memory budget.
+#[allow(clippy::cast_precision_loss, reason = "far below 2^53 bytes")]
+pub fn memory_reserved(bytes: usize) {
+    GATEWAY.memory_reserved.increment(bytes as f64);
+}
+
+/// Reserved bytes were given back.
+#[allow(clippy::cast_precision_loss, reason = "far below 2^53 bytes")]
+pub fn memory_freed(bytes: usize) {
+    GATEWAY.memory_reserved.decrement(bytes as f64);
 }
 
 /// A peer that is no trusted proxy named another address.

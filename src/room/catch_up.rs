@@ -6,22 +6,25 @@
 //! live in the same breath in which it says that nothing is missing. Feeding
 //! waits for the socket, so a slow client costs one page of memory.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::TryFutureExt;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::actor::{Command, FeedId, Next, RoomHandle};
 use super::context::Context;
 use super::outbox::{Closed, Outbox};
-use super::snapshot::SnapshotPages;
+use super::states::SentState;
 use crate::ids::{RoomId, SessionId};
+use crate::memory::{Owner, Reservation};
 use crate::metrics::gateway;
 use crate::position::Position;
 use crate::protocol::server::{self, EventsPage, ResyncReason};
 use crate::protocol::{CloseCode, Json};
-use crate::store::history::{Freshness, LogEvent, PageOutcome, ReadError};
+use crate::store::history::{EventPage, Freshness, LogEvent, PageBytes, PageOutcome, ReadError};
 
 /// How large one message to the client grows.
 const MESSAGE_BYTES: usize = 256 * 1024;
@@ -40,16 +43,15 @@ pub struct Feed {
     pub outbox: Outbox,
     /// The last event it was sent, or the state it was given.
     pub position: Position,
+    /// The user whose share of memory pays for the state and the pages of the log.
+    pub owner: Owner,
 }
 
 /// What a joiner gets first.
 pub enum Start {
-    Snapshot(Arc<SnapshotPages>),
+    Snapshot(SentState),
     /// Events after the asked position, and the head at that time.
-    Resume {
-        events: Vec<LogEvent>,
-        head: Position,
-    },
+    Resume(EventPage),
 }
 
 /// Why a feed ended before the session was live.
@@ -102,38 +104,35 @@ fn spawn(context: &Arc<Context>, mut feed: Feed, first: First) {
 impl Feed {
     async fn run(&mut self, context: &Context, first: First) -> Result<(), Ended> {
         match first {
-            First::Joined(Start::Snapshot(snapshot)) => self.snapshot(&snapshot).await?,
-            First::Joined(Start::Resume { events, head }) => self.resume(context, events, head).await?,
+            First::Joined(Start::Snapshot(state)) => self.snapshot(state).await?,
+            First::Joined(Start::Resume(page)) => self.resume(context, page).await?,
             First::Drain => self.outbox.drained().await?,
             First::Resync(reason) => self.start_over(context, reason).await?,
         }
         self.follow(context).await
     }
 
-    async fn snapshot(&mut self, snapshot: &SnapshotPages) -> Result<(), Ended> {
-        for page in &snapshot.pages {
+    async fn snapshot(&mut self, state: SentState) -> Result<(), Ended> {
+        for page in &state.pages.pages {
             self.outbox.feed(page.clone()).await?;
         }
-        self.position = snapshot.position;
+        self.position = state.pages.position;
         Ok(())
     }
 
     /// Pages of events up to the head, the last one marked.
-    async fn resume(
-        &mut self,
-        context: &Context,
-        mut events: Vec<LogEvent>,
-        mut head: Position,
-    ) -> Result<(), Ended> {
+    async fn resume(&mut self, context: &Context, mut page: EventPage) -> Result<(), Ended> {
         loop {
-            let to = events.last().map_or(self.position, |event| event.position);
-            let complete = to.seq >= head.seq;
-            self.pages(&events, head, complete).await?;
+            let to = page.events.last().map_or(self.position, |event| event.position);
+            let complete = to.seq >= page.head.seq;
+            let paid = self.pay(context, &page).await?;
+            self.pages(&page.events, page.head, complete).await?;
+            drop(paid);
             if complete {
                 return Ok(());
             }
-            match self.read(context, head).await? {
-                PageOutcome::Events(page) => (events, head) = (page.events, page.head),
+            match self.read(context, page.head).await? {
+                PageOutcome::Events(next) => page = next,
                 PageOutcome::Lost(reason) => return self.start_over(context, reason).await,
             }
         }
@@ -173,7 +172,10 @@ impl Feed {
                 Next::Log { head } => match self.read(context, head).await? {
                     // Only of a session that has read ahead: the room reads too.
                     PageOutcome::Events(page) if page.events.is_empty() => sleep(AHEAD_PAUSE).await,
-                    PageOutcome::Events(page) => self.events(&page.events).await?,
+                    PageOutcome::Events(page) => {
+                        let _paid = self.pay(context, &page).await?;
+                        self.events(&page.events).await?;
+                    }
                     PageOutcome::Lost(reason) => self.start_over(context, reason).await?,
                 },
             }
@@ -201,12 +203,17 @@ impl Feed {
     async fn start_over(&mut self, context: &Context, reason: ResyncReason) -> Result<(), Ended> {
         self.outbox.feed(server::resync(self.room, reason)).await?;
         gateway::resynced(reason);
-        // Whatever memory holds belongs to the history that was lost.
-        context.snapshots.invalidate(&self.room).await;
-        let snapshot = retried(|| context.load_snapshot(self.room, Freshness::Primary))
-            .await
-            .map_err(Ended::Unreadable)?;
-        self.snapshot(&snapshot).await
+        let (room, owner, lost_at) = (self.room, &self.owner, Instant::now());
+        let state = retried(|| context.states.after_loss(room, owner, lost_at)).await;
+        self.snapshot(state.map_err(|error| Ended::Unreadable((*error).clone()))?).await
+    }
+
+    /// Returns once the page is paid for. A page that is in the room's memory or that
+    /// another session is sent costs nothing more.
+    async fn pay(&self, context: &Context, page: &EventPage) -> Result<Option<Arc<Reservation>>, Ended> {
+        let Some(PageBytes { shared, bytes }) = page.read.as_deref() else { return Ok(None) };
+        let pay = || shared.pay(&context.states.memory, &self.owner, *bytes).map_err(ReadError::NoMemory);
+        retried(pay).await.map(Some).map_err(Ended::Unreadable)
     }
 
     /// What follows, from an endpoint that has all that the room delivered. If
@@ -224,11 +231,13 @@ impl Feed {
 
 /// Tries a read a few times: a failover takes seconds, and a session that waits
 /// is better off than one that is closed.
-async fn retried<T, F: Future<Output = Result<T, ReadError>>>(read: impl Fn() -> F) -> Result<T, ReadError> {
+async fn retried<T, E: Borrow<ReadError>, F: Future<Output = Result<T, E>>>(
+    read: impl Fn() -> F,
+) -> Result<T, E> {
     let mut attempt = 0;
     loop {
         match read().await {
-            Err(error) if attempt < ATTEMPTS && error.is_passing() => {
+            Err(error) if attempt < ATTEMPTS && error.borrow().is_passing() => {
                 attempt += 1;
                 sleep(RETRY * attempt).await;
             }

@@ -13,12 +13,13 @@ use super::outbox::Outbox;
 use super::presence::Change;
 use crate::bus::{BusEvent, NodeId};
 use crate::ids::{RoomId, SessionId, Slug, UserId};
+use crate::memory::{Memory, Owner};
 use crate::metrics::gateway::{self, Resume};
 use crate::position::{Position, Seq};
 use crate::protocol::server::{self, JoinMode, Joined, Member, ResyncReason};
 use crate::protocol::{MessageId, Refusal};
 use crate::store::append::{Announce, Committed, CommittedEvent};
-use crate::store::history::{Freshness, History, LogEvent, PageOutcome, RoomHead};
+use crate::store::history::{EventPage, Freshness, History, LogEvent, PageOutcome, RoomHead};
 use crate::store::rooms::Rooms;
 
 /// A cheap handle.
@@ -62,8 +63,8 @@ impl Hub {
             }
         };
         let (mode, head) = match &start {
-            Start::Snapshot(snapshot) => (JoinMode::Snapshot, snapshot.position),
-            Start::Resume { head, .. } => (JoinMode::Resume, *head),
+            Start::Snapshot(state) => (JoinMode::Snapshot, state.pages.position),
+            Start::Resume(page) => (JoinMode::Resume, page.head),
         };
         join.outbox.answer(server::joined(
             join.id.as_ref(),
@@ -88,6 +89,7 @@ impl Hub {
             id: admitted.feed,
             outbox: join.outbox,
             position,
+            owner: Owner::User(join.member.user),
         };
         catch_up::joined(&self.context, feed, start);
         Ok(())
@@ -141,6 +143,10 @@ impl Hub {
     /// The logs and states of the rooms.
     pub fn history(&self) -> &History {
         &self.context.history
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.context.states.memory
     }
 
     /// The rows of the rooms.
@@ -252,30 +258,33 @@ impl Hub {
         handle: &RoomHandle,
         admitted: &Admitted,
     ) -> Result<(Start, Position, Option<ResyncReason>), Refusal> {
+        let (states, owner) = (&self.context.states, Owner::User(join.member.user.clone()));
         let Some(from) = from else {
-            let snapshot = match admitted.shown.or(join.shown) {
-                Some(shown) => self.context.snapshot_since(join.room, shown).await,
-                None => self.context.snapshot(join.room, handle).await,
+            let state = match admitted.shown.or(join.shown) {
+                Some(shown) => states.since(join.room, &owner, shown).await,
+                None => states.now(join.room, &owner, handle).await,
             };
-            let snapshot = snapshot.map_err(|error| error.refusal())?;
-            return Ok((Start::Snapshot(snapshot.clone()), snapshot.position, None));
+            let state = state.map_err(|error| error.refusal())?;
+            let position = state.pages.position;
+            return Ok((Start::Snapshot(state), position, None));
         };
         if let Some(events) = &admitted.recent {
             gateway::resume_done(Resume::Resumed);
-            return Ok((Start::Resume { events: events.clone(), head: admitted.delivered }, from, None));
+            let page = EventPage { events: events.clone(), head: admitted.delivered, read: None };
+            return Ok((Start::Resume(page), from, None));
         }
-        let bound = Freshness::MaxStale(self.context.max_stale);
+        let bound = Freshness::MaxStale(self.context.states.max_stale);
         let page = self.context.history.page(join.room, from, bound).await;
         match page.map_err(|error| error.refusal())?.value {
             PageOutcome::Events(page) => {
                 gateway::resume_done(Resume::Resumed);
-                Ok((Start::Resume { events: page.events.clone(), head: page.head }, from, None))
+                Ok((Start::Resume(page), from, None))
             }
             PageOutcome::Lost(reason) => {
                 gateway::resume_done(Resume::Snapshot);
-                let snapshot =
-                    self.context.snapshot(join.room, handle).await.map_err(|error| error.refusal())?;
-                Ok((Start::Snapshot(snapshot.clone()), snapshot.position, Some(reason)))
+                let state = states.now(join.room, &owner, handle).await.map_err(|error| error.refusal())?;
+                let position = state.pages.position;
+                Ok((Start::Snapshot(state), position, Some(reason)))
             }
         }
     }

@@ -16,6 +16,7 @@ mod outbox;
 mod presence;
 mod signals;
 mod snapshot;
+mod states;
 pub mod watch;
 
 #[cfg(fuzzing)]
@@ -26,3 +27,4 @@ pub use context::Context;
 pub use hub::{Hub, Join};
 pub use outbox::{Batch, Closed, Full, Outbox};
 pub use snapshot::SnapshotPages;
+pub use states::States;

@@ -1,6 +1,9 @@
 //! A room's state, encoded for joiners: once for all who wait.
 
+use std::time::Instant;
+
 use crate::ids::RoomId;
+use crate::memory::SharedBytes;
 use crate::position::Position;
 use crate::protocol::Json;
 use crate::protocol::server::{self, SnapshotPage};
@@ -13,25 +16,34 @@ const PAGE_BYTES: usize = 256 * 1024;
 pub struct SnapshotPages {
     pub position: Position,
     pub pages: Vec<Json>,
+    /// The state is not older than this.
+    pub as_of: Instant,
+    pub shared: SharedBytes,
 }
 
 impl SnapshotPages {
-    /// `shapes`: encoded `{version, shape}` items. Even an empty room has a page.
-    pub fn encode<T: AsRef<str>>(room: RoomId, position: Position, shapes: &[T]) -> Self {
-        let mut pages = Vec::new();
-        let mut rest = shapes;
+    /// `shapes`: encoded `{version, shape}` items, each dropped once it is on a page.
+    /// Even an empty room has a page.
+    pub fn encode<T: AsRef<str>>(
+        room: RoomId,
+        position: Position,
+        shapes: impl IntoIterator<Item = T>,
+    ) -> Self {
+        let as_of = Instant::now();
+        let mut pages: Vec<Json> = Vec::new();
+        let mut rest = shapes.into_iter().peekable();
         loop {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|shape| {
+            let (mut shapes, mut bytes) = (Vec::new(), 0);
+            while let Some(shape) =
+                rest.next_if(|shape: &T| bytes == 0 || bytes + shape.as_ref().len() <= PAGE_BYTES)
+            {
                 bytes += shape.as_ref().len();
-                bytes <= PAGE_BYTES || bytes == shape.as_ref().len()
-            });
-            let (now, later) = rest.split_at(fits.count());
-            let (page, last) = (pages.len() as u64 + 1, later.is_empty());
-            pages.push(server::snapshot(&SnapshotPage { room, position, shapes: now, page, last }));
-            rest = later;
+                shapes.push(shape);
+            }
+            let (page, last) = (pages.len() as u64 + 1, rest.peek().is_none());
+            pages.push(server::snapshot(&SnapshotPage { room, position, shapes: &shapes, page, last }));
             if last {
-                return Self { position, pages };
+                return Self { position, pages, as_of, shared: SharedBytes::default() };
             }
         }
     }
@@ -52,7 +64,7 @@ mod tests {
         let position = Position::new(Epoch(1), Seq(9));
         for count in [0, 1, 5, 100] {
             let shape = format!("{{\"version\":1,\"shape\":{{\"id\":\"{}\"}}}}", "x".repeat(PAGE_BYTES / 3));
-            let encoded = SnapshotPages::encode(room, position, &vec![shape; count]);
+            let encoded = SnapshotPages::encode(room, position, vec![shape; count]);
             let pages: Vec<serde_json::Value> =
                 encoded.pages.iter().map(|page| serde_json::from_str(page.as_str()).unwrap()).collect();
             let shapes: usize = pages.iter().map(|page| page["shapes"].as_array().unwrap().len()).sum();

@@ -75,7 +75,7 @@ async fn check_shard(hub: &Hub, shard: ShardIndex, rooms: Vec<(RoomId, bool)>) -
     if planted::has(Bug::HeadCheckOff) {
         return Vec::new();
     }
-    match hub.context().history.heads(shard, &rooms, hub.context().max_stale).await {
+    match hub.context().history.heads(shard, &rooms, hub.context().states.max_stale).await {
         Ok((heads, gone)) => {
             heads.iter().for_each(|head| hub.head(head));
             gone

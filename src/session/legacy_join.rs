@@ -29,6 +29,7 @@ use super::dialect::locked;
 use super::legacy::{Known, Translator};
 use crate::auth::Claims;
 use crate::ids::RoomId;
+use crate::memory::{Owner, SMALL_BYTES};
 use crate::position::{Position, Seq};
 use crate::protocol::{Json, Refusal};
 use crate::room::SnapshotPages;
@@ -60,7 +61,7 @@ impl Shared {
             Some(read) => read,
             None => self.end_of_log(room).await?,
         };
-        let pages = self.state_pages(room, from).await?;
+        let pages = self.state_pages(claims, room, from).await?;
         locked(translator).expect(room, &Known { pages: &pages, unsure_to });
         Ok(Some(from))
     }
@@ -73,12 +74,14 @@ impl Shared {
 
     /// The state at `at` as `snapshot` messages; none if that position was lost,
     /// which the join reports to the client.
-    async fn state_pages(&self, room: RoomId, at: Position) -> Result<Vec<Json>, ReadError> {
+    async fn state_pages(&self, claims: &Claims, room: RoomId, at: Position) -> Result<Vec<Json>, ReadError> {
         if at.seq == Seq::ZERO {
-            return Ok(SnapshotPages::encode::<String>(room, Position::BEGINNING, &[]).pages);
+            return Ok(SnapshotPages::encode::<String>(room, Position::BEGINNING, []).pages);
         }
-        match self.parts.hub.history().state_at(room, at, EVENTS_MAX, Freshness::AtLeast(at)).await {
-            Ok(state) => Ok(SnapshotPages::encode(room, at, &state.shapes).pages),
+        let (hub, owner) = (&self.parts.hub, Owner::User(claims.user.clone()));
+        let mut held = hub.memory().reserve(&owner, SMALL_BYTES).await.map_err(ReadError::NoMemory)?;
+        match hub.history().state_at(room, at, EVENTS_MAX, Freshness::AtLeast(at), &mut held).await {
+            Ok(state) => Ok(SnapshotPages::encode(room, at, state.shapes).pages),
             Err(ReadError::Lost(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
         }

@@ -31,6 +31,7 @@ mod legacy_app;
 mod legacy_joins;
 mod live;
 mod logs;
+mod memory;
 mod metrics;
 mod moves;
 #[cfg(feature = "otlp")]

@@ -130,7 +130,7 @@ impl Room {
     ) {
         // Listening first, reading second: what is committed in between is heard.
         let is_subscribed = context.bus.subscribe(id).await;
-        let head = context.history.head(id, Freshness::MaxStale(context.max_stale));
+        let head = context.history.head(id, Freshness::MaxStale(context.states.max_stale));
         let (head, remote) = futures_util::future::join(head, context.remote_members(id)).await;
         match head {
             Ok(read) => {

@@ -10,6 +10,7 @@ use super::super::feeding::Feeding;
 use super::{Command, Room};
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
+use crate::memory::Owner;
 use crate::metrics;
 use crate::metrics::bus::Forged;
 use crate::metrics::gateway::{self, GapCause};
@@ -88,6 +89,7 @@ impl Room {
             id: entry.feed,
             outbox: entry.outbox.clone(),
             position,
+            owner: Owner::User(entry.user.clone()),
         })
     }
 

@@ -187,13 +187,11 @@ impl History {
         let (from, to) = (from.to_string(), to.to_string());
         // One more than asked for tells whether there is another page.
         let most = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-        let (mut counted, mut days) = (Seq::ZERO, Vec::new());
-        let read = self
+        let (read, (counted, mut days)) = self
             .reader
-            .read(&asked, &DAILY, &[&from, &to, &most], |rows| {
-                let seq = rows.first().and_then(|row| row.get::<_, Option<i64>>(OWN));
-                counted = seq.map_or(Seq::ZERO, Seq::from_i64);
-                days = rows.iter().filter_map(day_counts).collect();
+            .read(&asked, &DAILY, &[&from, &to, &most], |(counted, days): &mut (Seq, Vec<_>), row| {
+                *counted = row.get::<_, Option<i64>>(OWN).map_or(Seq::ZERO, Seq::from_i64);
+                days.extend(day_counts(row));
             })
             .await?;
         days.sort_unstable_by_key(|counts: &DayCounts| counts.day);

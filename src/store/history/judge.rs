@@ -13,6 +13,8 @@ pub(super) struct Facts {
     /// `None`: there is no such room.
     pub head: Option<Position>,
     pub access_rev: u64,
+    /// Memory that the state at the head needs: 256 bytes a shape besides its text.
+    pub state_bytes: usize,
     /// The first event that retention has left.
     pub first: Option<Seq>,
     /// What the log has at the positions that the reader named.
@@ -94,6 +96,7 @@ mod tests {
             slot_epoch: Some(Epoch(9)),
             head: Some(position(log.last().copied().unwrap_or(0), log.len() as u64)),
             access_rev: 1,
+            state_bytes: 0,
             first: (first <= log.len()).then_some(Seq(first as u64)),
             asked: [Some(At { position: asked, epoch: kept(asked.seq) }), None],
             peeked: None,

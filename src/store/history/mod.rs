@@ -11,6 +11,7 @@ mod pages;
 mod past;
 mod read;
 mod retention;
+mod state;
 mod statements;
 
 use std::sync::Arc;
@@ -22,11 +23,13 @@ pub use crate::routing::{Freshness, Reason, ServedBy};
 pub use daily::{Counted, Daily, DayCounts};
 pub use past::Behind;
 pub use retention::Expired;
+pub use state::{ShapeQuery, Snapshot, SnapshotShape};
 pub use statements::{STATEMENTS, Unreadable};
 
 use crate::db::{Class, DbError, ToSql};
 use crate::ids::{RoomId, UserId};
 use crate::log::Event;
+use crate::memory::SharedBytes;
 use crate::placement::{ShardIndex, slot_of};
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
@@ -35,12 +38,16 @@ use crate::routing::{Shards, Unavailable};
 use crate::store::misconfigured;
 use crate::store::slots::Slots;
 use pages::Pages;
-use read::{Asked, Reader};
+use read::{Asked, READ_BYTES, Reader, is_cut};
 
 /// Events of one page: aligned, so that all readers share the same ones.
 pub const PAGE_EVENTS: u64 = 500;
-/// How many events a filtered read looks through for its answer.
+/// How many events a filtered read looks through in its first statement. While it finds
+/// none, each further one looks through four times as many.
 const FILTER_WINDOW: u64 = 10_000;
+const FILTER_WINDOW_MAX: u64 = 160_000;
+/// A filtered read that has found no event by then answers with an empty page.
+const FILTER_PATIENCE: Duration = Duration::from_secs(1);
 /// Rooms in one statement of [`History::heads`].
 const HEADS_CHUNK: usize = 1000;
 
@@ -106,27 +113,22 @@ pub enum PageOutcome {
 pub struct EventPage {
     pub events: Vec<LogEvent>,
     pub head: Position,
+    /// The reading that all readers of the page share; none of events that the room
+    /// keeps in memory.
+    pub read: Option<Arc<PageBytes>>,
 }
 
-/// A room's shapes at its head.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    pub position: Position,
-    /// In order of their ids' bytes.
-    pub shapes: Vec<SnapshotShape>,
+/// The memory of one reading of events.
+#[derive(Debug, Default)]
+pub struct PageBytes {
+    pub bytes: usize,
+    pub shared: SharedBytes,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotShape {
-    pub id: String,
-    pub shape_type: Option<String>,
-    /// `{"version":…,"shape":{…}}`.
-    pub json: String,
-}
-
-impl AsRef<str> for SnapshotShape {
-    fn as_ref(&self) -> &str {
-        &self.json
+impl PageBytes {
+    fn of(events: &[LogEvent]) -> Arc<Self> {
+        let bytes = events.iter().map(|event| event.json.len() + 96).sum();
+        Arc::new(Self { bytes, shared: SharedBytes::default() })
     }
 }
 
@@ -166,6 +168,8 @@ pub enum ReadError {
     Hole { room: RoomId, after: Seq },
     #[error("room {0}: the log can't be folded: {1}")]
     Unfoldable(RoomId, crate::log::Unreadable),
+    #[error("{0}")]
+    NoMemory(Refusal),
     /// Too many events lie between it and the snapshot before it.
     #[error("room {0}: no snapshot is near enough yet")]
     NotPrepared(RoomId),
@@ -174,7 +178,12 @@ pub enum ReadError {
 impl ReadError {
     /// Trying again in a while makes sense.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::NoOwner(_) | Self::Database(_) | Self::NotPrepared(_))
+        match self {
+            Self::Unavailable(_) | Self::NoOwner(_) | Self::Database(_) => true,
+            Self::NotPrepared(_) | Self::NoMemory(_) => true,
+            Self::RoomUnknown(_) | Self::Lost(_) | Self::Unreadable(_) => false,
+            Self::Hole { .. } | Self::Unfoldable(..) => false,
+        }
     }
 
     pub fn refusal(&self) -> Refusal {
@@ -184,6 +193,7 @@ impl ReadError {
             Self::Lost(ResyncReason::AheadOfLog) => Code::AheadOfLog,
             Self::Lost(ResyncReason::BelowRetention) => Code::BelowRetention,
             Self::Unavailable(unavailable) => return unavailable.clone().into(),
+            Self::NoMemory(refusal) => return refusal.clone(),
             Self::Database(error) if error.class() == Class::Misconfigured => {
                 return misconfigured("the room's shard", error);
             }
@@ -236,7 +246,7 @@ impl History {
 
     pub async fn head(&self, room: RoomId, freshness: Freshness) -> Result<Read<Head>, ReadError> {
         let asked = Asked::new(room, freshness);
-        let read = self.reader.read(&asked, &statements::HEAD, &[], |_| {}).await?;
+        let (read, ()) = self.reader.read(&asked, &statements::HEAD, &[], |(), _| {}).await?;
         Ok(read.map(|facts, head, slot_epoch| Head {
             position: head,
             slot_epoch,
@@ -244,47 +254,56 @@ impl History {
         }))
     }
 
-    /// All live shapes, encoded as they arrive.
-    pub async fn snapshot(&self, room: RoomId, freshness: Freshness) -> Result<Read<Snapshot>, ReadError> {
-        let asked = Asked::new(room, freshness);
-        let mut shapes = Vec::new();
-        let read = self
-            .reader
-            .read(&asked, &statements::SNAPSHOT, &[], |rows| {
-                shapes = rows.iter().filter_map(statements::shape).collect();
-            })
-            .await?;
-        shapes.sort_unstable_by(|a: &SnapshotShape, b| a.id.cmp(&b.id));
-        Ok(read.map(|_, position, _| Snapshot { position, shapes }))
-    }
-
-    /// Events by filter, for lists. Looks through a bounded part of the log, so
-    /// a page may be empty though there are more.
+    /// Events by filter, for lists: at most `limit`, and at most about 4 MiB. Of a
+    /// filter it looks through a bounded part of the log, so a page may be empty though
+    /// there are more.
     pub async fn events(
         &self,
         room: RoomId,
         query: &EventQuery,
         freshness: Freshness,
     ) -> Result<Read<Events>, ReadError> {
+        let until = Instant::now() + FILTER_PATIENCE;
+        let is_filtered = query.user.is_some() || query.since_ms.is_some();
+        let mut window = if is_filtered { FILTER_WINDOW } else { query.limit as u64 };
+        let mut after = query.after;
+        loop {
+            let read = self.events_within(room, query, (after, window), freshness).await?;
+            match read.value.next {
+                Some(next) if read.value.events.is_empty() && Instant::now() < until => after = next,
+                _ => return Ok(read),
+            }
+            window = (window * 4).min(FILTER_WINDOW_MAX);
+        }
+    }
+
+    /// The same within `window` events after `after`.
+    async fn events_within(
+        &self,
+        room: RoomId,
+        query: &EventQuery,
+        (after, window): (Seq, u64),
+        freshness: Freshness,
+    ) -> Result<Read<Events>, ReadError> {
         let asked = Asked::new(room, freshness);
         let user = query.user.as_ref().map(UserId::as_str);
-        let (from, limit) = (query.after.as_i64(), i64::try_from(query.limit).unwrap_or(i64::MAX));
-        let filtered = user.is_some() || query.since_ms.is_some();
-        let span = if filtered { FILTER_WINDOW } else { query.limit as u64 };
-        let to = from.saturating_add(i64::try_from(span).unwrap_or(i64::MAX));
-        let mut found = Vec::new();
-        let read = self
+        let (from, limit) = (after.as_i64(), i64::try_from(query.limit).unwrap_or(i64::MAX));
+        let to = from.saturating_add(i64::try_from(window).unwrap_or(i64::MAX));
+        let bytes = READ_BYTES.cast_signed();
+        let params: [&(dyn ToSql + Sync); 6] = [&from, &to, &user, &query.since_ms, &limit, &bytes];
+        let (read, found) = self
             .reader
-            .read(&asked, &statements::EVENTS, &[&from, &to, &user, &query.since_ms, &limit], |rows| {
-                found = rows.iter().filter_map(|row| statements::event(row, room)).collect();
+            .read(&asked, &statements::EVENTS, &params, |found: &mut Vec<_>, row| {
+                found.extend(statements::event(row, room));
             })
             .await?;
-        if !read.facts.keeps_all_after(query.after) {
+        if !read.facts.keeps_all_after(after) {
             return Err(ReadError::Lost(ResyncReason::BelowRetention));
         }
-        let found: Vec<Event> = found.into_iter().collect::<Result<_, _>>()?;
+        let mut found: Vec<Event> = found.into_iter().collect::<Result<_, _>>()?;
+        found.sort_unstable_by_key(|event| event.position.seq);
         let looked_to = match found.last() {
-            Some(last) if found.len() == query.limit => last.position.seq,
+            Some(last) if found.len() == query.limit || is_cut(&found) => last.position.seq,
             _ => Seq::from_i64(to),
         };
         Ok(read.map(|_, head, _| Events {

@@ -1,19 +1,20 @@
 //! Pages of logs, read once for all who want them.
 //!
-//! A page is aligned: events `500k + 1 … 500k + 500`. Those who want the same
-//! page at the same time share one reading, and it is kept, bounded by bytes. A
-//! full page never changes; the last one, which does, serves those for whom it
-//! is new enough, and is read anew for the first one for whom it isn't. What is
-//! kept belongs to one timeline: after a failover, which may have cut the log,
-//! it is read anew.
+//! A page is aligned: it begins at event `500k + 1`, or where the bytes of the page
+//! before ended it, and goes up to event `500k + 500` or to the bytes of one reading.
+//! Readers that want the same page at the same time share one reading, and it is kept,
+//! bounded by bytes. A full page never changes; the last one, which does, serves
+//! readers for which it is new enough, and is read anew for the first reader for which
+//! it isn't. A kept page belongs to one timeline: after a failover, which may have cut
+//! the log, it is read anew.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use moka::future::Cache;
 
-use super::read::{Asked, Reader};
-use super::{EventPage, LogEvent, PAGE_EVENTS, PageOutcome, Read, ReadError, statements};
+use super::read::{Asked, Reader, is_cut};
+use super::{EventPage, LogEvent, PAGE_EVENTS, PageBytes, PageOutcome, Read, ReadError, statements};
 use crate::ids::RoomId;
 use crate::placement::ShardIndex;
 use crate::position::{Epoch, Position, Seq};
@@ -31,24 +32,26 @@ pub(super) struct Pages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     room: RoomId,
-    page: u64,
+    /// The seq before the page's first event.
+    start: Seq,
     shard: ShardIndex,
     timeline: Timeline,
 }
 
-impl Key {
-    /// The seq before the page's first event.
-    fn start(self) -> Seq {
-        Seq(self.page * PAGE_EVENTS)
-    }
+/// How many events lie between `seq` and the next aligned page.
+fn left(seq: Seq) -> u64 {
+    PAGE_EVENTS - seq.0 % PAGE_EVENTS
 }
 
 #[derive(Debug)]
 struct Page {
     start: Seq,
+    /// No event will be added to it.
+    is_full: bool,
     /// Of the event before the first.
     epoch_at_start: Option<Epoch>,
     events: Vec<LogEvent>,
+    bytes: Arc<PageBytes>,
     /// Everything committed before this instant is in it, or on a later page.
     as_of: Option<Instant>,
     read: Read<()>,
@@ -56,10 +59,7 @@ struct Page {
 
 impl Pages {
     pub fn new(bytes: u64) -> Self {
-        let weigh = |_: &Key, page: &Arc<Page>| {
-            let bytes: usize = page.events.iter().map(|event| event.json.len() + 96).sum();
-            u32::try_from(bytes + 256).unwrap_or(u32::MAX)
-        };
+        let weigh = |_: &Key, page: &Arc<Page>| u32::try_from(page.bytes.bytes + 256).unwrap_or(u32::MAX);
         Self { cache: Cache::builder().weigher(weigh).max_capacity(bytes).build() }
     }
 
@@ -73,12 +73,12 @@ impl Pages {
         if let Some(read) = self.shared(reader, room, after, freshness).await? {
             return Ok(read);
         }
-        let left = PAGE_EVENTS - after.seq.0 % PAGE_EVENTS;
         let asked = Asked { check: Some(after), ..Asked::new(room, freshness) };
-        match reader.events(asked, after.seq, left).await {
+        match reader.events(asked, after.seq, left(after.seq)).await {
             Ok((accepted, events)) => {
-                let events = events.iter().map(statements::log_event).collect();
-                Ok(accepted.map(|_, head, _| PageOutcome::Events(EventPage { events, head })))
+                let events: Vec<_> = events.iter().map(statements::log_event).collect();
+                let read = Some(PageBytes::of(&events));
+                Ok(accepted.map(|_, head, _| PageOutcome::Events(EventPage { events, head, read })))
             }
             Err(ReadError::Lost(reason)) => Ok(Read {
                 value: PageOutcome::Lost(reason),
@@ -102,9 +102,11 @@ impl Pages {
         if freshness == Freshness::Primary {
             return Ok(None);
         }
-        for _ in 0..SHARED_TRIES {
+        let mut start = Seq(after.seq.0 - after.seq.0 % PAGE_EVENTS);
+        let mut tries = 0;
+        while tries < SHARED_TRIES {
             let asked_at = Instant::now();
-            let Some(key) = key(reader, room, after.seq) else { return Ok(None) };
+            let Some(key) = key(reader, room, start) else { return Ok(None) };
             let page = match self.cache.try_get_with(key, load(reader, key, freshness)).await {
                 Ok(page) => page,
                 Err(error) => match &*error {
@@ -113,6 +115,11 @@ impl Pages {
                     other => return Err(other.clone()),
                 },
             };
+            if page.is_full && page.end() <= after.seq {
+                // Its bytes ended it.
+                start = page.end();
+                continue;
+            }
             match page.answer(after, freshness, asked_at) {
                 Answer::Page(read) => return Ok(Some(read)),
                 Answer::TooOld => self.cache.invalidate(&key).await,
@@ -121,24 +128,30 @@ impl Pages {
                     return Ok(None);
                 }
             }
+            tries += 1;
         }
         Ok(None)
     }
 }
 
-fn key(reader: &Reader, room: RoomId, after: Seq) -> Option<Key> {
+fn key(reader: &Reader, room: RoomId, start: Seq) -> Option<Key> {
     let shard = reader.shard_of(room)?;
     let timeline = reader.shard(shard)?.known().timeline;
-    Some(Key { room, page: after.0 / PAGE_EVENTS, shard, timeline })
+    Some(Key { room, start, shard, timeline })
 }
 
 async fn load(reader: &Reader, key: Key, freshness: Freshness) -> Result<Arc<Page>, ReadError> {
-    let start = key.start();
-    let (accepted, events) = reader.events(Asked::new(key.room, freshness), start, PAGE_EVENTS).await?;
+    let start = key.start;
+    let span = left(start);
+    let (accepted, events) = reader.events(Asked::new(key.room, freshness), start, span).await?;
+    let is_full = events.len() as u64 == span || is_cut(&events);
+    let events: Vec<_> = events.iter().map(statements::log_event).collect();
     Ok(Arc::new(Page {
         start,
+        is_full,
         epoch_at_start: accepted.facts.peeked,
-        events: events.iter().map(statements::log_event).collect(),
+        bytes: PageBytes::of(&events),
+        events,
         as_of: accepted.as_of,
         read: accepted.read,
     }))
@@ -152,23 +165,24 @@ enum Answer {
 }
 
 impl Page {
-    fn is_full(&self) -> bool {
-        self.events.len() as u64 == PAGE_EVENTS
+    /// The seq of its last event.
+    fn end(&self) -> Seq {
+        Seq(self.start.0 + self.events.len() as u64)
     }
 
     fn answer(&self, after: Position, freshness: Freshness, asked_at: Instant) -> Answer {
         let at_least = match freshness {
             Freshness::AtLeast(position) => position,
             Freshness::MaxStale(bound) => {
-                if !self.is_full() && self.as_of.is_none_or(|as_of| as_of + bound < asked_at) {
+                if !self.is_full && self.as_of.is_none_or(|as_of| as_of + bound < asked_at) {
                     return Answer::TooOld;
                 }
                 after
             }
             Freshness::Primary => return Answer::OtherLog,
         };
-        let known_to = Seq(self.start.0 + self.events.len() as u64);
-        if !self.is_full() && known_to < at_least.seq.max(after.seq) {
+        let known_to = self.end();
+        if !self.is_full && known_to < at_least.seq.max(after.seq) {
             return Answer::TooOld;
         }
         // What lies beyond a full page is checked when it is read.
@@ -180,7 +194,7 @@ impl Page {
         let head = if at_least.seq > self.read.head.seq { at_least } else { self.read.head };
         let Read { served_by, fallback, .. } = self.read.clone();
         Answer::Page(Read {
-            value: PageOutcome::Events(EventPage { events, head }),
+            value: PageOutcome::Events(EventPage { events, head, read: Some(self.bytes.clone()) }),
             head,
             served_by,
             fallback,

@@ -5,12 +5,13 @@
 //! the slot's lock, of positions that are in the log, and by whoever comes
 //! first.
 
-use super::read::Asked;
+use super::read::{Asked, READ_BYTES};
 use super::statements::{self, OWN};
 use super::{Freshness, History, Read, ReadError, Snapshot, SnapshotShape};
 use crate::db::Row;
 use crate::ids::{RoomId, ShapeId};
 use crate::log::{Fold, ShapeData};
+use crate::memory::Reservation;
 use crate::placement::ShardIndex;
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
@@ -42,12 +43,9 @@ impl History {
         freshness: Freshness,
     ) -> Result<Read<Position>, ReadError> {
         let asked = Asked { peek: Some(seq), reach: seq, ..Asked::new(room, freshness) };
-        let mut base = None;
-        let read = self
+        let (read, base) = self
             .reader
-            .read(&asked, &statements::PLACE, &[&seq.as_i64()], |rows| {
-                base = rows.first().and_then(base_position);
-            })
+            .read(&asked, &statements::PLACE, &[&seq.as_i64()], |base, row| *base = base_position(row))
             .await?;
         let found = match (read.facts.peeked, base) {
             _ if seq == Seq::ZERO => Position::BEGINNING,
@@ -60,54 +58,66 @@ impl History {
     }
 
     /// The state at a position that was once read. Reads at most `most` events;
-    /// where that isn't enough it is `NotPrepared`.
+    /// where that isn't enough it is `NotPrepared`. `held` grows with the state.
     pub async fn state_at(
         &self,
         room: RoomId,
         at: Position,
         most: u64,
         freshness: Freshness,
+        held: &mut Reservation,
     ) -> Result<Snapshot, ReadError> {
         if at.seq == Seq::ZERO {
             return Ok(Snapshot { position: Position::BEGINNING, shapes: Vec::new() });
         }
         let asked = Asked { reach: at.seq, ..Asked::new(room, freshness) };
-        if self.reader.read(&asked, &statements::HEAD, &[], |_| {}).await?.head == at {
-            let now = self.snapshot(room, freshness).await?.value;
+        if self.reader.read(&asked, &statements::HEAD, &[], |(), _| {}).await?.0.head == at {
+            let now = self.snapshot(room, freshness, held).await?.value;
             if now.position == at {
                 return Ok(now);
             }
         }
-        let mut fold = self.base(room, at.seq, freshness).await?;
+        let mut fold = self.base(room, at.seq, freshness, held).await?;
         if at.seq.0 - fold.head.seq.0 > most && freshness != Freshness::Primary {
             // A replica may not have the newest one yet.
-            fold = self.base(room, at.seq, Freshness::Primary).await?;
+            fold = self.base(room, at.seq, Freshness::Primary, held).await?;
         }
         if at.seq.0 - fold.head.seq.0 > most {
             return Err(ReadError::NotPrepared(room));
         }
         while fold.head.seq < at.seq {
-            self.replay(room, &mut fold, at.seq, freshness).await?;
+            self.replay(room, &mut fold, at.seq, freshness, held).await?;
         }
         match fold.head == at {
-            true => Ok(snapshot_of(&fold)),
+            true => Ok(snapshot_of(fold)),
             false => Err(ReadError::Lost(ResyncReason::PositionLost)),
         }
     }
 
     /// The state of the newest snapshot at or before `seq`; the empty one if
     /// there is none.
-    pub async fn base(&self, room: RoomId, seq: Seq, freshness: Freshness) -> Result<Fold, ReadError> {
+    pub async fn base(
+        &self,
+        room: RoomId,
+        seq: Seq,
+        freshness: Freshness,
+        held: &mut Reservation,
+    ) -> Result<Fold, ReadError> {
         let asked = Asked::new(room, freshness);
-        let mut fold = Fold::default();
-        self.reader
-            .read(&asked, &statements::BASE, &[&seq.as_i64()], |rows| {
-                if let Some(head) = rows.first().and_then(base_position) {
-                    fold = Fold::resume(head, rows.iter().flat_map(part_shapes));
-                }
-            })
-            .await?;
-        Ok(fold)
+        loop {
+            let most = held.bytes();
+            let (_, base) = self
+                .reader
+                .read(&asked, &statements::BASE, &[&seq.as_i64()], |base: &mut Base, row| {
+                    base.take(row, most);
+                })
+                .await?;
+            if base.bytes <= most {
+                return Ok(base.fold.unwrap_or_default());
+            }
+            drop(base.fold);
+            held.grow_to(base.bytes + READ_BYTES as usize).await.map_err(ReadError::NoMemory)?;
+        }
     }
 
     /// Applies the next events, up to and including `to`; at least one, since
@@ -118,8 +128,14 @@ impl History {
         fold: &mut Fold,
         to: Seq,
         freshness: Freshness,
+        held: &mut Reservation,
     ) -> Result<(), ReadError> {
         let from = fold.head.seq;
+        // At most so much is added by one reading.
+        let needed = fold.bytes() + READ_BYTES as usize;
+        if needed > held.bytes() {
+            held.grow_to(needed + needed / 8).await.map_err(ReadError::NoMemory)?;
+        }
         let span = REPLAY_EVENTS.min(to.0.saturating_sub(from.0));
         let asked = Asked { reach: Seq(from.0 + span), ..Asked::new(room, freshness) };
         let (_, events) = self.reader.events(asked, from, span).await?;
@@ -174,6 +190,28 @@ impl History {
     }
 }
 
+/// A snapshot as its parts arrive. Beyond the memory that there is for it, its parts
+/// are only counted.
+#[derive(Default)]
+struct Base {
+    fold: Option<Fold>,
+    bytes: usize,
+}
+
+impl Base {
+    fn take(&mut self, row: &Row, most: usize) {
+        let Some(head) = base_position(row) else { return };
+        let fold = self.fold.get_or_insert_with(|| Fold::resume(head, []));
+        let shapes = part_shapes(row);
+        self.bytes += shapes.iter().map(|(_, _, data)| data.json.len() + 256).sum::<usize>();
+        if self.bytes > most {
+            fold.shapes.clear();
+        } else {
+            fold.shapes.extend(Fold::resume(head, shapes).shapes);
+        }
+    }
+}
+
 /// Rows of the arrays of `room_snapshot_part`.
 #[derive(Default)]
 struct Part<'a> {
@@ -220,13 +258,14 @@ fn part_shapes(row: &Row) -> Vec<(ShapeId, Version, ShapeData)> {
     .collect()
 }
 
-fn snapshot_of(fold: &Fold) -> Snapshot {
-    let shape = |(id, version, data): (&ShapeId, Version, &ShapeData)| SnapshotShape {
+fn snapshot_of(fold: Fold) -> Snapshot {
+    let position = fold.head;
+    let shape = |(id, version, data): (ShapeId, Version, ShapeData)| SnapshotShape {
         id: id.as_str().to_owned(),
         shape_type: data.shape_type.as_deref().map(str::to_owned),
         json: server::shape_item(version, &data.json),
     };
-    let mut shapes: Vec<SnapshotShape> = fold.live().map(shape).collect();
+    let mut shapes: Vec<SnapshotShape> = fold.into_live().map(shape).collect();
     shapes.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-    Snapshot { position: fold.head, shapes }
+    Snapshot { position, shapes }
 }

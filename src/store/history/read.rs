@@ -13,6 +13,7 @@ use crate::placement::{ShardIndex, slot_of};
 use crate::position::{Epoch, Position, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::routing::{Freshness, Reason, Route, Shard, Shards, Target};
+use crate::store::PAGE_BYTES;
 use crate::store::slots::Slots;
 
 /// What every reading of a room names.
@@ -61,6 +62,14 @@ impl Accepted {
     }
 }
 
+/// Bodies of events in one reading: it ends with the event that reaches this.
+pub(super) const READ_BYTES: u64 = PAGE_BYTES as u64;
+
+/// Whether their bytes, and not the log, ended a reading of events.
+pub(super) fn is_cut(events: &[Event]) -> bool {
+    events.iter().map(|event| event.body.len() as u64).sum::<u64>() >= READ_BYTES
+}
+
 #[derive(Clone)]
 pub(super) struct Reader {
     shards: Shards,
@@ -68,8 +77,8 @@ pub(super) struct Reader {
 }
 
 /// One endpoint's answer to a read.
-enum Attempt {
-    Accepted(Box<Accepted>),
+enum Attempt<T> {
+    Accepted(Box<(Accepted, T)>),
     /// The primary says that the slot is elsewhere.
     NotOwned,
 }
@@ -96,14 +105,15 @@ impl Reader {
     }
 
     /// Runs a statement that begins with the facts; `more` are its parameters
-    /// from $5 on. `take` sees the rows of the answer that is accepted.
-    pub async fn read(
+    /// from $5 on. `take` gathers the rows of one answer as they arrive. Returns the
+    /// rows of the accepted answer.
+    pub async fn read<T: Default + Send>(
         &self,
         asked: &Asked,
         sql: &'static Sql,
         more: &[&(dyn ToSql + Sync)],
-        mut take: impl FnMut(&[Row]),
-    ) -> Result<Accepted, ReadError> {
+        mut take: impl FnMut(&mut T, &Row) + Send,
+    ) -> Result<(Accepted, T), ReadError> {
         let deadline = deadline();
         let room = asked.room;
         let mut looks = 0;
@@ -122,8 +132,8 @@ impl Reader {
         }
     }
 
-    /// The events after `after` until `after + span`, verified to be without a
-    /// hole.
+    /// The events after `after` until `after + span`, or until [`READ_BYTES`] of them,
+    /// verified to be without a hole.
     pub async fn events(
         &self,
         asked: Asked,
@@ -133,10 +143,10 @@ impl Reader {
         let asked = Asked { peek: Some(after), ..asked };
         let room = asked.room;
         let to = Seq(after.0.saturating_add(span));
-        let mut found = Vec::new();
-        let accepted = self
-            .read(&asked, &statements::PAGE, &[&after.as_i64(), &to.as_i64()], |rows| {
-                found = rows.iter().filter_map(|row| statements::event(row, room)).collect();
+        let (from, until, most) = (after.as_i64(), to.as_i64(), READ_BYTES.cast_signed());
+        let (accepted, found) = self
+            .read(&asked, &statements::PAGE, &[&from, &until, &most], |found: &mut Vec<_>, row| {
+                found.extend(statements::event(row, room));
             })
             .await?;
         let mut events: Vec<Event> = found.into_iter().collect::<Result<_, _>>()?;
@@ -151,7 +161,7 @@ impl Reader {
             }
             last = event.position.seq;
         }
-        if last < to.min(accepted.head.seq) {
+        if last < to.min(accepted.head.seq) && !is_cut(&events) {
             return Err(ReadError::Hole { room, after: last });
         }
         Ok((accepted, events))
@@ -180,15 +190,15 @@ impl Reader {
         }
     }
 
-    async fn read_shard(
+    async fn read_shard<T: Default + Send>(
         &self,
         shard: &Shard,
         asked: &Asked,
         sql: &'static Sql,
         more: &[&(dyn ToSql + Sync)],
-        take: &mut impl FnMut(&[Row]),
+        take: &mut (impl FnMut(&mut T, &Row) + Send),
         deadline: Instant,
-    ) -> Result<Attempt, ReadError> {
+    ) -> Result<Attempt<T>, ReadError> {
         let positions = asked.positions();
         let (room, slot) = (asked.room.as_i64(), i32::from(slot_of(asked.room).0));
         let [need, check] = positions.map(|position| position.map(|position| position.seq.as_i64()));
@@ -198,33 +208,28 @@ impl Reader {
         let mut route = shard.read(asked.freshness, deadline);
         loop {
             let target = route.target().await?;
-            let rows = match target.query(sql, &params, deadline).await {
-                Ok(rows) => rows,
-                Err(error) => {
-                    failed(&mut route, target, error)?;
-                    continue;
+            let (mut judged, mut found) = (None, T::default());
+            let rows = target.query_each(sql, &params, deadline, |row| {
+                let judge = || Judged::new(statements::facts(&row, positions), asked.reach);
+                if judged.get_or_insert_with(judge).verdict.is_ok() {
+                    take(&mut found, &row);
                 }
-            };
-            let facts = rows.first().map(|row| statements::facts(row, positions));
-            let Some(facts) = facts else { return Err(ReadError::RoomUnknown(asked.room)) };
-            let verdict = facts.judge().and_then(|found| match found.0.seq < asked.reach {
-                true => Err(Unfit::Position(ResyncReason::AheadOfLog)),
-                false => Ok(found),
             });
+            if let Err(error) = rows.await {
+                failed(&mut route, target, error)?;
+                continue;
+            }
+            let Some(Judged { facts, verdict }) = judged else {
+                return Err(ReadError::RoomUnknown(asked.room));
+            };
             match verdict {
                 Ok((head, slot_epoch)) => {
                     route.used(&target);
-                    take(&rows);
                     let (served_by, fallback) = (target.served_by(), target.fallback);
                     let read = Read { value: (), head, served_by, fallback };
                     let as_of = target.as_of;
-                    return Ok(Attempt::Accepted(Box::new(Accepted {
-                        facts,
-                        head,
-                        slot_epoch,
-                        as_of,
-                        read,
-                    })));
+                    let accepted = Accepted { facts, head, slot_epoch, as_of, read };
+                    return Ok(Attempt::Accepted(Box::new((accepted, found))));
                 }
                 // It may just be late: someone else must say so too.
                 Err(unfit) if !target.is_primary() => route.refuse(target, unfit.reason()),
@@ -238,6 +243,22 @@ impl Reader {
                 }
             }
         }
+    }
+}
+
+/// An answer's facts, which are on each of its rows, and whether it will do.
+struct Judged {
+    facts: Facts,
+    verdict: Result<(Position, Epoch), Unfit>,
+}
+
+impl Judged {
+    fn new(facts: Facts, reach: Seq) -> Self {
+        let verdict = facts.judge().and_then(|found| match found.0.seq < reach {
+            true => Err(Unfit::Position(ResyncReason::AheadOfLog)),
+            false => Ok(found),
+        });
+        Self { facts, verdict }
     }
 }
 

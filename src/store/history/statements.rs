@@ -18,6 +18,7 @@ pub const STATEMENTS: &[&Sql] = &[
     &PAGE,
     &EVENTS,
     &SNAPSHOT,
+    &SHAPES,
     &HEADS,
     &PLACE,
     &BASE,
@@ -40,6 +41,7 @@ macro_rules! facts {
     ($more:literal, $from:literal) => {
         concat!(
             "SELECT owner.state = 'active', owner.epoch, head.head_seq, head.head_epoch, head.access_rev,
+       head.live_bytes + 256 * head.live_shapes,
        (SELECT seq FROM room_event WHERE room_id = $1 ORDER BY seq LIMIT 1),
        (SELECT epoch FROM room_event WHERE room_id = $1 AND seq = $3),
        (SELECT epoch FROM room_event WHERE room_id = $1 AND seq = $4)",
@@ -57,7 +59,7 @@ pub(super) use facts as with_facts;
 
 pub(super) static HEAD: Sql = Sql { name: "read_head", text: facts!("", "") };
 
-/// The events after $5 up to and including $6.
+/// The events after $5 up to and including $6, or until their bodies have $7 bytes.
 pub(super) static PAGE: Sql = Sql {
     name: "read_page",
     text: facts!(
@@ -66,13 +68,15 @@ pub(super) static PAGE: Sql = Sql {
         "
   LEFT JOIN LATERAL (
        SELECT seq, epoch, op_id, user_id, kind, body, digest, version, cleared,
-              (extract(epoch FROM created_at) * 1000)::bigint AS at
-         FROM room_event WHERE room_id = $1 AND seq > $5 AND seq <= $6 ORDER BY seq) AS event ON true"
+              (extract(epoch FROM created_at) * 1000)::bigint AS at,
+              sum(octet_length(body::text)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING)
+                - octet_length(body::text) AS bytes_before
+         FROM room_event WHERE room_id = $1 AND seq > $5 AND seq <= $6) AS event ON event.bytes_before < $7"
     ),
 };
 
 /// Of the events after $5 up to and including $6: those of user $7 since $8,
-/// the first $9.
+/// the first $9, or until their bodies have $10 bytes.
 pub(super) static EVENTS: Sql = Sql {
     name: "read_events",
     text: facts!(
@@ -81,23 +85,44 @@ pub(super) static EVENTS: Sql = Sql {
         "
   LEFT JOIN LATERAL (
        SELECT seq, epoch, op_id, user_id, kind, body, digest, version, cleared,
-              (extract(epoch FROM created_at) * 1000)::bigint AS at
-         FROM room_event
-        WHERE room_id = $1 AND seq > $5 AND seq <= $6
-          AND ($7::text IS NULL OR user_id = $7)
-          AND ($8::bigint IS NULL OR created_at >= to_timestamp($8::bigint / 1000.0))
-        ORDER BY seq LIMIT $9) AS event ON true"
+              (extract(epoch FROM created_at) * 1000)::bigint AS at,
+              sum(octet_length(body::text)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING)
+                - octet_length(body::text) AS bytes_before
+         FROM (SELECT * FROM room_event
+                WHERE room_id = $1 AND seq > $5 AND seq <= $6
+                  AND ($7::text IS NULL OR user_id = $7)
+                  AND ($8::bigint IS NULL OR created_at >= to_timestamp($8::bigint / 1000.0))
+                ORDER BY seq LIMIT $9) AS wanted) AS event ON event.bytes_before < $10"
     ),
 };
 
-/// All live shapes. A tombstone has no data; a shape that a clear has passed
-/// reads as deleted.
+/// All live shapes, unless they need more than $5 bytes of memory. A tombstone has no
+/// data; a shape that a clear has passed reads as deleted.
 pub(super) static SNAPSHOT: Sql = Sql {
     name: "read_snapshot",
     text: facts!(
         ", shape.shape_id, shape.version, shape.type, shape.data::text",
         "
-  LEFT JOIN shape ON shape.room_id = $1 AND NOT shape.deleted AND shape.last_seq > head.cleared_seq"
+  LEFT JOIN shape ON shape.room_id = $1 AND NOT shape.deleted AND shape.last_seq > head.cleared_seq
+       AND head.live_bytes + 256 * head.live_shapes <= $5"
+    ),
+};
+
+/// The live shapes whose ids come after $5, of type $6 if it is given: the first $7,
+/// or until their texts have $8 bytes.
+pub(super) static SHAPES: Sql = Sql {
+    name: "read_shapes",
+    text: facts!(
+        ", shape.shape_id, shape.version, shape.type, shape.data::text",
+        "
+  LEFT JOIN LATERAL (
+       SELECT shape_id, version, type, data,
+              sum(octet_length(data::text)) OVER (ORDER BY shape_id ROWS UNBOUNDED PRECEDING)
+                - octet_length(data::text) AS bytes_before
+         FROM (SELECT shape_id, version, type, data FROM shape
+                WHERE room_id = $1 AND shape_id > $5 AND NOT deleted AND last_seq > head.cleared_seq
+                  AND ($6::text IS NULL OR type = $6)
+                ORDER BY shape_id LIMIT $7) AS wanted) AS shape ON shape.bytes_before < $8"
     ),
 };
 
@@ -227,13 +252,13 @@ pub(super) static DELETE_SNAPSHOTS: Sql = Sql {
 };
 
 /// How many columns come before a statement's own.
-pub(super) const OWN: usize = 8;
+pub(super) const OWN: usize = 9;
 
 /// `asked` are the positions that went in as $3 and $4.
 pub(super) fn facts(row: &Row, asked: [Option<Position>; 2]) -> Facts {
     let at = |index: usize| {
         let position = asked[index]?;
-        let epoch: Option<i64> = row.get(6 + index);
+        let epoch: Option<i64> = row.get(7 + index);
         Some(At { position, epoch: epoch.map(Epoch::from_i64) })
     };
     let head: Option<i64> = row.get(2);
@@ -244,10 +269,15 @@ pub(super) fn facts(row: &Row, asked: [Option<Position>; 2]) -> Facts {
             .then(|| Epoch::from_i64(row.get::<_, Option<i64>>(1).unwrap_or_default())),
         head: head.map(|seq| Position::new(Epoch::from_i64(row.get(3)), Seq::from_i64(seq))),
         access_rev: row.get::<_, Option<i64>>(4).unwrap_or_default().unsigned_abs(),
-        first: row.get::<_, Option<i64>>(5).map(Seq::from_i64),
+        state_bytes: count(row.get::<_, Option<i64>>(5)),
+        first: row.get::<_, Option<i64>>(6).map(Seq::from_i64),
         asked: [at(0), at(1)],
-        peeked: row.get::<_, Option<i64>>(7).map(Epoch::from_i64),
+        peeked: row.get::<_, Option<i64>>(8).map(Epoch::from_i64),
     }
+}
+
+fn count(column: Option<i64>) -> usize {
+    usize::try_from(column.unwrap_or_default()).unwrap_or_default()
 }
 
 /// `None`: there is no event on this row.

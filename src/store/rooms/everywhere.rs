@@ -1,7 +1,8 @@
 //! Lists of rooms that go over all shards side by side.
 //!
 //! Guarantees: a room that belongs in the list is on one page, as long as nothing
-//! changes. A shard that doesn't answer in time is named, and the cursor remembers
+//! changes. A page ends at 4 MiB as well as at its limit, and each shard answers with a
+//! share of that. A shard that doesn't answer in time is named, and the cursor remembers
 //! where the shard is to be asked again, so none of its rooms is left out. Each
 //! shard is asked in one statement.
 
@@ -15,6 +16,10 @@ use super::{RoomFacts, Rooms, RoomsError};
 use crate::db::{Class, DbError, Row, Sql, ToSql};
 use crate::ids::{ShardName, UserId};
 use crate::routing::{Freshness, Reason, ServedBy, Shard, Target};
+use crate::store::PAGE_BYTES;
+
+/// The bytes that a shard may answer with in any case.
+const SHARE_MIN: usize = 64 << 10;
 
 /// The reader of a list, and how much of the list is read.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +55,8 @@ pub(super) struct Question<'a> {
 /// The answer of one shard.
 struct Part {
     rooms: Vec<RoomFacts>,
+    /// It ends at its share of the page's bytes.
+    is_cut: bool,
     served_by: ServedBy,
     fallback: Option<Reason>,
 }
@@ -62,9 +69,10 @@ impl Rooms {
         question: Question<'_>,
         cursor: &ListCursor,
     ) -> Result<RoomPage, RoomsError> {
+        let share = (PAGE_BYTES / self.shards().count().max(1)).max(SHARE_MIN);
         let ask = async |shard: &Shard| {
             let after = cursor.of(shard.name());
-            let asked = timeout(list.patience, Part::read(shard, list, &question, after)).await;
+            let asked = timeout(list.patience, Part::read(shard, list, &question, after, share)).await;
             let late = |_| DbError::new(Class::Cancelled, question.sql.name, "it takes too long").into();
             (shard.name().clone(), asked.map_err(late).flatten())
         };
@@ -97,6 +105,7 @@ impl Part {
         list: List<'_>,
         question: &Question<'_>,
         after: i64,
+        share: usize,
     ) -> Result<Self, RoomsError> {
         // One more than the limit shows whether there is another page.
         let most = i64::try_from(list.limit + 1).unwrap_or(i64::MAX);
@@ -104,9 +113,52 @@ impl Part {
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&user, &after, &most];
         params.extend(question.also);
         let deadline = Instant::now() + list.patience;
-        let (rows, target) = read(shard, list.freshness, deadline, question.sql, &params).await?;
-        let rooms = rows.iter().map(|row| RoomFacts::from_row(row, 0)).collect::<Result<_, _>>()?;
-        Ok(Self { rooms, served_by: target.served_by(), fallback: target.fallback })
+        let mut route = shard.read(list.freshness, deadline);
+        loop {
+            let target = route.target().await?;
+            let mut gathered = Gathered::new(share);
+            match target.query_each(question.sql, &params, deadline, |row| gathered.take(&row)).await {
+                Ok(()) => {
+                    route.used(&target);
+                    let Gathered { rooms, is_cut, .. } = gathered;
+                    let (served_by, fallback) = (target.served_by(), target.fallback);
+                    return Ok(Self { rooms: rooms?, is_cut, served_by, fallback });
+                }
+                Err(error) if route.failed(target, &error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Rooms of one shard as they arrive; the first one always, more within the share.
+struct Gathered {
+    rooms: Result<Vec<RoomFacts>, RoomsError>,
+    is_cut: bool,
+    bytes: usize,
+    share: usize,
+}
+
+impl Gathered {
+    fn new(share: usize) -> Self {
+        Self { rooms: Ok(Vec::new()), is_cut: false, bytes: 0, share }
+    }
+
+    fn take(&mut self, row: &Row) {
+        let Ok(rooms) = &mut self.rooms else { return };
+        if self.is_cut {
+            return;
+        }
+        match RoomFacts::from_row(row, 0) {
+            Ok(facts) => {
+                self.bytes += facts.bytes();
+                self.is_cut = self.bytes > self.share && !rooms.is_empty();
+                if !self.is_cut {
+                    rooms.push(facts);
+                }
+            }
+            Err(error) => self.rooms = Err(error),
+        }
     }
 }
 
@@ -142,12 +194,24 @@ fn merge(
     let primary = parts.iter().find(|part| part.served_by == ServedBy::Primary);
     let served_by = primary.or(parts.first()).map_or(ServedBy::Primary, |part| part.served_by.clone());
     let fallback = parts.iter().find_map(|part| part.fallback);
+    // Beyond the end of a part that was cut, rooms of its shard are missing.
+    let ends = parts.iter().filter(|part| part.is_cut).filter_map(|part| part.rooms.last());
+    let end = ends.map(|facts| facts.room).min();
     let mut rooms: Vec<RoomFacts> = parts.into_iter().flat_map(|part| part.rooms).collect();
     rooms.sort_by_key(|facts| facts.room);
     // While a slot moves, two shards may both show it for a moment.
     rooms.dedup_by_key(|facts| facts.room);
-    let more = rooms.len() > limit;
+    let found = rooms.len();
+    rooms.retain(|facts| end.is_none_or(|end| facts.room <= end));
     rooms.truncate(limit);
+    let mut bytes = 0;
+    let fits = rooms.iter().take_while(|facts| {
+        bytes += facts.bytes();
+        bytes <= PAGE_BYTES || bytes == facts.bytes()
+    });
+    let fits = fits.count();
+    rooms.truncate(fits);
+    let more = end.is_some() || rooms.len() < found;
     let last = rooms.last().map(|facts| facts.room.as_i64());
     let next = cursor.next(&answered, &failed, last, more);
     RoomPage { rooms, next, incomplete: failed, served_by, fallback }

@@ -12,6 +12,17 @@ fn name(shard: usize) -> ShardName {
 
 /// One page over shards that hold these rooms, without those that fail.
 fn page(shards: &[Vec<i64>], failing: &[bool], cursor: &ListCursor, limit: usize) -> RoomPage {
+    page_with_share(shards, failing, cursor, limit, usize::MAX)
+}
+
+/// The same where a shard answers with at most `share` rooms.
+fn page_with_share(
+    shards: &[Vec<i64>],
+    failing: &[bool],
+    cursor: &ListCursor,
+    limit: usize,
+    share: usize,
+) -> RoomPage {
     let (mut parts, mut failed) = (Vec::new(), Vec::new());
     for (shard, rooms) in shards.iter().enumerate() {
         if failing.get(shard) == Some(&true) {
@@ -19,9 +30,12 @@ fn page(shards: &[Vec<i64>], failing: &[bool], cursor: &ListCursor, limit: usize
             continue;
         }
         let after = cursor.of(&name(shard));
-        let rooms = rooms.iter().filter(|room| **room > after).take(limit + 1);
+        let rooms: Vec<_> = rooms.iter().filter(|room| **room > after).take(limit + 1).collect();
+        let is_cut = rooms.len() > share;
+        let rooms = rooms.into_iter().take(share);
         let part = Part {
             rooms: rooms.map(|room| RoomFacts::example(*room, Access::Public)).collect(),
+            is_cut,
             served_by: ServedBy::Primary,
             fallback: None,
         };
@@ -36,6 +50,7 @@ proptest! {
         rooms in prop::collection::btree_map(1_i64..200, 0_usize..3, 0..60),
         failures in prop::collection::vec(prop::collection::vec(any::<bool>(), 3), 0..12),
         limit in 1_usize..8,
+        share in 1_usize..10,
     ) {
         let mut shards = vec![Vec::new(); 3];
         rooms.iter().for_each(|(room, shard)| shards[*shard].push(*room));
@@ -43,7 +58,7 @@ proptest! {
         let (mut cursor, mut failures) = (ListCursor::default(), failures.into_iter());
         for _ in 0..200 {
             let failing = failures.next().unwrap_or_default();
-            let page = page(&shards, &failing, &cursor, limit);
+            let page = page_with_share(&shards, &failing, &cursor, limit, share);
             prop_assert!(page.rooms.len() <= limit);
             prop_assert!(page.rooms.is_sorted_by_key(|facts| facts.room));
             prop_assert_eq!(page.incomplete.len(), failing.iter().filter(|fails| **fails).count());

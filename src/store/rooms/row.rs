@@ -59,6 +59,11 @@ pub enum Membership {
 }
 
 impl RoomFacts {
+    /// The memory that it takes up, about.
+    pub fn bytes(&self) -> usize {
+        self.metadata.len() + self.name.len() + 512
+    }
+
     /// What the person may do without showing anything; `None`: nothing yet.
     pub fn role_of(&self, user: &UserId, membership: Option<Membership>) -> Option<Role> {
         match membership {

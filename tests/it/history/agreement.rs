@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use roomgate::config::Writes;
 use roomgate::ids::{OpId, RoomId, ShapeId, UserId};
-use roomgate::log::{Authority, Fold, Outcome, ShapeData, ShapeState, Submit};
+use roomgate::log::{Authority, Fold, Outcome, RoomBounds, ShapeData, ShapeState, Submit};
 use roomgate::position::Seq;
 use roomgate::protocol::{Exact, Operation, Shape, Version};
 use roomgate::routing::Freshness;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::world::State;
-use crate::routing::world::{Node, World};
+use crate::routing::world::{Node, World, memory};
 use crate::view::View;
 use crate::world::seed;
 
@@ -86,7 +86,7 @@ async fn check(world: &World, node: &Node, room: RoomId, view: &View, states: &[
     assert_eq!(state(replayed.collect()), view.shapes, "a replay and a client's fold");
     for seq in (0..8).map(|_| rng.random_range(0..=view.seq)).chain([0, view.seq]) {
         let position = node.history.position_of(room, Seq(seq), FRESH).await.unwrap().value;
-        let then = node.history.state_at(room, position, 10_000, FRESH).await.unwrap();
+        let then = node.history.state_at(room, position, 10_000, FRESH, &mut memory().await).await.unwrap();
         let items = then.shapes.iter().map(|shape| {
             let item: Value = serde_json::from_str(&shape.json).unwrap();
             (shape.id.clone(), (item["version"].as_u64().unwrap(), item["shape"].clone()))
@@ -103,9 +103,9 @@ fn revives(view: &View, event: &Value) -> bool {
 
 /// From the first event to the last, whatever snapshots there are.
 async fn replay(node: &Node, room: RoomId, to: u64) -> Fold {
-    let mut fold = Fold::default();
+    let (mut fold, mut held) = (Fold::default(), memory().await);
     while fold.head.seq.0 < to {
-        node.history.replay(room, &mut fold, Seq(to), FRESH).await.unwrap();
+        node.history.replay(room, &mut fold, Seq(to), FRESH, &mut held).await.unwrap();
     }
     fold
 }
@@ -182,7 +182,7 @@ impl Writer {
             &node.shards,
             &node.slots,
             heard.clone(),
-            65536,
+            RoomBounds::default(),
             &Traces::default(),
             &node.tasks,
         );

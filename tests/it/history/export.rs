@@ -134,7 +134,7 @@ pub fn peak_kib(pid: i32) -> u64 {
 }
 
 /// An empty room gets `events` events.
-async fn fill(admin: &Admin, room: u64, events: u64) {
+pub async fn fill(admin: &Admin, room: u64, events: u64) {
     let fill = format!(
         "INSERT INTO room_event
                 (room_id, seq, epoch, op_id, user_id, kind, body, digest, version, created_at)

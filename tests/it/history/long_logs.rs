@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use roomgate::config;
 use roomgate::ids::RoomId;
 use roomgate::jobs::Snapshots;
+use roomgate::memory::Memory;
 use roomgate::position::Seq;
 use roomgate::routing::Freshness;
 use roomgate::store::history::ReadError;
 use roomgate::tasks::Tasks;
 
-use crate::routing::world::{EPOCH, Node, World, eventually};
+use crate::routing::world::{EPOCH, Node, World, eventually, memory};
 
 /// As the promise has it.
 const ROWS_MAX: i64 = 10_000;
@@ -60,7 +61,7 @@ async fn make_snapshots(world: &World, node: &Node, room: RoomId, events: u64) {
     let tasks = Tasks::new();
     let config =
         config::History { snapshot_interval: Duration::from_millis(50), ..config::History::default() };
-    let job = Snapshots::new(&node.history, &config);
+    let job = Snapshots::new(&node.history, &Memory::new(&config::Memory::default()), &config);
     tasks.spawn("snapshots", job.run(tasks.stop_signal()));
     let newest = format!("SELECT coalesce(max(seq), 0) FROM room_snapshot WHERE room_id = {room}");
     let end = Instant::now() + Duration::from_secs(300);
@@ -80,7 +81,7 @@ async fn make_snapshots(world: &World, node: &Node, room: RoomId, events: u64) {
 async fn read_at(world: &World, node: &Node, room: RoomId, seq: u64) -> i64 {
     let before = rows_read(world).await;
     let position = node.history.position_of(room, Seq(seq), FRESH).await.unwrap().value;
-    let state = node.history.state_at(room, position, 10_000, FRESH).await.unwrap();
+    let state = node.history.state_at(room, position, 10_000, FRESH, &mut memory().await).await.unwrap();
     let rows = rows_read(world).await - before;
     assert_eq!(state.position.seq, Seq(seq));
     assert_eq!(state.shapes.len() as u64, seq.min(500));
@@ -133,7 +134,7 @@ async fn a_state_too_far_from_any_snapshot_is_refused_for_now_instead_of_read() 
     fill(&world, room, 30_000).await;
     let position = node.history.position_of(room, Seq(20_000), FRESH).await.unwrap().value;
     let before = rows_read(&world).await;
-    let refused = node.history.state_at(room, position, 10_000, FRESH).await;
+    let refused = node.history.state_at(room, position, 10_000, FRESH, &mut memory().await).await;
     assert!(matches!(refused, Err(ReadError::NotPrepared(_))), "{refused:?}");
     assert!(refused.unwrap_err().refusal().retry_after_ms.is_some());
     let rows = rows_read(&world).await - before;

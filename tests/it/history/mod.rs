@@ -1,7 +1,7 @@
 //! What a room was: time travel, export, import, retention.
 
 mod agreement;
-mod export;
+pub mod export;
 mod import;
 mod long_logs;
 mod plans;

@@ -12,7 +12,7 @@ use roomgate::protocol::server::ResyncReason;
 use roomgate::routing::{Freshness, Reason, ServedBy};
 use roomgate::store::history::{EventQuery, Head, PageOutcome, ReadError};
 
-use super::world::{EPOCH, Node, PATIENCE, World, at, eventually, patient_reads, reads, seqs};
+use super::world::{EPOCH, Node, PATIENCE, World, at, eventually, memory, patient_reads, reads, seqs};
 
 /// Replicas qualify however late they are: only the answer can tell.
 fn any_age() -> config::Reads {
@@ -130,7 +130,7 @@ async fn a_snapshot_shows_live_shapes_at_one_position() {
     world.sql(&shapes).await;
     world.replicated().await;
     let node = world.node_with(any_age()).await;
-    let read = node.history.snapshot(room, Freshness::AtLeast(head)).await.unwrap();
+    let read = node.history.snapshot(room, Freshness::AtLeast(head), &mut memory().await).await.unwrap();
     assert_eq!((read.value.position, read.served_by), (head, ServedBy::Replica("a-2".into())));
     let items: Vec<&str> = read.value.shapes.iter().map(AsRef::as_ref).collect();
     let expected =

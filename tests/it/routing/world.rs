@@ -7,6 +7,7 @@ use roomgate::db::Budget;
 use roomgate::db::migrate::Schema;
 use roomgate::dev::{Admin, Postgres, Scratch};
 use roomgate::ids::{NodeName, RoomId, ShardName};
+use roomgate::memory::{Memory, Owner, Reservation, SMALL_BYTES};
 use roomgate::placement::{SlotMap, slot_of};
 use roomgate::position::{Epoch, Position, Seq};
 use roomgate::routing::{Setup, Shard, Shards, Standing};
@@ -248,4 +249,10 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < end, "not in {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Memory for a state, as much as it takes.
+pub async fn memory() -> Reservation {
+    let memory = Memory::new(&config::Memory::default());
+    memory.reserve(&Owner::Node, SMALL_BYTES).await.unwrap()
 }
