@@ -17,10 +17,16 @@ const READ_BUFFER: usize = 2 * 1024;
 /// A message that makes the buffer grow beyond what a session may keep.
 pub(super) const LARGE: usize = 16 * 1024;
 
+/// So much of an unfinished frame is held without a reservation.
+const PARTIAL: u64 = 64 * 1024;
+
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
     Text(Utf8Bytes),
+    /// More than [`PARTIAL`] of a frame has arrived, and not yet its end. Reported once
+    /// for each frame, so that the caller reserves memory before it reads on.
+    Partial,
     /// A ping or pong.
     Alive,
     /// The client wants to end the session; its answer is already queued.
@@ -45,6 +51,10 @@ pub struct Decoder {
     taken: u64,
     /// The least that the messages it returned can have taken of them.
     returned: u64,
+    /// `taken` when the last message was returned.
+    taken_before: u64,
+    /// The message that arrives was reported as partial.
+    is_partial: bool,
     /// Its buffer has grown for a large message, and would stay so.
     is_grown: bool,
 }
@@ -53,7 +63,15 @@ impl Decoder {
     /// `read` is what arrived together with the upgrade request.
     pub fn new(read: Bytes) -> Self {
         let taken = read.len() as u64;
-        Self { context: context(read), frame_bytes: 0, taken, returned: 0, is_grown: false }
+        Self {
+            context: context(read),
+            frame_bytes: 0,
+            taken,
+            returned: 0,
+            taken_before: 0,
+            is_partial: false,
+            is_grown: false,
+        }
     }
 
     /// The next thing the client says, in a frame of at most `frame_bytes`, where
@@ -73,6 +91,10 @@ impl Decoder {
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.shrink();
+                    if !self.is_partial && self.taken - self.taken_before > PARTIAL {
+                        self.is_partial = true;
+                        return Ok(Incoming::Partial);
+                    }
                     socket.readable().await.map_err(|_| ReadError::Gone)?;
                 }
                 Err(error) => return Err(read_error(&error)),
@@ -106,6 +128,7 @@ impl Decoder {
             _ => 14,
         };
         self.returned += header + payload as u64;
+        (self.taken_before, self.is_partial) = (self.taken, false);
         self.is_grown |= payload > LARGE;
     }
 

@@ -33,7 +33,7 @@ async fn converse(socket: &Socket, decoder: &mut Decoder) -> io::Result<Option<C
                 let mut frame = DataFrame::new(vec![Json::one(text.to_string())]);
                 socket.send(&mut frame, |_| {}).await?;
             }
-            Ok(Incoming::Alive) => {}
+            Ok(Incoming::Alive | Incoming::Partial) => {}
             Ok(Incoming::Close) => return Ok(None),
             Err(ReadError::Violation(code)) => return Ok(Some(code)),
             Err(ReadError::Gone) => return Err(io::ErrorKind::UnexpectedEof.into()),

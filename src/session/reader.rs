@@ -19,12 +19,16 @@ use crate::clock::UnixMillis;
 use crate::ids::{OpId, RoomId};
 use crate::limits::{Flood, SessionLimits, Traffic};
 use crate::log::Submit;
+use crate::memory::{Owner, Reservation};
 use crate::metrics::gateway;
 use crate::protocol::server::{self, Welcome};
 use crate::protocol::{ClientMessage, CloseCode, Code, Join, MessageId, Operation, Refusal};
 
 /// The longest frame before `hello`: it holds a token.
 const STRANGER_FRAME_BYTES: usize = 16 * 1024;
+
+/// The memory that a frame without a limit is charged for.
+const UNBOUNDED_FRAME_BYTES: usize = 1 << 20;
 
 pub struct Reader<'a> {
     session: &'a Session,
@@ -36,6 +40,8 @@ pub struct Reader<'a> {
     rooms: Rooms,
     abuse: Abuse,
     traffic: Box<Traffic>,
+    /// The memory of a large frame, until it is handled.
+    held: Option<Box<Reservation>>,
 }
 
 struct SignedIn {
@@ -59,7 +65,7 @@ impl<'a> Reader<'a> {
     pub fn new(session: &'a Session, decoder: Decoder) -> Self {
         let rooms = Rooms::new(&session.shared, &session.id, &session.outbox);
         let traffic = Box::new(session.shared.parts.limits.traffic());
-        Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new(), traffic }
+        Self { session, decoder, user: None, greeted: false, rooms, abuse: Abuse::new(), traffic, held: None }
     }
 
     /// Reads until the session ends. `token` was shown in the handshake.
@@ -81,7 +87,15 @@ impl<'a> Reader<'a> {
             let incoming = self.decoder.next(&self.session.socket, frame_bytes).await;
             self.session.vitals.heard();
             let handled = match incoming {
-                Ok(Incoming::Text(text)) => self.frame(&text).await,
+                Ok(Incoming::Text(text)) => {
+                    let handled = self.frame(&text).await;
+                    self.held = None;
+                    handled
+                }
+                Ok(Incoming::Partial) => {
+                    self.reserve(frame_bytes()).await;
+                    continue;
+                }
                 Ok(Incoming::Alive) => self.control_frame().await,
                 Ok(Incoming::Close) => return End::Left,
                 Err(ReadError::Gone) => return End::Gone,
@@ -124,6 +138,22 @@ impl<'a> Reader<'a> {
             self.settle(&asked, said)?;
         }
         Ok(())
+    }
+
+    /// Returns once there is memory for a frame of at most `frame_bytes`, where 0 means
+    /// any. Until then the client is not read.
+    async fn reserve(&mut self, frame_bytes: usize) {
+        let bytes = if frame_bytes == 0 { UNBOUNDED_FRAME_BYTES } else { frame_bytes };
+        let Some(user) = &self.user else { return };
+        let (memory, owner) = (self.session.shared.parts.hub.memory(), Owner::User(user.claims.user.clone()));
+        let reserved = async {
+            loop {
+                if let Ok(reserved) = memory.reserve(&owner, bytes).await {
+                    return reserved;
+                }
+            }
+        };
+        self.held = Some(Box::new(Box::pin(self.session.vitals.while_busy(reserved)).await));
     }
 
     /// Waits until the bytes and messages are within the session's and the user's

@@ -126,6 +126,30 @@ async fn the_buffer_of_a_large_message_is_given_back_and_no_byte_is_lost() {
 }
 
 #[tokio::test]
+async fn a_large_frame_is_reported_once_before_its_end() {
+    let (server, mut client) = connection().await;
+    let socket = Socket::new(server).unwrap();
+    let mut decoder = Decoder::new(Bytes::new());
+    let large = "x".repeat(200 * 1024);
+    let frame = masked(0x81, large.as_bytes());
+    for _ in 0..3 {
+        let (first, last) = frame.split_at(100 * 1024);
+        client.write_all(first).await.unwrap();
+        assert_eq!(decoder.next(&socket, || 1 << 20).await, Ok(Incoming::Partial));
+        let (message, ()) = futures_util::future::join(decoder.next(&socket, || 1 << 20), async {
+            for piece in last.chunks(32 * 1024) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(message, Ok(Incoming::Text(large.clone().into())));
+        client.write_all(&masked(0x81, b"{}")).await.unwrap();
+        assert_eq!(decoder.next(&socket, || 1 << 20).await, Ok(Incoming::Text("{}".into())));
+    }
+}
+
+#[tokio::test]
 async fn pings_are_answered_and_a_close_is_returned() {
     let (socket, mut decoder, mut client) = pair().await;
     client.send(Message::Ping("are you there".into())).await.unwrap();

@@ -13,8 +13,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::Client;
+use crate::client::{Client, submit};
 use crate::convergence::FROM_PRIMARY;
+use crate::session::raw_session;
 use crate::session::with_bearer;
 use crate::world::{Person, World};
 
@@ -99,7 +100,7 @@ async fn slow_readers_wait_for_themselves_and_for_nobody_else() {
 }
 
 /// A session that joins and takes nothing.
-async fn joins_and_takes_nothing(world: &World, person: &Person, room: u64) -> impl Sized + use<> {
+pub async fn joins_and_takes_nothing(world: &World, person: &Person, room: u64) -> impl Sized + use<> {
     let mut socket = with_bearer(world, &person.token).await;
     let join = json!({"type": "join", "room": room});
     socket.send(Message::text(join.to_string())).await.unwrap();
@@ -156,6 +157,38 @@ async fn a_state_in_the_past_waits_for_its_users_share() {
     let answer = world.api_of(0, &alice).get(&path).await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.json()["seq"].as_u64()), (200, Some(50)));
     drop(slow);
+}
+
+#[tokio::test]
+async fn unfinished_frames_wait_for_their_users_share() {
+    let world = one_node(4).await;
+    let [alice, eve] = ["alice", "eve"].map(|name| world.person(name));
+    let room = world.room(&alice, "open").await;
+    // Of 1 MiB, as the node reserves for a frame that has begun.
+    let unfinished =
+        [&[0x81, 0xff][..], &(1_u64 << 20).to_be_bytes(), &[0; 4], &vec![b'x'; 100_000]].concat();
+    let mut sockets = Vec::new();
+    for _ in 0..12 {
+        let mut raw = raw_session(&world, &eve).await;
+        raw.write_all(&unfinished).await.unwrap();
+        sockets.push(raw);
+    }
+    let begun = Instant::now();
+    while reserved(&world).await < 4.0 * MIB {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes are held", reserved(&world).await);
+    }
+    let mut client = world.client(0, &alice).await;
+    client.join(room).await;
+    let large: Vec<Value> = (0..12)
+        .map(|n| submit(room, &format!("op-{n}"), &json!({"kind": "message", "data": noise(50_000)})))
+        .collect();
+    client.send(&Value::Array(large)).await;
+    assert_eq!(client.answer(room, "op-11").await["type"], "ack");
+    assert!(reserved(&world).await <= 4.5 * MIB);
+    drop(sockets);
+    while reserved(&world).await > 0.0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes stay", reserved(&world).await);
+    }
 }
 
 /// The answers of a client that hears all, for tests of bounds.
