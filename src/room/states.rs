@@ -19,10 +19,6 @@ use crate::store::history::{Freshness, History, ReadError};
 /// How many bytes of encoded snapshots are kept, over all rooms.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// A state of this age serves joiners in any case: to read the few events since from the
-/// log costs less than to read the state again.
-const YOUNG: Duration = Duration::from_secs(5);
-
 /// How old a state may be that is still being sent, for a joiner to get it too.
 const SHARED_FOR: Duration = Duration::from_secs(60);
 
@@ -67,9 +63,8 @@ impl States {
             return self.send(owner, self.load(room, owner, freshness).await?).await;
         }
         let kept = load().await?;
-        let age = kept.as_of.elapsed();
-        let is_new_enough = age < YOUNG || (age < SHARED_FOR && kept.shared.are_paid());
-        if is_new_enough || handle.covers(kept.position).await {
+        let is_shared = kept.shared.are_paid() && kept.as_of.elapsed() < SHARED_FOR;
+        if is_shared || handle.covers(kept.position).await {
             return self.send(owner, kept).await;
         }
         self.kept.invalidate(&room).await;
