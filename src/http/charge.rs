@@ -108,6 +108,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documented_memory_is_the_one_that_is_reserved() {
+        let document = include_str!("../../docs/costs.md");
+        let rows = document.split_once("## Routes").unwrap().1.split_once("## Messages").unwrap().0;
+        for line in rows.lines().filter(|line| line.starts_with("| `")) {
+            let mut cells = line.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+            let (name, memory) = (cells.next().unwrap(), cells.nth(1).unwrap());
+            let (method, route) = name.split_once(' ').unwrap();
+            let bytes = cost(&method.parse().unwrap(), Some(route));
+            let told =
+                if bytes < 1 << 20 { format!("{} KiB", bytes >> 10) } else { format!("{} MiB", bytes >> 20) };
+            assert_eq!(memory.split(',').next(), Some(told.as_str()), "{name}");
+        }
+    }
+
+    #[test]
     fn a_route_that_nobody_thought_of_pays_for_a_page() {
         let get = |route| cost(&Method::GET, Some(route));
         assert_eq!(get("/v1/rooms/{room}/something-new"), PAGE);

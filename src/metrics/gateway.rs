@@ -121,7 +121,8 @@ pub(super) const FAMILIES: &[&Family] = &[
 ];
 
 /// As they are called in the protocol; what is none of them is `invalid`.
-const MESSAGE_TYPES: [&str; 8] = ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
+pub const MESSAGE_TYPES: [&str; 8] =
+    ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
 const LIMITED: [&str; 7] = ["hello", "join", "submit", "signal", "traffic", "http", "memory"];
 
 struct Gateway {

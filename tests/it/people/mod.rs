@@ -3,6 +3,7 @@
 mod accounts;
 mod bodies;
 mod changes;
+mod costs;
 mod described;
 mod doors;
 mod erased;

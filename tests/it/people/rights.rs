@@ -33,7 +33,7 @@ enum Kind {
 
 /// What an address is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub enum Class {
     /// That there is such a room.
     Known,
     Read,
@@ -48,7 +48,7 @@ enum Class {
 use Class::{Enter, Known, Manage, ManageAnyway, Read, Write};
 
 /// Method, address and class. What ends a room or changes who one is comes last.
-const ADDRESSES: [(&str, &str, Class); 20] = [
+pub const ADDRESSES: [(&str, &str, Class); 20] = [
     ("GET", "/v1/rooms/{room}", Known),
     ("GET", "/v1/rooms/{room}/shapes", Read),
     ("GET", "/v1/rooms/{room}/shapes?seq=0", Read),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::world::{Person, World, now, refused};
 
 /// Methods and addresses of all public routes, out of the description of the API.
-async fn routes(world: &World) -> Vec<(String, String)> {
+pub async fn routes(world: &World) -> Vec<(String, String)> {
     let document = Api::new(&world.cluster().nodes()[0].url()).get("/openapi.json").await.unwrap().json();
     let paths = document["paths"].as_object().unwrap();
     let methods = |item: &Value| item.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -16,7 +16,7 @@ async fn routes(world: &World) -> Vec<(String, String)> {
 }
 
 /// A body that the route would take, where it takes one.
-fn body(method: &str, path: &str) -> Option<Value> {
+pub fn body(method: &str, path: &str) -> Option<Value> {
     let submit = json!({"op": "o1", "kind": "message", "data": 1});
     match (method, path.rsplit('/').next().unwrap()) {
         ("post", "events") => Some(json!({"items": [submit]})),
@@ -29,7 +29,7 @@ fn body(method: &str, path: &str) -> Option<Value> {
     }
 }
 
-async fn send(api: &Api, method: &str, path: &str, body: Option<Value>) -> Answer {
+pub async fn send(api: &Api, method: &str, path: &str, body: Option<Value>) -> Answer {
     let api = match path.ends_with("/import?op=o1") {
         true => api.clone().with("content-type", "application/x-ndjson"),
         false => api.clone(),
