@@ -306,7 +306,8 @@ impl<'a> Reader<'a> {
         let deadline = received + shared.parts.submit_timeout;
         let appender = &shared.parts.appender;
         let trace = appender.traces().frame(room, "session", received);
-        appender.append(submit, deadline, trace, Box::new(move |outcome| receipt.settle(outcome)))
+        let answer = Box::new(move |outcome| receipt.settle(outcome));
+        appender.append(submit, claims.user.clone(), deadline, trace, answer)
     }
 
     fn signal(&mut self, room: RoomId, data: &str) -> Result<(), Refusal> {

@@ -1,5 +1,6 @@
 //! Attacks that are measured, not judged by a clock: `make attacks`.
 
 mod accounts;
+mod lanes;
 mod messages;
 mod redis;
