@@ -98,10 +98,12 @@ impl Node {
         let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
-        let (hub, bus) = hub(config, verifier.sealer()?, history.clone(), rooms.clone(), traces, tasks)?;
+        let limits = Limits::new(&config.limits);
+        let past = (history.clone(), rooms.clone());
+        let (hub, bus) = hub(config, verifier.sealer()?, past, &limits, traces, tasks)?;
         let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
-        let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
+        let limits = limits.tallied_by(Arc::new(bus.clone()), tasks);
         let origins = Origins::new(&config.listen.allowed_origins);
         let passwords = Passwords::new(hashing_threads(), hash_budget(&limits));
         let access = Access::new(access::Parts {
@@ -263,8 +265,8 @@ impl Jobs {
 fn hub(
     config: &Config,
     sealer: Sealer,
-    history: History,
-    rooms: Rooms,
+    (history, rooms): (History, Rooms),
+    limits: &Limits,
     traces: &Traces,
     tasks: &Tasks,
 ) -> Result<(Hub, Bus), NodeError> {
@@ -273,7 +275,7 @@ fn hub(
     let sessions = config.sessions.clone();
     let context =
         Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);
-    let hub = Hub::new(Arc::new(context.traced_by(traces)));
+    let hub = Hub::new(Arc::new(context.traced_by(traces).limited_by(limits)));
     watch::start(&hub, incoming);
     Ok((hub, bus))
 }

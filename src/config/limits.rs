@@ -36,6 +36,10 @@ pub struct Limits {
     /// Of all sessions of one user on this node.
     pub user_messages_per_second: u32,
     pub user_bytes_per_second: u32,
+    /// Bytes of signals, counted once for each member of the room: of one user, and of
+    /// one room on this node.
+    pub user_signal_bytes_per_second: u32,
+    pub room_signal_bytes_per_second: u32,
     pub user_imports_per_hour: u32,
     /// Quotas of a user's stored data. Tokens of servers are exempt.
     pub rooms_per_user: u32,
@@ -47,7 +51,7 @@ pub struct Limits {
 impl Limits {
     /// The keys that count something, where 0 lifts the limit. The others are sizes,
     /// and bursts of a rate that is named here.
-    pub const COUNTS: [&str; 19] = [
+    pub const COUNTS: [&str; 21] = [
         "submits_per_second",
         "signals_per_second",
         "joins_per_second",
@@ -61,6 +65,8 @@ impl Limits {
         "bytes_per_second",
         "user_messages_per_second",
         "user_bytes_per_second",
+        "user_signal_bytes_per_second",
+        "room_signal_bytes_per_second",
         "user_submits_per_minute",
         "user_imports_per_hour",
         "rooms_per_user",
@@ -94,6 +100,8 @@ impl Default for Limits {
             byte_burst: 16 << 20,
             user_messages_per_second: 600,
             user_bytes_per_second: 8 << 20,
+            user_signal_bytes_per_second: 8 << 20,
+            room_signal_bytes_per_second: 16 << 20,
             user_submits_per_minute: 0,
             user_imports_per_hour: 60,
             rooms_per_user: 1000,

@@ -114,8 +114,8 @@ fn is_charged(claims: &Claims) -> bool {
     claims.authority != Authority::Server
 }
 
-/// The body, whose bytes the user pays for: a declared length before it is read, the
-/// rest before it is parsed.
+/// The body. The user pays for its bytes: for a declared length before the node reads
+/// the body, for the rest before the node parses it.
 async fn charged_text(app: &App, claims: &Claims, request: Request) -> Answer<String> {
     if !is_charged(claims) {
         return body::text(request, BODY_BYTES).await;

@@ -53,6 +53,7 @@ struct Gates {
     user_messages: Arc<Gate>,
     user_bytes: Arc<Gate>,
     user_imports: Arc<Gate>,
+    user_signals: Arc<Gate>,
 }
 
 /// What one session may do. Not shared: it belongs to its reader.
@@ -130,6 +131,18 @@ impl Limits {
         let parts = ["imports", user.as_str()];
         let (what, count) = (IMPORTS, 1);
         self.count(Counted { what, parts: &parts, count, most, window: HOUR, eager: false }).await
+    }
+
+    /// The bytes that a signal of the user becomes, each for each member of its room.
+    pub fn user_signal(&self, user: &UserId, bytes: usize) -> Result<(), Refusal> {
+        let Some(bytes) = traffic::at_most_u32(bytes) else { return Ok(()) };
+        self.gates.load().user_signals.pass_most(user.as_str(), bytes)
+    }
+
+    /// The bytes in a second that the signals of one room may become on this node; 0
+    /// is no limit.
+    pub fn room_signal_bytes(&self) -> u32 {
+        self.gates.load().configured.room_signal_bytes_per_second
     }
 
     pub fn handshake(&self, from: IpAddr) -> Result<(), Refusal> {
@@ -212,6 +225,9 @@ impl Gates {
             writes_by_address: kept(minute(WRITES, writes_of_address), |g| &g.writes_by_address),
             user_messages: kept(of_user("messages", c.user_messages_per_second), |g| &g.user_messages),
             user_bytes: kept(of_user("bytes", c.user_bytes_per_second), |g| &g.user_bytes),
+            user_signals: kept(Gate::per_second(SIGNALS, c.user_signal_bytes_per_second, 0), |g| {
+                &g.user_signals
+            }),
             configured: configured.clone(),
         }
     }
@@ -251,7 +267,7 @@ fn submits(configured: &config::Limits) -> SoleGate {
 }
 
 fn signals(configured: &config::Limits) -> SoleGate {
-    SoleGate::per_second("signals", configured.signals_per_second, configured.signals_per_second)
+    SoleGate::per_second(SIGNALS, configured.signals_per_second, configured.signals_per_second)
 }
 
 fn joins(configured: &config::Limits) -> SoleGate {
@@ -261,6 +277,7 @@ fn joins(configured: &config::Limits) -> SoleGate {
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 const SUBMITS: &str = "submits";
+const SIGNALS: &str = "signals";
 const IMPORTS: &str = "imports";
 const SIGN_INS: &str = "sign-ins";
 const WRITES: &str = "requests that change something";

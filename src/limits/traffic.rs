@@ -158,7 +158,7 @@ impl Over {
 }
 
 /// `None`: nothing to charge.
-fn at_most_u32(count: usize) -> Option<NonZeroU32> {
+pub(super) fn at_most_u32(count: usize) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX))
 }
 

@@ -13,6 +13,7 @@ use crate::bus::Bus;
 use crate::bus::NodeId;
 use crate::config;
 use crate::ids::RoomId;
+use crate::limits::Limits;
 use crate::protocol::server::Member;
 use crate::store::history::{Freshness, History, ReadError};
 use crate::store::rooms::Rooms;
@@ -36,6 +37,7 @@ pub struct Context {
     /// One load for all who wait for the same room; least recently used out.
     pub snapshots: Cache<RoomId, Arc<SnapshotPages>>,
     pub traces: Traces,
+    pub limits: Limits,
 }
 
 impl Context {
@@ -53,7 +55,12 @@ impl Context {
             .max_capacity(SNAPSHOT_CACHE_BYTES)
             .build();
         let (heads_due, traces) = (Notify::new(), Traces::default());
-        Self { node, history, rooms, bus, tasks, sessions, max_stale, heads_due, snapshots, traces }
+        let limits = Limits::new(&config::Limits::default());
+        Self { node, history, rooms, bus, tasks, sessions, max_stale, heads_due, snapshots, traces, limits }
+    }
+
+    pub fn limited_by(self, limits: &Limits) -> Self {
+        Self { limits: limits.clone(), ..self }
     }
 
     pub fn traced_by(self, traces: &Traces) -> Self {

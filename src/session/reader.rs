@@ -314,8 +314,7 @@ impl<'a> Reader<'a> {
         let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.signal()?;
         self.rooms.check_joined(room)?;
-        self.session.shared.parts.hub.signal(room, &self.session.id, &claims.user, data);
-        Ok(())
+        self.session.shared.parts.hub.signal(room, &self.session.id, &claims.user, data)
     }
 
     fn refresh(&mut self, id: Option<&MessageId>, token: &str) -> Result<(), No> {

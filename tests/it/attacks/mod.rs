@@ -4,3 +4,4 @@ mod accounts;
 mod lanes;
 mod messages;
 mod redis;
+mod signals;

@@ -170,6 +170,7 @@ pub const TIMES_AND_LIMITS: &[&str] = &[
     "roomgate_rate_limited_total{action=\"join\"}",
     "roomgate_rate_limited_total{action=\"submit\"}",
     "roomgate_rate_limited_total{action=\"signal\"}",
+    "roomgate_rate_limited_total{action=\"signal_fanout\"}",
     "roomgate_rate_limited_total{action=\"traffic\"}",
     "roomgate_rate_limited_total{action=\"http\"}",
     "roomgate_rejects_total{code=\"rate_limited\"}",
@@ -192,6 +193,7 @@ async fn who_is_too_slow_too_silent_or_asks_too_much_is_counted() {
             ("limits.submits_per_second", 1),
             ("limits.submit_burst", 5),
             ("limits.signals_per_second", 1),
+            ("limits.room_signal_bytes_per_second", 1),
             ("limits.signins_per_minute", 1),
             ("limits.messages_per_second", 400),
             ("limits.message_burst", 800),
@@ -239,6 +241,11 @@ async fn asks_too_much(world: &World, watch: &Watch<'_>) {
     let signals = vec![json!({"type": "signal", "room": room, "data": 1}); 5];
     let signals = Value::Array(signals);
     watch.moves(&["roomgate_rate_limited_total{action=\"signal\"}", rejects], client.send(&signals)).await;
+
+    let mut bob = world.client(0, &world.person("bob")).await;
+    bob.join(room).await;
+    let signal = json!({"type": "signal", "room": room, "data": 1});
+    watch.moves(&["roomgate_rate_limited_total{action=\"signal_fanout\"}"], bob.send(&signal)).await;
 
     let pings = Value::Array(vec![json!({"type": "ping"}); 250]);
     let floods = async {
