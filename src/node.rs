@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +22,7 @@ use crate::databases::{DatabaseError, Databases};
 use crate::directory::Directory;
 use crate::http;
 use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
-use crate::limits::Limits;
+use crate::limits::{Connections, Limits};
 use crate::metrics;
 use crate::reload::{Followers, Reload, Sources};
 use crate::room::access::{self, Access};
@@ -98,12 +99,10 @@ impl Node {
         let (history, imports) = past(config, &shards, &slots, tasks);
         let max_stale = config.reads.max_stale;
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
-        let limits = Limits::new(&config.limits);
-        let past = (history.clone(), rooms.clone());
-        let (hub, bus) = hub(config, verifier.sealer()?, past, &limits, traces, tasks)?;
+        let logs = (history.clone(), rooms.clone());
+        let (hub, bus, limits) = hub(config, verifier.sealer()?, logs, traces, tasks)?;
         let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
-        let limits = limits.tallied_by(Arc::new(bus.clone()), tasks);
         let origins = Origins::new(&config.listen.allowed_origins);
         let passwords = Passwords::new(hashing_threads(), hash_budget(&limits));
         let access = Access::new(access::Parts {
@@ -199,12 +198,43 @@ fn listen(
 ) -> Result<Tasks, NodeError> {
     let accepting = Tasks::new();
     let (listener, admin) = (bind(config.listen.public)?, bind(config.listen.admin)?);
-    accepting.spawn("http-accept", http::serve(listener, http::router(public), accepting.clone()));
-    tasks.spawn("http-admin", http::serve(admin, http::admin_router(operators), tasks.clone()));
+    let connections = Connections::new(&public.limits, descriptors_for_clients(config));
+    let trusted_proxies = config.listen.trusted_proxies.clone();
+    let admission = Some(http::Admission { connections, trusted_proxies });
+    accepting.spawn("http-accept", http::serve(listener, http::router(public), admission, accepting.clone()));
+    tasks.spawn("http-admin", http::serve(admin, http::admin_router(operators), None, tasks.clone()));
     tracing::info!(
         node = %config.node.name, public = %config.listen.public, admin = %config.listen.admin, "listening"
     );
     Ok(accepting)
+}
+
+/// A warning at the start tells of fewer.
+const FEW_CONNECTIONS: usize = 1000;
+
+/// The descriptors that remain for clients. The other ones must be free whenever a pool
+/// opens a connection.
+fn descriptors_for_clients(config: &Config) -> usize {
+    let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) => usize::try_from(soft).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "can't read the descriptor limit: connections are not limited by it");
+            usize::MAX
+        }
+    };
+    let reserved = config.reserved_descriptors();
+    let left = limit.saturating_sub(reserved).max(1);
+    let wanted = config.limits.connections;
+    if left < FEW_CONNECTIONS || left < wanted as usize {
+        tracing::warn!(
+            limit,
+            reserved,
+            left,
+            wanted,
+            "the descriptor limit leaves few connections for clients: raise it (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    left
 }
 
 /// Reads and bulk writes of logs, and the jobs that keep them small.
@@ -266,18 +296,18 @@ fn hub(
     config: &Config,
     sealer: Sealer,
     (history, rooms): (History, Rooms),
-    limits: &Limits,
     traces: &Traces,
     tasks: &Tasks,
-) -> Result<(Hub, Bus), NodeError> {
+) -> Result<(Hub, Bus, Limits), NodeError> {
     let node = NodeId(rand::random());
     let (bus, incoming) = Bus::start(&config.redis, node, sealer, tell_presence, tasks)?;
+    let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
     let sessions = config.sessions.clone();
     let context =
         Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, config.reads.max_stale);
-    let hub = Hub::new(Arc::new(context.traced_by(traces).limited_by(limits)));
+    let hub = Hub::new(Arc::new(context.traced_by(traces).limited_by(&limits)));
     watch::start(&hub, incoming);
-    Ok((hub, bus))
+    Ok((hub, bus, limits))
 }
 
 fn appender(

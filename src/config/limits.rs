@@ -14,6 +14,10 @@ pub struct Limits {
     pub join_burst: u32,
     pub rooms_per_session: u32,
     pub sessions_per_user: u32,
+    /// Of clients, in all and of one address; never more than the descriptor limit
+    /// leaves for them.
+    pub connections: u32,
+    pub connections_per_address: u32,
     pub message_bytes: usize,
     pub frame_bytes: usize,
     pub json_depth: usize,
@@ -23,6 +27,8 @@ pub struct Limits {
     pub signins_per_minute: u32,
     /// Passwords of rooms that one user sets or tries.
     pub room_passwords_per_minute: u32,
+    /// Wrong passwords of one room, by all users, and from one address.
+    pub room_guesses_per_minute: u32,
     pub user_submits_per_minute: u32,
     /// HTTP requests that may change something, of one user; ten times as many of
     /// one address without a token.
@@ -51,15 +57,18 @@ pub struct Limits {
 impl Limits {
     /// The keys that count something, where 0 lifts the limit. The others are sizes,
     /// and bursts of a rate that is named here.
-    pub const COUNTS: [&str; 21] = [
+    pub const COUNTS: [&str; 24] = [
         "submits_per_second",
         "signals_per_second",
         "joins_per_second",
         "sessions_per_user",
+        "connections",
+        "connections_per_address",
         "handshakes_per_minute",
         "signups_per_minute",
         "signins_per_minute",
         "room_passwords_per_minute",
+        "room_guesses_per_minute",
         "writes_per_minute",
         "messages_per_second",
         "bytes_per_second",
@@ -86,6 +95,8 @@ impl Default for Limits {
             join_burst: 128,
             rooms_per_session: 64,
             sessions_per_user: 100,
+            connections: 0,
+            connections_per_address: 2000,
             message_bytes: 64 * 1024,
             frame_bytes: 1024 * 1024,
             json_depth: 32,
@@ -93,6 +104,7 @@ impl Default for Limits {
             signups_per_minute: 10,
             signins_per_minute: 10,
             room_passwords_per_minute: 30,
+            room_guesses_per_minute: 60,
             writes_per_minute: 1800,
             messages_per_second: 200,
             message_burst: 1024,

@@ -7,11 +7,15 @@
 //! passwords and the submits of a user, which a [`Tally`] adds up over the nodes.
 //! No SQL, no Redis.
 
+mod connections;
 mod gate;
 mod open;
 mod tally;
 mod traffic;
+mod tries;
 
+use std::fmt::Display;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -25,7 +29,9 @@ use crate::tasks::Tasks;
 use gate::{Gate, SoleGate};
 use open::OpenSessions;
 use tally::{Counted, HOUR, MINUTE, SharedCounts};
+use tries::Tries;
 
+pub use connections::{ConnectionPlace, Connections};
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
 pub use tally::{Tallied, Tally};
@@ -46,6 +52,8 @@ struct Gates {
     sign_ins_by_address: Arc<Gate>,
     sign_ins_by_account: Arc<Gate>,
     room_keys: Arc<Gate>,
+    guesses_of_room: Arc<Tries>,
+    guesses_from_address: Arc<Tries>,
     room_passwords: Arc<Gate>,
     user_submits: Arc<Gate>,
     writes_by_user: Arc<Gate>,
@@ -188,6 +196,44 @@ impl Limits {
         self.guess(GUESSES, &parts, most).await
     }
 
+    /// A guess of a room's password by any user, and by the users of an address. Charged
+    /// before its hash; [`Limits::guessed`] gives back a right one, so that a room is open
+    /// to any number of people who know its password. A limited address charges no room.
+    pub async fn room_guess(&self, room: RoomId, from: Option<IpAddr>) -> Result<(), Refusal> {
+        let gates = self.gates.load_full();
+        let most = gates.configured.room_guesses_per_minute;
+        let from = from.map(network);
+        if let Some(from) = from {
+            gates.guesses_from_address.pass(from).await?;
+            self.guess(GUESSES, &["guesses from", &from.to_string()], most).await?;
+        }
+        let passed = match gates.guesses_of_room.pass(room).await {
+            Ok(()) => self.guess(GUESSES, &["guesses of", &room.to_string()], most).await,
+            refused => refused,
+        };
+        if let (Err(_), Some(from)) = (&passed, from) {
+            self.give_back_guess(&gates.guesses_from_address, from, "guesses from").await;
+        }
+        passed
+    }
+
+    /// The guess was right.
+    pub async fn guessed(&self, room: RoomId, from: Option<IpAddr>) {
+        let gates = self.gates.load_full();
+        self.give_back_guess(&gates.guesses_of_room, room, "guesses of").await;
+        if let Some(from) = from.map(network) {
+            self.give_back_guess(&gates.guesses_from_address, from, "guesses from").await;
+        }
+    }
+
+    async fn give_back_guess<K: Hash + Display>(&self, tries: &Tries, key: K, of: &str) {
+        let text = key.to_string();
+        tries.give_back(key).await;
+        if let Some(shared) = &self.shared {
+            Box::pin(shared.give_back(&[of, &text], MINUTE)).await;
+        }
+    }
+
     async fn guess(&self, what: &'static str, parts: &[&str], most: u32) -> Result<(), Refusal> {
         self.count(Counted { what, parts, count: 1, most, window: MINUTE, eager: false }).await
     }
@@ -208,6 +254,13 @@ impl Gates {
             Some(before) => gate.after(of(before)),
             None => Arc::new(gate),
         };
+        let tries = |of: fn(&Self) -> &Arc<Tries>| {
+            let tries = Tries::new(GUESSES, configured.room_guesses_per_minute);
+            match before {
+                Some(before) => tries.after(of(before)),
+                None => Arc::new(tries),
+            }
+        };
         let minute = Gate::per_minute;
         let of_user = |what, rate: u32| Gate::per_second(what, rate, rate.saturating_mul(USER_BURST_SECONDS));
         let c = configured;
@@ -219,6 +272,8 @@ impl Gates {
             sign_ins_by_account: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_account),
             room_keys: kept(minute(GUESSES, c.signins_per_minute), |g| &g.room_keys),
             room_passwords: kept(minute(ROOM_PASSWORDS, c.room_passwords_per_minute), |g| &g.room_passwords),
+            guesses_of_room: tries(|g| &g.guesses_of_room),
+            guesses_from_address: tries(|g| &g.guesses_from_address),
             user_submits: kept(minute(SUBMITS, c.user_submits_per_minute), |g| &g.user_submits),
             user_imports: kept(Gate::per_hour(IMPORTS, c.user_imports_per_hour), |g| &g.user_imports),
             writes_by_user: kept(minute(WRITES, c.writes_per_minute), |g| &g.writes_by_user),

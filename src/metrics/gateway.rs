@@ -70,7 +70,7 @@ const RATE_LIMITED: Family = Family::counter(
     "roomgate_rate_limited_total",
     &["action"],
     "Rate-limited messages and HTTP requests, by action; `traffic`: frames that waited for the session's budget; \
-     `signal_fanout`: signals that waited for their room's.",
+     `signal_fanout`: signals that waited for their room's; `connection`: connections that were closed at accept.",
 );
 const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
@@ -117,7 +117,8 @@ pub(super) const FAMILIES: &[&Family] = &[
 
 /// As they are called in the protocol; what is none of them is `invalid`.
 const MESSAGE_TYPES: [&str; 8] = ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
-const LIMITED: [&str; 7] = ["hello", "join", "submit", "signal", "signal_fanout", "traffic", "http"];
+const LIMITED: [&str; 8] =
+    ["connection", "hello", "join", "submit", "signal", "signal_fanout", "traffic", "http"];
 
 struct Gateway {
     sessions: ByLabel<Gauge>,

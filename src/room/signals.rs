@@ -1,8 +1,8 @@
 //! Signals that wait for the room's tick. Pure.
 //!
 //! Of cursors and the like only the last value of each sender counts: what waits
-//! is bounded by the senders, a burst costs one message, and nothing queues. What a
-//! tick sends is bounded in bytes, each for each receiver: the signals beyond that
+//! is bounded by the senders, a burst costs one message, and nothing queues. A budget
+//! bounds the bytes of a tick, counted once for each receiver. The signals beyond it
 //! wait for the next tick, where a newer value of their sender may replace them.
 
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use crate::protocol::Json;
 /// How often a room tells signals while they keep coming.
 const TICK: Duration = Duration::from_millis(33);
 
-/// What a quiet room may send at once is a second's bytes divided by this: enough for
-/// some ticks, and no stall for the sessions of other rooms.
+/// A quiet room may send the bytes of a second divided by this at once: enough for some
+/// ticks, and no stall for the sessions of other rooms.
 const BURSTS_PER_SECOND: u32 = 4;
 
 #[derive(Debug, Default)]

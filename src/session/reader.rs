@@ -22,6 +22,7 @@ use crate::log::Submit;
 use crate::metrics::gateway;
 use crate::protocol::server::{self, Welcome};
 use crate::protocol::{ClientMessage, CloseCode, Code, Join, MessageId, Operation, Refusal};
+use crate::room::access::Shown;
 
 /// The longest frame before `hello`: it holds a token.
 const STRANGER_FRAME_BYTES: usize = 16 * 1024;
@@ -267,7 +268,8 @@ impl<'a> Reader<'a> {
         let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.join()?;
         let (password, invite) = (join.password.as_deref(), join.invite.as_deref());
-        let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
+        let shown = Shown { password, invite, from: self.session.from };
+        let entering = shared.parts.access.enter(&claims.user, &join.room, shown);
         let admission = vitals.while_busy(entering).await?;
         self.rooms.check_limit(admission.room, shared.parts.limits.configured().rooms_per_session)?;
         let mut from = join.from;

@@ -1,7 +1,7 @@
 //! A queue that serves its payers in turn. Pure.
 //!
-//! Guarantees: what one payer puts in comes out in the same order; a payer waits
-//! for one item at most of each other payer before its own next one. So a payer
+//! Guarantees: the items of one payer come out in the order in which they went in; a
+//! payer waits for one item at most of each other payer before its own next one. So a payer
 //! with thousands of submits delays the submits of the others by one turn each.
 
 use std::collections::{HashMap, VecDeque};
@@ -73,8 +73,8 @@ impl<K: Clone + Eq + Hash, T> Turns<K, T> {
         self.waiting.values().flatten()
     }
 
-    /// Takes out the chosen items, those of a payer in their order. The others
-    /// keep their turns.
+    /// Takes out the chosen items; the items of a payer keep their order. The other
+    /// items keep their turns.
     pub fn extract(&mut self, mut chosen: impl FnMut(&T) -> bool) -> Vec<T> {
         let Self { order, waiting, len } = self;
         let mut taken = Vec::new();
