@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +22,7 @@ use crate::databases::{DatabaseError, Databases};
 use crate::directory::Directory;
 use crate::http;
 use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
-use crate::limits::Limits;
+use crate::limits::{Connections, Limits};
 use crate::memory::Memory;
 use crate::metrics;
 use crate::reload::{Followers, Reload, Sources};
@@ -100,10 +101,10 @@ impl Node {
         let (memory, max_stale) = (Memory::new(&config.memory), config.reads.max_stale);
         let (history, imports) = past(config, (&shards, &slots), &memory, tasks);
         let rooms = Rooms::new(shards.clone(), slots.clone(), config.writes.durability == Durability::Sync);
-        let (hub, bus) = hub(config, verifier.sealer()?, &history, &rooms, &memory, traces, tasks)?;
+        let logs = (history.clone(), rooms.clone());
+        let (hub, bus, limits) = hub(config, verifier.sealer()?, logs, &memory, traces, tasks)?;
         let appender = appender(config, (&shards, &slots), &hub, traces, tasks);
 
-        let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
         let origins = Origins::new(&config.listen.allowed_origins);
         let passwords = Passwords::new(hashing_threads(), hash_budget(&limits));
         let access = Access::new(access::Parts {
@@ -209,12 +210,51 @@ fn listen(
 ) -> Result<Tasks, NodeError> {
     let accepting = Tasks::new();
     let (listener, admin) = (bind(config.listen.public)?, bind(config.listen.admin)?);
-    accepting.spawn("http-accept", http::serve(listener, http::router(public), accepting.clone()));
-    tasks.spawn("http-admin", http::serve(admin, http::admin_router(operators), tasks.clone()));
+    let connections = Connections::new(&public.limits, descriptors_for_clients(config));
+    let trusted_proxies = config.listen.trusted_proxies.clone();
+    let admission = Some(http::Admission { connections, trusted_proxies });
+    accepting.spawn("http-accept", http::serve(listener, http::router(public), admission, accepting.clone()));
+    tasks.spawn("http-admin", http::serve(admin, http::admin_router(operators), None, tasks.clone()));
     tracing::info!(
         node = %config.node.name, public = %config.listen.public, admin = %config.listen.admin, "listening"
     );
     Ok(accepting)
+}
+
+/// A warning at the start tells of fewer.
+const FEW_CONNECTIONS: usize = 1000;
+
+/// Raises the limit as far as the process may. Shells keep it low for programs that call
+/// `select`, which this one does not.
+fn raised_descriptor_limit() -> nix::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    Ok(if raised.is_ok() { hard } else { soft })
+}
+
+/// The descriptors that remain for clients. The other ones must be free whenever a pool
+/// opens a connection.
+fn descriptors_for_clients(config: &Config) -> usize {
+    let limit = match raised_descriptor_limit() {
+        Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "can't read the descriptor limit: connections are not limited by it");
+            usize::MAX
+        }
+    };
+    let reserved = config.reserved_descriptors();
+    let left = limit.saturating_sub(reserved).max(1);
+    let wanted = config.limits.connections;
+    if left < FEW_CONNECTIONS || left < wanted as usize {
+        tracing::warn!(
+            limit,
+            reserved,
+            left,
+            wanted,
+            "the descriptor limit leaves few connections for clients: raise it (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    left
 }
 
 /// Reads and bulk writes of logs, and the jobs that keep them small.
@@ -280,21 +320,21 @@ impl Jobs {
 fn hub(
     config: &Config,
     sealer: Sealer,
-    history: &History,
-    rooms: &Rooms,
+    (history, rooms): (History, Rooms),
     memory: &Memory,
     traces: &Traces,
     tasks: &Tasks,
-) -> Result<(Hub, Bus), NodeError> {
+) -> Result<(Hub, Bus, Limits), NodeError> {
     let node = NodeId(rand::random());
     let (bus, incoming) = Bus::start(&config.redis, node, sealer, tell_presence, tasks)?;
+    let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
     let sessions = config.sessions.clone();
-    let (history, rooms, memory) = (history.clone(), rooms.clone(), memory.clone());
-    let states = States::new(history.clone(), memory, config.reads.max_stale, sessions.memory_serving);
+    let max_stale = config.reads.max_stale;
+    let states = States::new(history.clone(), memory.clone(), max_stale, sessions.memory_serving);
     let context = Context::new(node, history, rooms, bus.clone(), tasks.clone(), sessions, states);
-    let hub = Hub::new(Arc::new(context.traced_by(traces)));
+    let hub = Hub::new(Arc::new(context.traced_by(traces).limited_by(&limits)));
     watch::start(&hub, incoming);
-    Ok((hub, bus))
+    Ok((hub, bus, limits))
 }
 
 fn appender(

@@ -218,7 +218,8 @@ pub struct Writes {
     pub durability: Durability,
     /// Append tasks a shard; a room always maps to the same one.
     pub lanes: usize,
-    /// Submits that may wait in one lane; more are refused as `overloaded`.
+    /// Submits that may wait in one lane; more are refused as `overloaded`. One user
+    /// has half of the places at most.
     pub lane_queue: usize,
     /// Submits in one transaction.
     pub batch_max: usize,

@@ -14,6 +14,10 @@ pub struct Limits {
     pub join_burst: u32,
     pub rooms_per_session: u32,
     pub sessions_per_user: u32,
+    /// Of clients, in all and of one address; never more than the descriptor limit
+    /// leaves for them.
+    pub connections: u32,
+    pub connections_per_address: u32,
     pub message_bytes: usize,
     /// A room's live shapes, and the bytes of their texts.
     pub shapes_per_room: u64,
@@ -26,6 +30,8 @@ pub struct Limits {
     pub signins_per_minute: u32,
     /// Passwords of rooms that one user sets or tries.
     pub room_passwords_per_minute: u32,
+    /// Wrong passwords of one room, by all users, and from one address.
+    pub room_guesses_per_minute: u32,
     pub user_submits_per_minute: u32,
     /// HTTP requests that may change something, of one user; ten times as many of
     /// one address without a token.
@@ -39,6 +45,10 @@ pub struct Limits {
     /// Of all sessions of one user on this node.
     pub user_messages_per_second: u32,
     pub user_bytes_per_second: u32,
+    /// Bytes of signals, counted once for each member of the room: of one user, and of
+    /// one room on this node.
+    pub user_signal_bytes_per_second: u32,
+    pub room_signal_bytes_per_second: u32,
     pub user_imports_per_hour: u32,
     /// Quotas of a user's stored data. Tokens of servers are exempt.
     pub rooms_per_user: u32,
@@ -50,22 +60,27 @@ pub struct Limits {
 impl Limits {
     /// The keys that count something, where 0 lifts the limit. The others are sizes,
     /// and bursts of a rate that is named here.
-    pub const COUNTS: [&str; 21] = [
+    pub const COUNTS: [&str; 26] = [
         "shapes_per_room",
         "room_bytes",
         "submits_per_second",
         "signals_per_second",
         "joins_per_second",
         "sessions_per_user",
+        "connections",
+        "connections_per_address",
         "handshakes_per_minute",
         "signups_per_minute",
         "signins_per_minute",
         "room_passwords_per_minute",
+        "room_guesses_per_minute",
         "writes_per_minute",
         "messages_per_second",
         "bytes_per_second",
         "user_messages_per_second",
         "user_bytes_per_second",
+        "user_signal_bytes_per_second",
+        "room_signal_bytes_per_second",
         "user_submits_per_minute",
         "user_imports_per_hour",
         "rooms_per_user",
@@ -85,6 +100,8 @@ impl Default for Limits {
             join_burst: 128,
             rooms_per_session: 64,
             sessions_per_user: 100,
+            connections: 0,
+            connections_per_address: 0,
             message_bytes: 64 * 1024,
             shapes_per_room: 100_000,
             room_bytes: 64 << 20,
@@ -94,6 +111,7 @@ impl Default for Limits {
             signups_per_minute: 10,
             signins_per_minute: 10,
             room_passwords_per_minute: 30,
+            room_guesses_per_minute: 60,
             writes_per_minute: 1800,
             messages_per_second: 200,
             message_burst: 1024,
@@ -101,6 +119,8 @@ impl Default for Limits {
             byte_burst: 16 << 20,
             user_messages_per_second: 600,
             user_bytes_per_second: 8 << 20,
+            user_signal_bytes_per_second: 8 << 20,
+            room_signal_bytes_per_second: 16 << 20,
             user_submits_per_minute: 0,
             user_imports_per_hour: 60,
             rooms_per_user: 1000,

@@ -116,6 +116,19 @@ pub struct Listen {
     pub drain_notice: Duration,
 }
 
+impl Config {
+    /// The descriptors that a node needs beside those of its clients: full pools, the
+    /// connections of monitors, migrations and promotions, and a rest for Redis,
+    /// listeners, operators and files.
+    pub fn reserved_descriptors(&self) -> usize {
+        const BESIDE_A_POOL: usize = 3;
+        const REST: usize = 64;
+        let shards = self.shards.iter().map(|shard| shard.endpoints.len());
+        let endpoints = shards.sum::<usize>() + self.directory.endpoints.len();
+        endpoints * (self.pool.max_connections as usize + BESIDE_A_POOL) + REST
+    }
+}
+
 impl Default for Listen {
     fn default() -> Self {
         Self {

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,8 +16,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::address::Peer;
+use super::address::{Peer, is_trusted};
 use super::takeover::divert;
+use crate::config::Network;
+use crate::limits::{ConnectionPlace, Connections};
+use crate::metrics::gateway;
 use crate::session::ClientIo;
 use crate::tasks::{Stop, Tasks};
 
@@ -46,7 +50,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `tasks` is told to stop; then no new connection is accepted and
 /// requests under way are answered. WebSockets and event streams are their
 /// sessions' own.
-pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
+///
+/// Without `admission` any number of connections is accepted.
+pub async fn serve(listener: TcpListener, router: Router, admission: Option<Admission>, tasks: Tasks) {
     let mut stop = tasks.stop_signal();
     let mut failing = false;
     loop {
@@ -57,7 +63,18 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                let connection = connection(stream, peer, router.clone(), tasks.stop_signal());
+                let place = match &admission {
+                    None => None,
+                    Some(admission) => match admission.enter(peer.ip().to_canonical()) {
+                        Some(place) => Some(place),
+                        None => {
+                            // Closed at once: an answer would need the descriptor for longer.
+                            gateway::rate_limited("connection");
+                            continue;
+                        }
+                    },
+                };
+                let connection = connection(stream, peer, place, router.clone(), tasks.stop_signal());
                 tasks.spawn("http-connection", connection);
             }
             Err(error) => {
@@ -71,7 +88,26 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: Tasks) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut stop: Stop) {
+/// The bounds of open connections.
+pub struct Admission {
+    pub connections: Connections,
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Admission {
+    /// `None`: there are too many. The connections of a balancer count to its clients.
+    fn enter(&self, peer: IpAddr) -> Option<Arc<ConnectionPlace>> {
+        self.connections.enter(Some(peer).filter(|peer| !is_trusted(*peer, &self.trusted_proxies)))
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Option<Arc<ConnectionPlace>>,
+    router: Router,
+    mut stop: Stop,
+) {
     let client = match ClientIo::new(stream) {
         Ok(client) => client,
         Err(error) => {
@@ -80,8 +116,12 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         }
     };
     let (hand_over, mut handed_over) = mpsc::channel(1);
+    let held = place.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer.ip().to_canonical()));
+        if let Some(place) = &held {
+            request.extensions_mut().insert(place.clone());
+        }
         let (router, hand_over) = (router.clone(), hand_over.clone());
         async move {
             let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -109,7 +149,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
             Some(handover) = handed_over.recv() => {
                 // What the client sent behind its request is no request.
                 let parts = serving.into_parts();
-                return parts.map(|parts| handover.begin(parts.io.into_tcp())).unwrap_or_default();
+                return parts.map(|parts| handover.begin(parts.io.into_tcp(), place)).unwrap_or_default();
             }
         }
     };

@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use axum::extract::{FromRequestParts, Request, State};
+use axum::http::Extensions;
 use axum::http::header::{self, HeaderMap, HeaderName};
 use axum::http::request::Parts;
 use axum::middleware::Next;
@@ -12,7 +13,9 @@ use axum::response::Response;
 
 use super::App;
 use crate::config::Network;
+use crate::limits::ConnectionPlace;
 use crate::metrics;
+use crate::protocol::Refusal;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -37,6 +40,15 @@ impl FromRequestParts<App> for ClientAddress {
     }
 }
 
+/// Counts the connection of a request to the client that opens a session on it. A
+/// request of a balancer itself counts to nobody.
+pub(super) fn charge_connection(app: &App, extensions: &Extensions, client: IpAddr) -> Result<(), Refusal> {
+    match extensions.get::<Arc<ConnectionPlace>>() {
+        Some(place) if !is_trusted(client, &app.trusted_proxies) => place.belongs_to(client),
+        _ => Ok(()),
+    }
+}
+
 /// Removes the host that a request was sent to first, unless a balancer names it.
 pub(super) async fn believe_balancers(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
@@ -51,7 +63,7 @@ pub(super) async fn believe_balancers(State(app): State<App>, mut request: Reque
     next.run(request).await
 }
 
-fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
+pub(super) fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
     trusted.iter().any(|network| network.contains(peer))
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::address::ClientAddress;
+use super::address::{ClientAddress, charge_connection};
 use super::error::{Answer, ApiError, method_not_allowed};
 use super::openapi::schemas;
 use super::path::{RoomParam, RoomPath};
@@ -56,6 +56,7 @@ pub(super) async fn live(
     }
     let from = position(request.headers(), asked.last_event_id.as_deref())?;
     app.sessions.admit_stream(address)?;
+    charge_connection(&app, request.extensions(), address)?;
     let claims = who(&app, request.headers(), asked.ticket.as_deref()).await?;
     let stream = app.sessions.open_stream(Wish { claims, room, from }).await?;
     let mut response = StatusCode::OK.into_response();

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::address::ClientAddress;
 use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::Answer;
@@ -23,6 +24,7 @@ use super::signed_in::SignedIn;
 use crate::auth::Claims;
 use crate::ids::{RoomId, UserId};
 use crate::protocol::{ObjectWriter, Role};
+use crate::room::access;
 use crate::store::rooms::{Actor, ListedMember};
 
 #[derive(Deserialize, ToSchema)]
@@ -46,11 +48,13 @@ pub(super) struct Given {
 pub(super) async fn join(
     State(app): State<App>,
     SignedIn(claims): SignedIn,
+    ClientAddress(from): ClientAddress,
     RoomPath(room): RoomPath,
     OptionalJson(shown): OptionalJson<Shown>,
 ) -> Answer<Response> {
     let (password, invite) = (shown.password.as_deref(), shown.invite.as_deref());
-    let admission = app.access.become_member(&claims.user, &room, password, invite).await?;
+    let shown = access::Shown { password, invite, from: Some(from) };
+    let admission = app.access.become_member(&claims.user, &room, shown).await?;
     Ok(answer::json(StatusCode::OK, member_json(admission.room, &claims.user, admission.role)))
 }
 

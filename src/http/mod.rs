@@ -75,7 +75,7 @@ use crate::store::rooms::Rooms;
 #[cfg(fuzzing)]
 pub use shapes::fuzz_cursor;
 
-pub use accept::{bind, serve};
+pub use accept::{Admission, bind, serve};
 pub use admin::{AdminParts, admin_router};
 pub use health::{Facts, Probe, Watched};
 pub use me::Eraser;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -68,13 +69,16 @@ pub(super) async fn submit(
     RoomPath(room): RoomPath,
     request: Request,
 ) -> Answer<Response> {
-    let text = body::text(request, BODY_BYTES).await?;
+    let text = charged_text(&app, &claims, request).await?;
     let batch: Batch<'_> = serde_json::from_str(&text).map_err(|error| {
         let code = if error.is_data() { Code::BadMessage } else { Code::BadJson };
         ApiError::new(code, error.to_string())
     })?;
     if batch.items.len() > ITEMS_MAX {
         return Err(ApiError::new(Code::TooLarge, "a batch may have 1000 items"));
+    }
+    if is_charged(&claims) {
+        app.limits.batch_messages(&claims.user, batch.items.len())?;
     }
     let behalf = behalf(&claims, batch.user.as_deref())?;
     let room = app.access.readable(&claims, &room).await?;
@@ -103,6 +107,27 @@ pub(super) async fn submit(
     }
     let list = ObjectWriter::object(1024).array("items", answers.iter().map(Json::as_str));
     Ok(answer::json(StatusCode::OK, list.end()))
+}
+
+/// A program with scope `server` writes for many users.
+fn is_charged(claims: &Claims) -> bool {
+    claims.authority != Authority::Server
+}
+
+/// The body. The user pays for its bytes: for a declared length before the node reads
+/// the body, for the rest before the node parses it.
+async fn charged_text(app: &App, claims: &Claims, request: Request) -> Answer<String> {
+    if !is_charged(claims) {
+        return body::text(request, BODY_BYTES).await;
+    }
+    let declared = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX).min(BODY_BYTES);
+    if let Err(refusal) = app.limits.batch_bytes(&claims.user, declared) {
+        body::discard(request.into_body()).await;
+        return Err(refusal.into());
+    }
+    let text = body::text(request, BODY_BYTES).await?;
+    app.limits.batch_bytes(&claims.user, text.len().saturating_sub(declared))?;
+    Ok(text)
 }
 
 /// Reads one item and queues it behind those before it.
@@ -139,7 +164,7 @@ fn send(
     // Nobody listens any more if the client left; the event stands.
     let answer = Box::new(move |outcome| drop(tell.send(outcome)));
     let trace = app.appender.traces().frame(room, "request", received);
-    match app.appender.append(submit, deadline, trace, answer) {
+    match app.appender.append(submit, claims.user.clone(), deadline, trace, answer) {
         Ok(()) => Item::Waiting(op, outcome),
         Err(refusal) => {
             gateway::submit_done(gateway::Submit::Refused, received.elapsed());

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::limits::ConnectionPlace;
 use crate::session::Stream;
 
 /// In an answer's extensions: who gets the connection.
@@ -32,8 +33,8 @@ impl TakeOver {
 }
 
 impl Handover {
-    pub fn begin(self, tcp: TcpStream) {
-        self.stream.begin(tcp, self.head);
+    pub fn begin(self, tcp: TcpStream, place: Option<Arc<ConnectionPlace>>) {
+        self.stream.begin(tcp, self.head, place);
     }
 }
 

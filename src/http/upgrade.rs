@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::address::ClientAddress;
+use super::address::{ClientAddress, charge_connection};
 use super::error::ApiError;
 use super::openapi::schemas;
 use super::{App, page};
@@ -28,6 +28,9 @@ pub(super) async fn upgrade(State(app): State<App>, request: Request) -> Respons
         Err(never) => match never {},
     };
     let mut request = Request::from_parts(parts, body);
+    if let Err(refusal) = charge_connection(&app, request.extensions(), from) {
+        return ApiError::from(refusal).into_response();
+    }
     match app.sessions.upgrade(&mut request, from) {
         Ok(response) => response.map(|()| Body::empty()),
         Err(refused) => ApiError::from(refused.refusal).with_status(refused.status).into_response(),

@@ -7,11 +7,15 @@
 //! passwords and the submits of a user, which a [`Tally`] adds up over the nodes.
 //! No SQL, no Redis.
 
+mod connections;
 mod gate;
 mod open;
 mod tally;
 mod traffic;
+mod tries;
 
+use std::fmt::Display;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -25,7 +29,9 @@ use crate::tasks::Tasks;
 use gate::{Gate, SoleGate};
 use open::OpenSessions;
 use tally::{Counted, HOUR, MINUTE, SharedCounts};
+use tries::Tries;
 
+pub use connections::{ConnectionPlace, Connections};
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
 pub use tally::{Tallied, Tally};
@@ -46,6 +52,8 @@ struct Gates {
     sign_ins_by_address: Arc<Gate>,
     sign_ins_by_account: Arc<Gate>,
     room_keys: Arc<Gate>,
+    guesses_of_room: Arc<Tries>,
+    guesses_from_address: Arc<Tries>,
     room_passwords: Arc<Gate>,
     user_submits: Arc<Gate>,
     writes_by_user: Arc<Gate>,
@@ -53,6 +61,7 @@ struct Gates {
     user_messages: Arc<Gate>,
     user_bytes: Arc<Gate>,
     user_imports: Arc<Gate>,
+    user_signals: Arc<Gate>,
 }
 
 /// What one session may do. Not shared: it belongs to its reader.
@@ -132,6 +141,18 @@ impl Limits {
         self.count(Counted { what, parts: &parts, count, most, window: HOUR, eager: false }).await
     }
 
+    /// The bytes that a signal of the user becomes, each for each member of its room.
+    pub fn user_signal(&self, user: &UserId, bytes: usize) -> Result<(), Refusal> {
+        let Some(bytes) = traffic::at_most_u32(bytes) else { return Ok(()) };
+        self.gates.load().user_signals.pass_most(user.as_str(), bytes)
+    }
+
+    /// The bytes in a second that the signals of one room may become on this node; 0
+    /// is no limit.
+    pub fn room_signal_bytes(&self) -> u32 {
+        self.gates.load().configured.room_signal_bytes_per_second
+    }
+
     pub fn handshake(&self, from: IpAddr) -> Result<(), Refusal> {
         self.gates.load().handshakes.pass(network(from), ONE)
     }
@@ -175,6 +196,44 @@ impl Limits {
         self.guess(GUESSES, &parts, most).await
     }
 
+    /// A guess of a room's password by any user, and by the users of an address. Charged
+    /// before its hash; [`Limits::guessed`] gives back a right one, so that a room is open
+    /// to any number of people who know its password. A limited address charges no room.
+    pub async fn room_guess(&self, room: RoomId, from: Option<IpAddr>) -> Result<(), Refusal> {
+        let gates = self.gates.load_full();
+        let most = gates.configured.room_guesses_per_minute;
+        let from = from.map(network);
+        if let Some(from) = from {
+            gates.guesses_from_address.pass(from).await?;
+            self.guess(GUESSES, &["guesses from", &from.to_string()], most).await?;
+        }
+        let passed = match gates.guesses_of_room.pass(room).await {
+            Ok(()) => self.guess(GUESSES, &["guesses of", &room.to_string()], most).await,
+            refused => refused,
+        };
+        if let (Err(_), Some(from)) = (&passed, from) {
+            self.give_back_guess(&gates.guesses_from_address, from, "guesses from").await;
+        }
+        passed
+    }
+
+    /// The guess was right.
+    pub async fn guessed(&self, room: RoomId, from: Option<IpAddr>) {
+        let gates = self.gates.load_full();
+        self.give_back_guess(&gates.guesses_of_room, room, "guesses of").await;
+        if let Some(from) = from.map(network) {
+            self.give_back_guess(&gates.guesses_from_address, from, "guesses from").await;
+        }
+    }
+
+    async fn give_back_guess<K: Hash + Display>(&self, tries: &Tries, key: K, of: &str) {
+        let text = key.to_string();
+        tries.give_back(key).await;
+        if let Some(shared) = &self.shared {
+            Box::pin(shared.give_back(&[of, &text], MINUTE)).await;
+        }
+    }
+
     async fn guess(&self, what: &'static str, parts: &[&str], most: u32) -> Result<(), Refusal> {
         self.count(Counted { what, parts, count: 1, most, window: MINUTE, eager: false }).await
     }
@@ -195,6 +254,13 @@ impl Gates {
             Some(before) => gate.after(of(before)),
             None => Arc::new(gate),
         };
+        let tries = |of: fn(&Self) -> &Arc<Tries>| {
+            let tries = Tries::new(GUESSES, configured.room_guesses_per_minute);
+            match before {
+                Some(before) => tries.after(of(before)),
+                None => Arc::new(tries),
+            }
+        };
         let minute = Gate::per_minute;
         let of_user = |what, rate: u32| Gate::per_second(what, rate, rate.saturating_mul(USER_BURST_SECONDS));
         let c = configured;
@@ -206,12 +272,17 @@ impl Gates {
             sign_ins_by_account: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_account),
             room_keys: kept(minute(GUESSES, c.signins_per_minute), |g| &g.room_keys),
             room_passwords: kept(minute(ROOM_PASSWORDS, c.room_passwords_per_minute), |g| &g.room_passwords),
+            guesses_of_room: tries(|g| &g.guesses_of_room),
+            guesses_from_address: tries(|g| &g.guesses_from_address),
             user_submits: kept(minute(SUBMITS, c.user_submits_per_minute), |g| &g.user_submits),
             user_imports: kept(Gate::per_hour(IMPORTS, c.user_imports_per_hour), |g| &g.user_imports),
             writes_by_user: kept(minute(WRITES, c.writes_per_minute), |g| &g.writes_by_user),
             writes_by_address: kept(minute(WRITES, writes_of_address), |g| &g.writes_by_address),
             user_messages: kept(of_user("messages", c.user_messages_per_second), |g| &g.user_messages),
             user_bytes: kept(of_user("bytes", c.user_bytes_per_second), |g| &g.user_bytes),
+            user_signals: kept(Gate::per_second(SIGNALS, c.user_signal_bytes_per_second, 0), |g| {
+                &g.user_signals
+            }),
             configured: configured.clone(),
         }
     }
@@ -251,7 +322,7 @@ fn submits(configured: &config::Limits) -> SoleGate {
 }
 
 fn signals(configured: &config::Limits) -> SoleGate {
-    SoleGate::per_second("signals", configured.signals_per_second, configured.signals_per_second)
+    SoleGate::per_second(SIGNALS, configured.signals_per_second, configured.signals_per_second)
 }
 
 fn joins(configured: &config::Limits) -> SoleGate {
@@ -261,6 +332,7 @@ fn joins(configured: &config::Limits) -> SoleGate {
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 const SUBMITS: &str = "submits";
+const SIGNALS: &str = "signals";
 const IMPORTS: &str = "imports";
 const SIGN_INS: &str = "sign-ins";
 const WRITES: &str = "requests that change something";

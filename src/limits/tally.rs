@@ -128,6 +128,20 @@ impl SharedCounts {
         Err(refusal(what, answer.left))
     }
 
+    /// A request that passed is not to count after all.
+    pub async fn give_back(&self, parts: &[&str], window: Duration) {
+        let key = key(parts);
+        let Some(count) = self.known.get(&key).await else { return };
+        let Ok(_turn) = count.turn.acquire().await else { return };
+        // In a later window there is nothing to give back.
+        if count.known().count > 0
+            && Instant::now() < count.known().until
+            && let Some(answer) = self.tally.count(&key, -1, window).await
+        {
+            self.note(&count, -1, answer, window).await;
+        }
+    }
+
     /// If the count was lost, adds what this node had accepted.
     async fn note(&self, count: &Count, accepted: i64, answer: Tallied, window: Duration) {
         let lost = count.known().note(accepted, answer, Instant::now());

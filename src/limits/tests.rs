@@ -39,6 +39,7 @@ async fn zero_means_no_limit() {
     let limits = limits(|l| {
         (l.submits_per_second, l.signals_per_second, l.sessions_per_user) = (0, 0, 0);
         (l.signins_per_minute, l.signups_per_minute, l.user_submits_per_minute) = (0, 0, 0);
+        l.room_guesses_per_minute = 0;
     });
     let mut session = limits.open_session(&user("alice")).unwrap();
     for _ in 0..1000 {
@@ -46,6 +47,7 @@ async fn zero_means_no_limit() {
         session.signal().unwrap();
         limits.sign_in(address("10.0.0.1"), "a@example.test").await.unwrap();
         limits.sign_up(address("10.0.0.1")).unwrap();
+        limits.room_guess(RoomId::new(1).unwrap(), Some(address("10.0.0.1"))).await.unwrap();
         limits.user_submits(&user("alice"), NonZeroU32::new(1000).unwrap()).await.unwrap();
     }
 }
@@ -90,6 +92,26 @@ async fn a_batch_larger_than_the_budget_is_refused_whole() {
     assert_limited(limits.user_submits(&user("alice"), NonZeroU32::new(101).unwrap()).await);
     limits.user_submits(&user("alice"), NonZeroU32::new(100).unwrap()).await.unwrap();
     assert_limited(limits.user_submits(&user("alice"), ONE).await);
+}
+
+#[tokio::test]
+async fn only_wrong_guesses_of_a_room_count() {
+    let limits = limits(|l| l.room_guesses_per_minute = 3);
+    let (room, other) = (RoomId::new(1).unwrap(), RoomId::new(2).unwrap());
+    let from = |n: u8| Some(IpAddr::from([10, 0, 0, n]));
+    for _ in 0..10 {
+        limits.room_guess(room, from(1)).await.unwrap();
+        limits.guessed(room, from(1)).await;
+    }
+    for n in 0..3 {
+        limits.room_guess(room, from(n)).await.unwrap();
+    }
+    assert_limited(limits.room_guess(room, from(9)).await);
+    assert_limited(limits.room_guess(room, None).await);
+    for _ in 0..2 {
+        limits.room_guess(other, from(1)).await.unwrap();
+    }
+    assert_limited(limits.room_guess(RoomId::new(3).unwrap(), from(1)).await);
 }
 
 #[tokio::test]

@@ -65,6 +65,30 @@ impl Limits {
             over: Over::default(),
         }
     }
+
+    /// A batch of submits over HTTP: its bytes, before it is parsed. Refused at once,
+    /// since a request that waits holds its body.
+    pub fn batch_bytes(&self, user: &UserId, bytes: usize) -> Result<(), Refusal> {
+        self.charge_user(Kind::Bytes, user, bytes)
+    }
+
+    /// Its submits, before the first of them is handled.
+    pub fn batch_messages(&self, user: &UserId, messages: usize) -> Result<(), Refusal> {
+        self.charge_user(Kind::Messages, user, messages)
+    }
+
+    fn charge_user(&self, kind: Kind, user: &UserId, count: usize) -> Result<(), Refusal> {
+        at_most_u32(count).map_or(Ok(()), |count| self.gates.load().traffic_of(kind, user, count))
+    }
+}
+
+impl Gates {
+    fn traffic_of(&self, kind: Kind, user: &UserId, count: NonZeroU32) -> Result<(), Refusal> {
+        match kind {
+            Kind::Messages => self.user_messages.pass_most(user.as_str(), count),
+            Kind::Bytes => self.user_bytes.pass_most(user.as_str(), count),
+        }
+    }
 }
 
 impl Traffic {
@@ -79,9 +103,7 @@ impl Traffic {
     }
 
     async fn charge(&mut self, kind: Kind, user: Option<&UserId>, count: usize) -> Result<bool, Flood> {
-        let Some(count) = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX)) else {
-            return Ok(false);
-        };
+        let Some(count) = at_most_u32(count) else { return Ok(false) };
         let mut has_waited = false;
         while let Err(refusal) = self.own(kind, count) {
             has_waited = true;
@@ -91,7 +113,7 @@ impl Traffic {
         }
         self.over.forgive(Instant::now());
         let Some(user) = user else { return Ok(has_waited) };
-        while let Err(refusal) = self.of_user(kind, user, count) {
+        while let Err(refusal) = self.gates.load().traffic_of(kind, user, count) {
             has_waited = true;
             wait(&refusal).await;
         }
@@ -103,14 +125,6 @@ impl Traffic {
         match kind {
             Kind::Messages => self.messages.pass_n(count),
             Kind::Bytes => self.bytes.pass_n(count),
-        }
-    }
-
-    fn of_user(&self, kind: Kind, user: &UserId, count: NonZeroU32) -> Result<(), Refusal> {
-        let gates = self.gates.load_full();
-        match kind {
-            Kind::Messages => gates.user_messages.pass_most(user.as_str(), count),
-            Kind::Bytes => gates.user_bytes.pass_most(user.as_str(), count),
         }
     }
 
@@ -141,6 +155,11 @@ impl Over {
             *self = Self::default();
         }
     }
+}
+
+/// `None`: nothing to charge.
+pub(super) fn at_most_u32(count: usize) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Boxed: waits are rare, and the tasks of sessions are many.

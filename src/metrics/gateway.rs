@@ -69,7 +69,9 @@ const REJECTS: Family = Family::counter(
 const RATE_LIMITED: Family = Family::counter(
     "roomgate_rate_limited_total",
     &["action"],
-    "Rate-limited messages and HTTP requests, by action; `traffic`: frames that waited for the session's budget; `memory`: requests that the memory budget refused.",
+    "Rate-limited messages and HTTP requests, by action; `traffic`: frames that waited for the session's budget; \
+     `signal_fanout`: signals that waited for their room's; `connection`: connections that were closed at accept; \
+     `memory`: requests that the memory budget refused.",
 );
 const OUTBOX_BYTES: Family =
     Family::gauge("roomgate_outbox_bytes", &[], "Bytes waiting in all outboxes of this node.");
@@ -123,7 +125,8 @@ pub(super) const FAMILIES: &[&Family] = &[
 /// As they are called in the protocol; what is none of them is `invalid`.
 pub const MESSAGE_TYPES: [&str; 8] =
     ["hello", "join", "leave", "submit", "signal", "refresh", "ping", "invalid"];
-const LIMITED: [&str; 7] = ["hello", "join", "submit", "signal", "traffic", "http", "memory"];
+const LIMITED: [&str; 9] =
+    ["connection", "hello", "join", "submit", "signal", "signal_fanout", "traffic", "http", "memory"];
 
 struct Gateway {
     sessions: ByLabel<Gauge>,
@@ -388,6 +391,13 @@ pub fn resynced(reason: ResyncReason) {
 /// A client was told no: `error`, `reject` or an HTTP error.
 pub fn rejected(code: Code) {
     GATEWAY.rejects.get(code.as_str()).increment(1);
+}
+
+/// Signals that waited for the budget of their room.
+pub fn signals_held(count: u64) {
+    if count > 0 {
+        GATEWAY.rate_limited.get("signal_fanout").increment(count);
+    }
 }
 
 /// A limit held back `action`, e.g. `submit`, `signal`, `signin`.

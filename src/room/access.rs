@@ -7,6 +7,7 @@
 //! the primary, because it may be about a room or membership that was made a moment
 //! ago.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::auth::{Claims, InviteCode, Match, Passwords, Payer, may_be_password};
@@ -58,9 +59,11 @@ pub struct Admission {
 
 /// What a person shows at the door.
 #[derive(Debug, Clone, Copy, Default)]
-struct Shown<'a> {
-    password: Option<&'a str>,
-    invite: Option<&'a str>,
+pub struct Shown<'a> {
+    pub password: Option<&'a str>,
+    pub invite: Option<&'a str>,
+    /// The address of the client, to which wrong passwords count.
+    pub from: Option<IpAddr>,
 }
 
 /// What the rows alone say.
@@ -82,15 +85,9 @@ impl Access {
     /// The way in for a session: counts as a visit. Refused with `room_unknown`,
     /// `forbidden`, `room_archived`, `password_required`, `bad_password`, or
     /// what keeps the gateway from knowing.
-    pub async fn enter(
-        &self,
-        user: &UserId,
-        room: &RoomRef,
-        password: Option<&str>,
-        invite: Option<&str>,
-    ) -> Result<Admission, Refusal> {
+    pub async fn enter(&self, user: &UserId, room: &RoomRef, shown: Shown<'_>) -> Result<Admission, Refusal> {
         // Boxed: rare, and large.
-        let admission = Box::pin(self.admit(user, room, Shown { password, invite })).await?;
+        let admission = Box::pin(self.admit(user, room, shown)).await?;
         self.visits.add(admission.room);
         Ok(admission)
     }
@@ -139,10 +136,9 @@ impl Access {
         &self,
         user: &UserId,
         room: &RoomRef,
-        password: Option<&str>,
-        invite: Option<&str>,
+        shown: Shown<'_>,
     ) -> Result<Admission, Refusal> {
-        let admission = self.admit(user, room, Shown { password, invite }).await?;
+        let admission = self.admit(user, room, shown).await?;
         self.make_member(user, admission.facts, Key::Nothing, Instant::now() + PATIENCE).await
     }
 
@@ -221,7 +217,7 @@ impl Access {
                         return redeemed;
                     }
                 }
-                self.admit_by_password(user, found.facts, shown.password, deadline).await
+                self.admit_by_password(user, found.facts, shown, deadline).await
             }
             (Verdict::Removed | Verdict::AskInvite, Some(invite)) => {
                 self.redeem(user, found.facts, invite, deadline).await
@@ -285,19 +281,25 @@ impl Access {
         &self,
         user: &UserId,
         mut facts: RoomFacts,
-        shown: Option<&str>,
+        Shown { password, from, .. }: Shown<'_>,
         deadline: Instant,
     ) -> Result<Admission, Refusal> {
         let room = facts.room;
-        let shown = Secret::new(shown.ok_or_else(password_needed)?);
+        let shown = Secret::new(password.ok_or_else(password_needed)?);
         self.limits.room_key(user, room).await?;
+        self.limits.room_guess(room, from).await?;
         if !may_be_password(&shown) {
             return Err(wrong_password());
         }
+        let mut is_given_back = false;
         loop {
             let hash = facts.password.clone();
             let found = self.passwords.verify(shown.clone(), hash.clone(), Payer::User(user)).await?;
             let hash = hash.filter(|_| found != Match::Wrong).ok_or_else(wrong_password)?;
+            if !is_given_back {
+                self.limits.guessed(room, from).await;
+                is_given_back = true;
+            }
             match self.make_member(user, facts, Key::Password(&hash), deadline).await {
                 // Replaced meanwhile, perhaps by another hash of the same password.
                 Err(refusal) if refusal.code == Code::BadPassword => {

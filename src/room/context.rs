@@ -8,6 +8,7 @@ use crate::bus::Bus;
 use crate::bus::NodeId;
 use crate::config;
 use crate::ids::RoomId;
+use crate::limits::Limits;
 use crate::protocol::server::Member;
 use crate::store::history::History;
 use crate::store::rooms::Rooms;
@@ -25,6 +26,7 @@ pub struct Context {
     pub heads_due: Notify,
     pub states: States,
     pub traces: Traces,
+    pub limits: Limits,
 }
 
 impl Context {
@@ -38,7 +40,12 @@ impl Context {
         states: States,
     ) -> Self {
         let (heads_due, traces) = (Notify::new(), Traces::default());
-        Self { node, history, rooms, bus, tasks, sessions, heads_due, states, traces }
+        let limits = Limits::new(&config::Limits::default());
+        Self { node, history, rooms, bus, tasks, sessions, heads_due, states, traces, limits }
+    }
+
+    pub fn limited_by(self, limits: &Limits) -> Self {
+        Self { limits: limits.clone(), ..self }
     }
 
     pub fn traced_by(self, traces: &Traces) -> Self {

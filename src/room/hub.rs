@@ -107,12 +107,20 @@ impl Hub {
         answer
     }
 
-    /// An ephemeral value, for everybody else in the room on every node.
-    pub fn signal(&self, room: RoomId, session: &SessionId, user: &UserId, data: &str) {
+    /// An ephemeral value, for everybody else in the room on every node. The user is
+    /// charged for its bytes, for each member.
+    pub fn signal(
+        &self,
+        room: RoomId,
+        session: &SessionId,
+        user: &UserId,
+        data: &str,
+    ) -> Result<(), Refusal> {
+        let Some(handle) = self.rooms().get(&room).cloned() else { return Ok(()) };
         let message = server::signal(room, session, user, data);
-        if let Some(handle) = self.rooms().get(&room) {
-            handle.hint(Command::Signals { signals: vec![(session.clone(), message)], local: true });
-        }
+        self.context.limits.user_signal(user, message.len().saturating_mul(handle.members()))?;
+        handle.hint(Command::Signals { signals: vec![(session.clone(), message)], local: true });
+        Ok(())
     }
 
     /// How many sessions are in the room over all nodes, and the first hundred.

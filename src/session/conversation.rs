@@ -1,6 +1,7 @@
 //! A session from its first byte to its last: reader, writer and watch side by
 //! side in one task, and an orderly end whichever of them ends first.
 
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::writer::Writer;
 use super::{Shared, log_span};
 use crate::clock::UnixMillis;
 use crate::ids::SessionId;
+use crate::limits::ConnectionPlace;
 use crate::metrics::gateway;
 use crate::protocol::{CloseCode, server};
 use crate::room::Outbox;
@@ -34,6 +36,9 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 /// A client whose upgrade is done.
 pub struct Arrival {
     pub tcp: TcpStream,
+    pub from: IpAddr,
+    /// Held until the connection ends.
+    pub place: Option<Arc<ConnectionPlace>>,
     /// What came right behind the request.
     pub read: Bytes,
     pub dialect: Dialect,
@@ -45,6 +50,8 @@ pub struct Arrival {
 pub struct Session {
     pub shared: Arc<Shared>,
     pub id: SessionId,
+    /// The address of the client, where it matters.
+    pub from: Option<IpAddr>,
     pub socket: Socket,
     pub outbox: Outbox,
     pub vitals: Vitals,
@@ -54,6 +61,7 @@ pub struct Session {
 
 /// Returns when the connection is closed.
 pub async fn run(shared: &Arc<Shared>, id: SessionId, arrival: Arrival) {
+    let _place = arrival.place;
     let socket = match Socket::new(arrival.tcp) {
         Ok(socket) => socket,
         Err(error) => {
@@ -67,7 +75,7 @@ pub async fn run(shared: &Arc<Shared>, id: SessionId, arrival: Arrival) {
     let _counted = gateway::session(arrival.dialect.transport());
     let decoder = Decoder::new(arrival.read);
     let outbox = Outbox::new(shared.parts.config.outbox_bytes);
-    let session = Session::new(shared, id, socket, outbox, arrival.dialect);
+    let session = Session::new(shared, id, Some(arrival.from), socket, outbox, arrival.dialect);
     let ended = session.converse(decoder, arrival.token, &ending).await;
     session.finish(ended).await;
 }
@@ -85,12 +93,22 @@ impl Session {
     pub fn new(
         shared: &Arc<Shared>,
         id: SessionId,
+        from: Option<IpAddr>,
         socket: Socket,
         outbox: Outbox,
         dialect: Dialect,
     ) -> Self {
         let vitals = Vitals::new(Instant::now());
-        Self { shared: shared.clone(), id, socket, outbox, vitals, dialect, in_flight: InFlight::default() }
+        Self {
+            shared: shared.clone(),
+            id,
+            from,
+            socket,
+            outbox,
+            vitals,
+            dialect,
+            in_flight: InFlight::default(),
+        }
     }
 
     async fn converse(&self, decoder: Decoder, token: Option<String>, ending: &Ending) -> Ended {

@@ -1,6 +1,7 @@
 //! From an HTTP request to a session: what is checked before the upgrade.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -13,6 +14,7 @@ use super::conversation::{self, Arrival};
 use super::dialect::Dialect;
 use super::{ClientIo, Sessions, Shared, echo, log_span};
 use crate::ids::SessionId;
+use crate::limits::ConnectionPlace;
 use crate::protocol::{Code, Refusal};
 use crate::tasks::Tasks;
 
@@ -29,6 +31,8 @@ pub struct HandshakeRefusal {
 /// What the client chose.
 struct Offer {
     accept_key: String,
+    from: IpAddr,
+    place: Option<Arc<ConnectionPlace>>,
     dialect: Dialect,
     /// Out of the subprotocol, or the URL of the first protocol. Checked once
     /// the socket is there: a browser can't see why an upgrade was refused.
@@ -75,7 +79,8 @@ impl Sessions {
 pub fn upgrade_to_echo<B>(request: &mut Request<B>, tasks: &Tasks) -> Result<Response<()>, HandshakeRefusal> {
     let accept_key = check_websocket(request)?;
     let response = switching(&accept_key);
-    let offer = Offer { accept_key, dialect: Dialect::V1, token: None };
+    let from = IpAddr::from([0, 0, 0, 0]);
+    let offer = Offer { accept_key, from, place: None, dialect: Dialect::V1, token: None };
     let switched = hyper::upgrade::on(request);
     tasks.spawn("echo", async move {
         if let Some(arrival) = arrive(switched, offer).await {
@@ -107,6 +112,8 @@ async fn arrive(switched: OnUpgrade, offer: Offer) -> Option<Arrival> {
     match upgraded.downcast::<ClientIo>() {
         Ok(parts) => Some(Arrival {
             tcp: parts.io.into_tcp(),
+            from: offer.from,
+            place: offer.place,
             // A copy: the original would keep hyper's whole read buffer alive.
             read: Bytes::copy_from_slice(&parts.read_buf),
             dialect: offer.dialect,
@@ -140,7 +147,8 @@ impl Shared {
             .limits
             .handshake(from)
             .map_err(|refusal| HandshakeRefusal { status: StatusCode::TOO_MANY_REQUESTS, refusal })?;
-        Ok(Offer { accept_key, dialect, token })
+        let place = request.extensions().get().cloned();
+        Ok(Offer { accept_key, from, place, dialect, token })
     }
 
     fn choose<B>(

@@ -23,6 +23,7 @@ use crate::memory::{Owner, Reservation};
 use crate::metrics::gateway;
 use crate::protocol::server::{self, Welcome};
 use crate::protocol::{ClientMessage, CloseCode, Code, Join, MessageId, Operation, Refusal};
+use crate::room::access::Shown;
 
 /// The longest frame before `hello`: it holds a token.
 const STRANGER_FRAME_BYTES: usize = 16 * 1024;
@@ -297,7 +298,8 @@ impl<'a> Reader<'a> {
         let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.join()?;
         let (password, invite) = (join.password.as_deref(), join.invite.as_deref());
-        let entering = shared.parts.access.enter(&claims.user, &join.room, password, invite);
+        let shown = Shown { password, invite, from: self.session.from };
+        let entering = shared.parts.access.enter(&claims.user, &join.room, shown);
         let admission = vitals.while_busy(entering).await?;
         self.rooms.check_limit(admission.room, shared.parts.limits.configured().rooms_per_session)?;
         let mut from = join.from;
@@ -336,15 +338,15 @@ impl<'a> Reader<'a> {
         let deadline = received + shared.parts.submit_timeout;
         let appender = &shared.parts.appender;
         let trace = appender.traces().frame(room, "session", received);
-        appender.append(submit, deadline, trace, Box::new(move |outcome| receipt.settle(outcome)))
+        let answer = Box::new(move |outcome| receipt.settle(outcome));
+        appender.append(submit, claims.user.clone(), deadline, trace, answer)
     }
 
     fn signal(&mut self, room: RoomId, data: &str) -> Result<(), Refusal> {
         let SignedIn { claims, limits } = self.user.as_mut().ok_or_else(say_hello_first)?;
         limits.signal()?;
         self.rooms.check_joined(room)?;
-        self.session.shared.parts.hub.signal(room, &self.session.id, &claims.user, data);
-        Ok(())
+        self.session.shared.parts.hub.signal(room, &self.session.id, &claims.user, data)
     }
 
     fn refresh(&mut self, id: Option<&MessageId>, token: &str) -> Result<(), No> {

@@ -21,11 +21,12 @@ use super::socket::Socket;
 use super::{Sessions, Shared, log_span};
 use crate::auth::Claims;
 use crate::ids::SessionId;
-use crate::limits::SessionLimits;
+use crate::limits::{ConnectionPlace, SessionLimits};
 use crate::metrics::gateway::{self, Transport};
 use crate::position::Position;
 use crate::protocol::{CloseCode, Code, Refusal, RoomRef};
 use crate::room::Outbox;
+use crate::room::access::Shown;
 
 /// What a client may still send into a stream, to no use.
 const WASTE_MAX: usize = 64 * 1024;
@@ -48,6 +49,7 @@ pub struct Stream {
 struct Connection {
     tcp: TcpStream,
     head: Bytes,
+    place: Option<Arc<ConnectionPlace>>,
 }
 
 impl Sessions {
@@ -78,8 +80,8 @@ impl Sessions {
 
 impl Stream {
     /// `head` is what HTTP says before the stream.
-    pub fn begin(self, tcp: TcpStream, head: Bytes) {
-        if self.connection.send(Connection { tcp, head }).is_err() {
+    pub fn begin(self, tcp: TcpStream, head: Bytes, place: Option<Arc<ConnectionPlace>>) {
+        if self.connection.send(Connection { tcp, head, place }).is_err() {
             tracing::debug!("a stream ended before it began");
         }
     }
@@ -110,11 +112,12 @@ async fn run(
     if ready.send(Ok(())).is_err() {
         return;
     }
-    let Ok(Connection { tcp, head }) = connection.await else { return };
+    // The place is held until the stream ends.
+    let Ok(Connection { tcp, head, place: _place }) = connection.await else { return };
     match socket(shared, tcp) {
         Ok(socket) => {
             let dialect = Dialect::event_stream(&id);
-            let session = Session::new(shared, id, socket, outbox, dialect);
+            let session = Session::new(shared, id, None, socket, outbox, dialect);
             session.stream(rooms, &wish.claims, head, &ending).await;
         }
         Err(error) => tracing::debug!(session = %id, %error, "connection lost before the stream began"),
@@ -130,7 +133,7 @@ async fn enter(
     let Wish { claims, room, from } = wish;
     let limits = shared.parts.limits.open_session(&claims.user)?;
     shared.sign_in(id, claims)?;
-    let admission = shared.parts.access.enter(&claims.user, room, None, None).await?;
+    let admission = shared.parts.access.enter(&claims.user, room, Shown::default()).await?;
     rooms.join(None, admission, claims, *from).await?;
     Ok(limits)
 }

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use crate::client::submit;
 use crate::session::{anonymous, small_world, until_closed, with_bearer};
-use crate::world::World;
+use crate::world::{Person, World, now};
 
 /// A message of each type, a malformed one, and an empty frame. `None` stands for a
 /// control frame.
@@ -84,6 +84,32 @@ async fn flood(world: &World, kind: &str, message: Option<Value>) {
     // two answers; welcome and goodbye come besides.
     let frames = began.elapsed().as_secs() as usize + 3;
     assert!(heard.len() <= 2 * 40 * frames + 2, "{kind}: {} answers", heard.len());
+}
+
+/// Batches over HTTP are messages too: their items and bytes are the user's.
+#[tokio::test]
+async fn batches_over_http_share_the_budget_of_a_users_messages() {
+    for (key, least) in [("limits.user_messages_per_second", 5), ("limits.user_bytes_per_second", 100)] {
+        let world = small_world(|options| options.set(key, least)).await;
+        let (alice, bob) = (world.person("alice"), world.person("bob"));
+        let room = world.room(&alice, "open").await;
+        let path = format!("/v1/rooms/{room}/events");
+        let batch = |of: &str| {
+            let item = |n| json!({"op": format!("{of}-{n}"), "kind": "message", "data": "x".repeat(50)});
+            json!({"items": (0..20).map(item).collect::<Vec<_>>()})
+        };
+        let token = world.sign(&json!({"sub": "backend", "scope": "server", "exp": now() + 600}));
+        let server = world.api(&Person { user: "backend".to_owned(), token });
+        let api = world.api(&alice);
+        assert_eq!(api.post(&path, &batch("first")).await.unwrap().status, 200, "{key}");
+        let refused = api.post(&path, &batch("second")).await.unwrap();
+        assert_eq!(refused.status, 429, "{key}");
+        assert!(refused.headers.contains_key("retry-after"), "{key}: {:?}", refused.headers);
+        assert_eq!(world.api(&bob).post(&path, &batch("bob")).await.unwrap().status, 200, "{key}");
+        for of in ["server-1", "server-2"] {
+            assert_eq!(server.post(&path, &batch(of)).await.unwrap().status, 200, "{key}");
+        }
+    }
 }
 
 /// Nobody knows yet who it is: a token is all that they may send.

@@ -16,6 +16,7 @@ mod burst;
 mod client;
 mod clocks;
 mod closes;
+mod connections;
 mod convergence;
 mod delivery;
 mod drain;

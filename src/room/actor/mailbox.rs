@@ -2,7 +2,7 @@
 //! sends them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -140,12 +140,17 @@ pub struct RoomHandle {
     missed: Arc<AtomicBool>,
     /// Events came over the bus since the head's event was last compared.
     unproven: Arc<AtomicBool>,
+    /// Sessions in the room over all nodes.
+    members: Arc<AtomicUsize>,
 }
 
 impl RoomHandle {
     pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (mailbox, commands) = mpsc::channel(MAILBOX);
-        (Self { mailbox, missed: Arc::default(), unproven: Arc::default() }, commands)
+        (
+            Self { mailbox, missed: Arc::default(), unproven: Arc::default(), members: Arc::default() },
+            commands,
+        )
     }
 
     /// Whether an announcement found the mailbox full; forgets it.
@@ -155,6 +160,15 @@ impl RoomHandle {
 
     pub(super) fn has_missed(&self) -> bool {
         self.missed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_members(&self, count: usize) {
+        self.members.store(count, Ordering::Relaxed);
+    }
+
+    /// The sessions in the room over all nodes, as of its last step.
+    pub fn members(&self) -> usize {
+        self.members.load(Ordering::Relaxed)
     }
 
     /// The next head check compares the head's event too.

@@ -6,6 +6,7 @@ use super::super::announcement::Announcement;
 use super::super::feeding::{Feeding, Follows, follows};
 use super::super::outbox::Outbox;
 use super::super::presence::{Behind, LISTED_MAX};
+use super::super::signals::Fanout;
 use super::order::Repair;
 use super::presence::PRESENCE_TICK;
 use super::{Admitted, FeedId, Next, Room, Session};
@@ -111,7 +112,11 @@ impl Room {
     }
 
     pub(super) fn tell_signals(&mut self, now: Instant) {
-        let told = self.signals.take(now);
+        let receivers = self.sessions.values().filter(|entry| entry.is_live()).count();
+        let bytes_per_second = self.context.limits.room_signal_bytes();
+        let told = self.signals.take(now, Fanout { bytes_per_second, receivers });
+        self.timers.signals = told.next;
+        gateway::signals_held(told.held);
         for (session, entry) in &self.sessions {
             if entry.state == Feeding::Live {
                 entry.outbox.signals(self.id, told.all.iter().filter(|(from, _)| from != session));

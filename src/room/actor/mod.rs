@@ -197,6 +197,7 @@ impl Room {
                 () = timer => if self.tick() { break },
                 () = stop.wait() => break,
             }
+            self.itself.set_members(self.presence.count());
             if self.itself.take_missed() {
                 self.repair(self.doubt(GapCause::Bus));
                 self.recall_members();

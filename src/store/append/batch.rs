@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
-use crate::ids::RoomId;
+use crate::ids::{RoomId, UserId};
 use crate::log::{OpKey, Outcome, Rejection, Submit};
 use crate::metrics::gateway;
 use crate::protocol::Refusal;
@@ -44,6 +44,9 @@ pub(super) struct Rejected {
 
 /// Everything about a submit that isn't for the rules: who waits, and how long.
 pub(super) struct Ticket {
+    /// The user whose turn the submit takes: the bearer of the token, on behalf
+    /// of whichever user a server submits.
+    pub payer: UserId,
     answer: Option<Answer>,
     trace: Trace,
     pub certainty: Certainty,
@@ -58,9 +61,10 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// `patience`: how long it may wait for the shard.
-    pub fn new(answer: Answer, trace: Trace, deadline: Instant, patience: Duration) -> Self {
+    pub fn new(payer: UserId, answer: Answer, trace: Trace, deadline: Instant, patience: Duration) -> Self {
         let received = Instant::now();
         Self {
+            payer,
             answer: Some(answer),
             trace,
             certainty: Certainty::NoEffect,
@@ -241,6 +245,13 @@ impl Batch {
         let all: HashSet<&OpKey> =
             self.tickets.iter().filter_map(|ticket| Some(&ticket.rejected.as_ref()?.witness)).collect();
         all.into_iter().cloned().collect()
+    }
+}
+
+impl FromIterator<(Submit, Ticket)> for Batch {
+    fn from_iter<I: IntoIterator<Item = (Submit, Ticket)>>(items: I) -> Self {
+        let (submits, tickets) = items.into_iter().unzip();
+        Self { submits, tickets }
     }
 }
 

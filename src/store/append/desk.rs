@@ -2,19 +2,25 @@
 //! shard's lane and another for rooms that were set aside.
 //!
 //! Guarantees: while submits of a room wait or are in flight, all of them are
-//! in *one* queue or the hands of its lane, so they can't overtake each other,
-//! also when the room goes to another queue (its slot moved, it is locked).
+//! in *one* queue or the hands of its lane, so those of one payer can't overtake
+//! each other, also when the room goes to another queue (its slot moved, it is
+//! locked). Payers are served in turn, and a payer can fill half of a queue.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::batch::{Batch, Ticket};
-use crate::ids::RoomId;
+use super::turns::Turns;
+use crate::ids::{RoomId, UserId};
 use crate::log::Submit;
 use crate::placement::ShardIndex;
+
+/// The bodies of one transaction, unless one submit alone has more. A user with
+/// large submits would make the transactions long that others wait for.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// One queue of a desk, served by one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +39,13 @@ impl Seat {
 pub(super) struct Desk {
     state: Mutex<State>,
     bells: boxcar::Vec<Notify>,
-    /// Of each queue. A submit that finds it full is refused.
+    /// Of each queue. A submit that finds it full is refused, and so is one of a
+    /// payer that has more submits in it than the queue has free places.
     capacity: usize,
 }
 
 struct State {
-    queues: Vec<VecDeque<(Submit, Ticket)>>,
+    queues: Vec<Turns<UserId, (Submit, Ticket)>>,
     /// Rooms with submits that are not answered yet.
     busy: HashMap<RoomId, Place>,
 }
@@ -64,7 +71,7 @@ impl Desk {
     pub fn seat(&self) {
         let mut state = self.lock();
         for _ in 0..2 {
-            state.queues.push(VecDeque::new());
+            state.queues.push(Turns::default());
             self.bells.push(Notify::new());
         }
     }
@@ -89,18 +96,20 @@ impl Desk {
             },
         };
         let queue = &mut state.queues[seat.index()];
-        if queue.len() >= self.capacity {
+        let free = self.capacity.saturating_sub(queue.len());
+        if free == 0 || queue.len_of(&ticket.payer) > free {
             ticket.forget();
             return Err(NotTaken::Full);
         }
-        queue.push_back((submit, ticket));
+        queue.push_back(ticket.payer.clone(), (submit, ticket));
         state.busy.entry(room).or_insert(Place { seat, unanswered: 0 }).unanswered += 1;
         drop(state);
         self.bells[seat.index()].notify_one();
         Ok(())
     }
 
-    /// All that waits, up to `limit`; waits for the first. Cancel-safe.
+    /// All that waits, up to `limit` and [`BATCH_BYTES`]; waits for the first.
+    /// Cancel-safe.
     pub async fn take(&self, seat: Seat, limit: usize) -> Batch {
         loop {
             let batch = self.take_now(seat, limit);
@@ -118,7 +127,15 @@ impl Desk {
         let count = limit.min(queue.len());
         batch.submits.reserve(count);
         batch.tickets.reserve(count);
-        for (submit, ticket) in queue.drain(..count) {
+        let mut bytes = 0;
+        while batch.len() < count
+            && let Some((next, _)) = queue.peek()
+        {
+            bytes += next.body.len();
+            if bytes > BATCH_BYTES && !batch.is_empty() {
+                break;
+            }
+            let Some((submit, ticket)) = queue.pop() else { break };
             batch.push(submit, ticket);
         }
         batch
@@ -126,26 +143,15 @@ impl Desk {
 
     /// Those in the queue that gave up by `now`.
     pub fn take_expired(&self, seat: Seat, now: Instant) -> Batch {
-        let mut expired = Batch::default();
         let mut state = self.lock();
-        let queue = &mut state.queues[seat.index()];
-        if queue.iter().any(|(_, ticket)| ticket.gives_up_at() <= now) {
-            for (submit, ticket) in std::mem::take(queue) {
-                if ticket.gives_up_at() <= now {
-                    expired.push(submit, ticket);
-                } else {
-                    queue.push_back((submit, ticket));
-                }
-            }
-        }
-        expired
+        state.queues[seat.index()].extract(|(_, ticket)| ticket.gives_up_at() <= now).into_iter().collect()
     }
 
-    /// Puts back what a lane took, before all that waits.
+    /// Puts back what a lane took, before all that waits of its payers.
     pub fn put_back(&self, seat: Seat, batch: Batch) {
         let mut state = self.lock();
         for item in batch.into_items().rev() {
-            state.queues[seat.index()].push_front(item);
+            state.queues[seat.index()].push_front(item.1.payer.clone(), item);
         }
         drop(state);
         self.bells[seat.index()].notify_one();
@@ -156,16 +162,8 @@ impl Desk {
     /// latest ones of its rooms.
     pub fn hand_over(&self, from: Seat, rooms: &HashSet<RoomId>, held: Batch, to: Seat) -> Batch {
         let mut state = self.lock();
-        let mut rest = VecDeque::new();
         let mut handed: Vec<_> = held.into_items().collect();
-        for item in std::mem::take(&mut state.queues[from.index()]) {
-            if rooms.contains(&item.0.room) {
-                handed.push(item);
-            } else {
-                rest.push_back(item);
-            }
-        }
-        state.queues[from.index()] = rest;
+        handed.extend(state.queues[from.index()].extract(|(submit, _)| rooms.contains(&submit.room)));
         for room in rooms {
             if let Some(place) = state.busy.get_mut(room) {
                 place.seat = to;
@@ -175,7 +173,7 @@ impl Desk {
         for (submit, ticket) in handed {
             let queue = &mut state.queues[to.index()];
             if queue.len() < self.capacity {
-                queue.push_back((submit, ticket));
+                queue.push_back(ticket.payer.clone(), (submit, ticket));
             } else {
                 refused.push(submit, ticket);
             }
@@ -203,7 +201,7 @@ impl Desk {
         let mut state = self.lock();
         let State { queues, busy } = &mut *state;
         busy.retain(|_, place| place.seat != seat);
-        for (submit, _) in &queues[seat.index()] {
+        for (submit, _) in queues[seat.index()].iter() {
             busy.entry(submit.room).or_insert(Place { seat, unanswered: 0 }).unanswered += 1;
         }
     }
@@ -233,15 +231,17 @@ mod tests {
     }
 
     fn put(desk: &Desk, room: u64, op: &str) -> Result<(), NotTaken> {
+        put_of(desk, "u", room, op, serde_json::Value::Null)
+    }
+
+    fn put_of(desk: &Desk, user: &str, room: u64, op: &str, data: serde_json::Value) -> Result<(), NotTaken> {
         let (room, op) = (RoomId::new(room).unwrap(), OpId::new(op).unwrap());
-        let operation = Operation::Message { data: Exact::encode(serde_json::Value::Null) };
-        let submit = Submit::new(room, UserId::new("u").unwrap(), Authority::Member, op, operation);
+        let operation = Operation::Message { data: Exact::encode(data) };
+        let user = UserId::new(user).unwrap();
+        let submit = Submit::new(room, user.clone(), Authority::Member, op, operation);
         let deadline = Instant::now() + Duration::from_secs(60);
-        desk.put(
-            submit,
-            Ticket::new(Box::new(|_| {}), Trace::none(), deadline, Duration::from_secs(60)),
-            || Some(HERE.shard),
-        )
+        let ticket = Ticket::new(user, Box::new(|_| {}), Trace::none(), deadline, Duration::from_secs(60));
+        desk.put(submit, ticket, || Some(HERE.shard))
     }
 
     fn ops(batch: &Batch) -> Vec<&str> {
@@ -279,6 +279,33 @@ mod tests {
         assert!(put(&desk, 1, "a4").is_ok());
         let refused = desk.hand_over(HERE, &held.rooms(), held, THERE);
         assert_eq!(ops(&refused), ["a4"], "the latest");
+    }
+
+    #[test]
+    fn a_user_fills_half_of_a_queue_and_delays_others_by_one_turn() {
+        let desk = desk(1000);
+        let null = || serde_json::Value::Null;
+        let taken = (0..1000).filter(|n| put_of(&desk, "eve", n % 50 + 1, &format!("e{n}"), null()).is_ok());
+        assert_eq!(taken.count(), 501);
+        for op in ["a1", "a2"] {
+            assert!(put_of(&desk, "ann", 1, op, null()).is_ok());
+        }
+        assert_eq!(ops(&desk.take_now(HERE, 5)), ["e0", "a1", "e1", "a2", "e2"]);
+    }
+
+    #[test]
+    fn a_batch_ends_at_its_bytes_and_has_one_submit_at_least() {
+        let desk = desk(100);
+        let large = || serde_json::Value::String("x".repeat(BATCH_BYTES / 4));
+        for n in 0..8 {
+            assert!(put_of(&desk, "eve", 1, &format!("e{n}"), large()).is_ok());
+        }
+        assert!(put_of(&desk, "ann", 1, "a", serde_json::Value::Null).is_ok());
+        assert_eq!(ops(&desk.take_now(HERE, 100)), ["e0", "a", "e1", "e2"]);
+        let huge = serde_json::Value::String("x".repeat(2 * BATCH_BYTES));
+        assert!(put_of(&desk, "bob", 1, "huge", huge).is_ok());
+        let next = [desk.take_now(HERE, 100), desk.take_now(HERE, 100)];
+        assert_eq!(next.iter().map(ops).collect::<Vec<_>>(), [vec!["e3"], vec!["huge"]]);
     }
 
     #[test]

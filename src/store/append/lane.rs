@@ -1,11 +1,12 @@
 //! A lane: one transaction at a time, with all that waits.
 //!
 //! While a transaction is in flight the lane's queue fills; the next one takes
-//! it all, up to the batch limit. So a submit waits for one transaction when the
-//! shard is idle, and shares one when it is busy; there is no timer.
+//! it all, up to the batch limit, a submit of each payer in turn. So a submit waits
+//! for one transaction when the shard is idle, and shares one when it is busy; there
+//! is no timer.
 //!
-//! Guarantees: submits of a room are decided and answered in the order in which
-//! they came; each is answered once; accepted only after COMMIT, rejected or
+//! Guarantees: submits of a payer to a room are decided and answered in the order in
+//! which they came; each is answered once; accepted only after COMMIT, rejected or
 //! refused only if it had and will have no effect.
 
 use std::collections::{HashMap, HashSet, VecDeque};

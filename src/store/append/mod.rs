@@ -1,7 +1,7 @@
 //! The append: durable, ordered, once. The heart of the gateway.
 //!
 //! ```text
-//! append() → desk (bounded queue a lane) → lane: all that waits → one transaction
+//! append() → desk (bounded queue a lane, users in turn) → lane: all that waits → one transaction
 //!   round trip 1: BEGIN, lock slots, lock heads, then read  (transaction, statements)
 //!   decide: pure                                            (log::decide)
 //!   round trip 2: events, shapes, heads, COMMIT             (transaction, statements)
@@ -10,8 +10,8 @@
 //!
 //! Guarantees: an answer `Accepted` comes only after COMMIT succeeded, and after
 //! its event was announced; a rejection means no effect; an op has one effect,
-//! however often it is sent; a room's submits are decided in the order of their
-//! `append` calls. What can't be found out before the deadline is [`Unknown`].
+//! however often it is sent; the submits of a payer to a room are decided in the
+//! order of their `append` calls, and payers take turns. What can't be found out before the deadline is [`Unknown`].
 //!
 //! May not import rooms' live side: `room`, `bus`, `session`, `http`.
 
@@ -24,6 +24,7 @@ mod lane;
 mod retry;
 mod statements;
 mod transaction;
+mod turns;
 mod unknown;
 
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use self::batch::Ticket;
 use self::desk::{Desk, NotTaken, Seat};
 use self::lane::Lane;
 use crate::config::{Durability, Writes};
-use crate::ids::RoomId;
+use crate::ids::{RoomId, UserId};
 use crate::log::{Outcome, RoomBounds, Submit};
 use crate::metrics::{self, ShardMetrics};
 use crate::placement::ShardIndex;
@@ -135,18 +136,20 @@ impl Appender {
         &self.shared.traces
     }
 
-    /// Queues a submit. Refused at once (and `answer` never called) when the
-    /// queue is full or nobody owns the room's slot; otherwise `answer` is
-    /// called by `deadline`, give or take a transaction.
+    /// Queues a submit, in the turns of `payer`. Refused at once (and `answer` never
+    /// called) when the queue is full, half of it with submits of `payer`, or nobody
+    /// owns the room's slot; otherwise `answer` is called by `deadline`, give or take
+    /// a transaction.
     pub fn append(
         &self,
         submit: Submit,
+        payer: UserId,
         deadline: Instant,
         trace: Trace,
         answer: Answer,
     ) -> Result<(), Refusal> {
         let room = submit.room;
-        let ticket = Ticket::new(answer, trace, deadline, self.shared.config.failover_wait);
+        let ticket = Ticket::new(payer, answer, trace, deadline, self.shared.config.failover_wait);
         let owner = || self.shared.slots.owner(room);
         self.desk(room).put(submit, ticket, owner).map_err(|not_taken| match not_taken {
             NotTaken::Full => overloaded(),

@@ -100,10 +100,10 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut batch = Batch::default();
         for op in ops {
-            batch.push(
-                submit(op),
-                Ticket::new(Box::new(|_| {}), Trace::none(), deadline, Duration::from_secs(60)),
-            );
+            let submit = submit(op);
+            let payer = submit.user.clone();
+            let patience = Duration::from_secs(60);
+            batch.push(submit, Ticket::new(payer, Box::new(|_| {}), Trace::none(), deadline, patience));
         }
         batch
     }

@@ -199,11 +199,20 @@ async fn a_full_lane_refuses_at_once() {
     let world = World::start().await;
     let writes = Writes { lane_queue: 10, batch_max: 5, ..writes() };
     let (node, room) = (world.node_with(writes).await, world.room().await);
-    let mut pending: Vec<_> = (0..40).map(|n| node.submit(message(room, &format!("op{n}"), "x"))).collect();
-    let refusal = pending.pop().unwrap().refusal();
-    assert_eq!(refusal.code, Code::Overloaded);
-    assert!(refusal.retry_after_ms.is_some());
-    for taken in pending.drain(..10) {
+    // One user fills half of the lane, the others the rest.
+    let of = |name: &str, n: u32| roomgate::log::Submit {
+        user: user(name),
+        ..message(room, &format!("op{n}"), "x")
+    };
+    let mut pending: Vec<_> = (0..20).map(|n| node.submit(of("alice", n))).collect();
+    let mut others: Vec<_> = (0..20).map(|n| node.submit(of(&format!("user{n}"), n))).collect();
+    let (alone, refused_others) = (pending.split_off(6), others.split_off(4));
+    for refused in alone.into_iter().chain(refused_others) {
+        let refusal = refused.refusal();
+        assert_eq!(refusal.code, Code::Overloaded);
+        assert!(refusal.retry_after_ms.is_some());
+    }
+    for taken in pending.into_iter().chain(others) {
         taken.ack().await;
     }
     assert_eq!(world.log(room).await.len(), 10);

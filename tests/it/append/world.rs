@@ -205,7 +205,8 @@ impl Node {
             heard.answers.lock().unwrap().push(op);
             tx.send(result).ok();
         });
-        match self.appender.append(submit, Instant::now() + limit, Trace::none(), answer) {
+        let (payer, deadline) = (submit.user.clone(), Instant::now() + limit);
+        match self.appender.append(submit, payer, deadline, Trace::none(), answer) {
             Ok(()) => Pending(Ok(rx)),
             Err(refusal) => Pending(Err(refusal)),
         }

@@ -14,17 +14,22 @@ use crate::world::{Person, World};
 const MEASURED: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A cluster with the limits of a default configuration, but for the sign-ins.
-async fn world() -> World {
+/// A cluster with the limits of a default configuration.
+pub(super) async fn world(change: impl FnOnce(Options) -> Options) -> World {
     World::start(|mut options| {
         options.env.retain(|(name, _)| !name.starts_with("ROOMGATE__LIMITS__"));
-        Options { nodes: 1, shards: 1, replicas: 0, ..options }
+        change(Options { nodes: 1, shards: 1, replicas: 0, ..options })
     })
     .await
 }
 
 /// The acks of an innocent client, p50 and p95 in milliseconds, while `attack` runs.
-async fn acks(world: &World, owner: &Person, room: u64, attack: impl Future<Output = ()>) -> (f64, f64) {
+pub(super) async fn acks(
+    world: &World,
+    owner: &Person,
+    room: u64,
+    attack: impl Future<Output = ()>,
+) -> (f64, f64) {
     let mut client = world.client(0, owner).await;
     client.join(room).await;
     let mut waits = Vec::new();
@@ -41,6 +46,18 @@ async fn acks(world: &World, owner: &Person, room: u64, attack: impl Future<Outp
     tokio::select! { () = measured => {}, () = attack => unreachable!() }
     waits.sort_by(f64::total_cmp);
     (waits[waits.len() / 2], waits[waits.len() * 95 / 100])
+}
+
+/// Prints p50 and p95 without and with an attack.
+pub(super) fn told(what: &str, control: (f64, f64), attacked: (f64, f64)) {
+    println!(
+        "{what}: p50 {:.1} -> {:.1} ms, p95 {:.1} -> {:.1} ms ({:.1} times)",
+        control.0,
+        attacked.0,
+        control.1,
+        attacked.1,
+        attacked.1 / control.1
+    );
 }
 
 /// Sends arrays of 256 pings as fast as the socket takes them, and comes back when
@@ -66,19 +83,9 @@ async fn leaves(world: &World, person: &Person, room: u64) {
 #[tokio::test]
 #[ignore = "an attack, with figures: `make attacks`"]
 async fn a_flood_of_pings_and_strangers_at_the_door() {
-    let world = world().await;
+    let world = world(|options| options).await;
     let [owner, eve] = ["owner", "eve"].map(|name| world.person(name));
     let room = world.room(&owner, "open").await;
-    let told = |what: &str, control: (f64, f64), attacked: (f64, f64)| {
-        println!(
-            "{what}: p50 {:.1} -> {:.1} ms, p95 {:.1} -> {:.1} ms ({:.1} times)",
-            control.0,
-            attacked.0,
-            control.1,
-            attacked.1,
-            attacked.1 / control.1
-        );
-    };
     let control = acks(&world, &owner, room, future::pending()).await;
     for sessions in [4, 20] {
         let flood = async { future::join_all((0..sessions).map(|_| pings(&world, &eve))).await };

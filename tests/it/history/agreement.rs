@@ -194,8 +194,11 @@ impl Writer {
         let sent = submits.into_iter().map(|submit| {
             let (tell, answer) = oneshot::channel();
             let deadline = Instant::now() + Duration::from_secs(60);
+            // Of one payer, so that all of them keep their order.
+            let payer = UserId::new("server").unwrap();
             let taken = self.appender.append(
                 submit,
+                payer,
                 deadline,
                 Trace::none(),
                 Box::new(move |outcome| drop(tell.send(outcome))),

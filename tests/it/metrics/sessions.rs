@@ -166,10 +166,12 @@ pub const TIMES_AND_LIMITS: &[&str] = &[
     "roomgate_disconnects_total{code=\"4102\"}",
     "roomgate_disconnects_total{code=\"4103\"}",
     "roomgate_disconnects_total{code=\"4104\"}",
+    "roomgate_rate_limited_total{action=\"connection\"}",
     "roomgate_rate_limited_total{action=\"hello\"}",
     "roomgate_rate_limited_total{action=\"join\"}",
     "roomgate_rate_limited_total{action=\"submit\"}",
     "roomgate_rate_limited_total{action=\"signal\"}",
+    "roomgate_rate_limited_total{action=\"signal_fanout\"}",
     "roomgate_rate_limited_total{action=\"traffic\"}",
     "roomgate_rate_limited_total{action=\"http\"}",
     "roomgate_rejects_total{code=\"rate_limited\"}",
@@ -189,9 +191,11 @@ async fn who_is_too_slow_too_silent_or_asks_too_much_is_counted() {
         let limits = [
             ("limits.sessions_per_user", 2),
             ("limits.rooms_per_session", 1),
+            ("limits.connections", 40),
             ("limits.submits_per_second", 1),
             ("limits.submit_burst", 5),
             ("limits.signals_per_second", 1),
+            ("limits.room_signal_bytes_per_second", 1),
             ("limits.signins_per_minute", 1),
             ("limits.messages_per_second", 400),
             ("limits.message_burst", 800),
@@ -225,6 +229,14 @@ async fn who_is_too_slow_too_silent_or_asks_too_much_is_counted() {
 
 async fn asks_too_much(world: &World, watch: &Watch<'_>) {
     let alice = world.person("alice");
+    let node = watch.node.url();
+    let crowd = async {
+        let mut connections = Vec::new();
+        for _ in 0..80 {
+            connections.push(TcpStream::connect(node.trim_start_matches("http://")).await.unwrap());
+        }
+    };
+    watch.moves(&["roomgate_rate_limited_total{action=\"connection\"}"], crowd).await;
     let (room, other) = (world.room(&alice, "open").await, world.room(&alice, "open").await);
     let rejects = "roomgate_rejects_total{code=\"rate_limited\"}";
     let mut client = world.client(0, &alice).await;
@@ -239,6 +251,11 @@ async fn asks_too_much(world: &World, watch: &Watch<'_>) {
     let signals = vec![json!({"type": "signal", "room": room, "data": 1}); 5];
     let signals = Value::Array(signals);
     watch.moves(&["roomgate_rate_limited_total{action=\"signal\"}", rejects], client.send(&signals)).await;
+
+    let mut bob = world.client(0, &world.person("bob")).await;
+    bob.join(room).await;
+    let signal = json!({"type": "signal", "room": room, "data": 1});
+    watch.moves(&["roomgate_rate_limited_total{action=\"signal_fanout\"}"], bob.send(&signal)).await;
 
     let pings = Value::Array(vec![json!({"type": "ping"}); 250]);
     let floods = async {

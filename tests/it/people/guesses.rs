@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use roomgate::dev::{Answer, Api, Options};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stopwatch::Stopwatch;
-use crate::world::World;
+use crate::world::{Person, World};
 
 const A_MINUTE: u64 = 4;
 
 /// Two nodes behind a balancer that says whose requests they are.
-async fn world() -> World {
+async fn world(limit: &str) -> World {
     World::start(|options| {
-        let options = options.set("limits.signins_per_minute", A_MINUTE);
+        let options = options.set(limit, A_MINUTE);
         let options = options.set("listen.trusted_proxies", "127.0.0.1");
         Options { nodes: 2, shards: 1, replicas: 0, ..options }
     })
@@ -34,7 +34,7 @@ fn slowed_down(answer: &Answer) {
 
 #[tokio::test]
 async fn the_budget_for_guesses_is_one_over_all_nodes_and_each_nodes_own_without_redis() {
-    let world = world().await;
+    let world = world("limits.signins_per_minute").await;
     // Of an account, from ever other addresses.
     for n in 0..A_MINUTE {
         let from = format!("192.0.2.{n}");
@@ -127,4 +127,74 @@ async fn who_is_not_a_trusted_proxy_may_say_what_it_likes_of_where_it_comes_from
     assert!(ignored >= (A_MINUTE + 2) as f64, "{ignored}");
     let log = std::fs::read_to_string(world.cluster().nodes()[0].service().log()).unwrap();
     assert_eq!(log.matches("not in listen.trusted_proxies").count(), 1, "{log}");
+}
+
+/// A new room with a password, and a new invite to it.
+async fn locked_room(world: &World, owner: &Person) -> (u64, String) {
+    let slug = format!("locked-{:08x}", rand::random::<u32>());
+    let wish = json!({"slug": slug, "password": "open sesame"});
+    let made = world.api(owner).post("/v1/rooms", &wish).await.unwrap();
+    let room = made.json()["room"].as_u64().unwrap();
+    let path = format!("/v1/rooms/{room}/invites");
+    let invite = world.api(owner).post(&path, &json!({"role": "editor"})).await.unwrap();
+    (room, invite.json()["code"].as_str().unwrap().to_owned())
+}
+
+/// A try of a new person to become a member.
+async fn tries(world: &World, n: u64, from: &str, room: u64, shown: Value) -> Answer {
+    let api = world.api_of(n as usize % 2, &world.person("guesser")).with("X-Forwarded-For", from);
+    let path = format!("/v1/rooms/{room}/members/me");
+    api.send("PUT".parse().unwrap(), &path, Some(shown.to_string())).await.unwrap()
+}
+
+#[tokio::test]
+async fn guesses_of_a_room_by_many_accounts_are_limited() {
+    let world = world("limits.room_guesses_per_minute").await;
+    let owner = world.person("owner");
+    let (room, invite) = locked_room(&world, &owner).await;
+    let (right, wrong) = (json!({"password": "open sesame"}), json!({"password": "open barley"}));
+    // Any number of people who know the password come in, from one address too.
+    for n in 0..3 * A_MINUTE {
+        assert_eq!(tries(&world, n, "192.0.2.1", room, right.clone()).await.status, 200, "member {n}");
+    }
+    let member = world.person("member");
+    let mut client = world.client(0, &member).await;
+    client.ask(&json!({"type": "join", "room": room, "password": "open sesame"}), "joined").await;
+    // A guess over a socket counts with those over HTTP, on every node.
+    let mut guesser = world.client(0, &world.person("guesser")).await;
+    let guess = json!({"type": "join", "room": room, "password": "open barley"}).to_string();
+    assert_eq!(guesser.refused(&guess).await["code"], "bad_password");
+    for n in 1..A_MINUTE {
+        let answer = tries(&world, n, &format!("198.51.100.{n}"), room, wrong.clone()).await;
+        assert_eq!(answer.status, 403, "guess {n}: {}", answer.text);
+    }
+    for node in 0..2 {
+        slowed_down(&tries(&world, node, "198.51.100.99", room, wrong.clone()).await);
+        slowed_down(&tries(&world, node, "198.51.100.99", room, right.clone()).await);
+    }
+    assert_eq!(guesser.refused(&guess).await["code"], "rate_limited");
+    // Members, the owner and an invited person come in, and other rooms are open.
+    for person in [&member, &owner] {
+        world.client(1, person).await.ask(&json!({"type": "join", "room": room}), "joined").await;
+    }
+    let invited = tries(&world, 0, "198.51.100.99", room, json!({"invite": invite})).await;
+    assert_eq!(invited.status, 200, "{}", invited.text);
+    let (other, _) = locked_room(&world, &owner).await;
+    assert_eq!(tries(&world, 0, "198.51.100.99", other, right).await.status, 200);
+}
+
+#[tokio::test]
+async fn guesses_from_one_address_are_limited_over_all_rooms() {
+    let world = world("limits.room_guesses_per_minute").await;
+    let owner = world.person("owner");
+    let (right, wrong) = (json!({"password": "open sesame"}), json!({"password": "open barley"}));
+    for n in 0..A_MINUTE {
+        let (room, _) = locked_room(&world, &owner).await;
+        assert_eq!(tries(&world, n, "192.0.2.1", room, wrong.clone()).await.status, 403, "guess {n}");
+    }
+    let (room, _) = locked_room(&world, &owner).await;
+    for node in 0..2 {
+        slowed_down(&tries(&world, node, "192.0.2.1", room, wrong.clone()).await);
+    }
+    assert_eq!(tries(&world, 0, "192.0.2.2", room, right).await.status, 200);
 }
