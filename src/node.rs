@@ -143,6 +143,7 @@ impl Node {
             hub,
             directory: directory.clone(),
             passwords,
+            sealer: verifier.sealer()?,
             verifier,
             signer,
             limits,
@@ -344,7 +345,7 @@ fn watched(
 
 /// Hashing is heavy on memory and a core for tens of milliseconds: never so much
 /// of it that sockets starve.
-/// Sign-ins are counted by address and account before.
+/// Failed sign-ins are counted by address and account before.
 fn hash_budget(limits: &Limits) -> HashBudget {
     let limits = limits.clone();
     Box::new(move |payer| match payer {

@@ -20,6 +20,7 @@ pub struct Limits {
     /// New connections of one address; 0 because balancers share addresses.
     pub handshakes_per_minute: u32,
     pub signups_per_minute: u32,
+    /// Failed ones, and guesses of a room's password.
     pub signins_per_minute: u32,
     /// Passwords of rooms that one user sets or tries.
     pub room_passwords_per_minute: u32,

@@ -9,6 +9,7 @@
 mod accounts;
 mod erasures;
 pub mod idempotency;
+mod known_addresses;
 mod refresh_tokens;
 mod revocations;
 mod slugs;
@@ -27,6 +28,7 @@ use crate::store::misconfigured;
 
 pub use accounts::{Account, AccountChange, Credentials, NewAccount};
 pub use erasures::Erasure;
+pub use known_addresses::Acquaintance;
 pub use revocations::Revoked;
 pub use slugs::Unfinished;
 
@@ -41,6 +43,9 @@ pub const STATEMENTS: &[&Sql] = &[
     &accounts::BY_EMAIL,
     &accounts::CHANGE,
     &accounts::REHASH,
+    &known_addresses::LOOK,
+    &known_addresses::NOTE,
+    &known_addresses::SWEEP,
     &refresh_tokens::INSERT,
     &refresh_tokens::ROTATE,
     &refresh_tokens::REVOKE_REUSED,
@@ -215,7 +220,7 @@ impl Directory {
     }
 
     /// Deletes what has had its time: answers kept for repeats, refresh tokens,
-    /// used tickets, revocations older than any token.
+    /// used tickets, revocations older than any token, addresses long not signed in from.
     pub async fn sweep(&self) -> Result<usize, DirectoryError> {
         let remembered = millis(idempotency::REMEMBERED);
         let mut swept = 0;
@@ -225,7 +230,9 @@ impl Directory {
             let sign_ins = self.query(&revocations::SWEEP_SIGN_INS, &[&SWEEP_BATCH]).await?;
             let revocations = self.query(&revocations::SWEEP, &[&SWEEP_BATCH]).await?;
             let tickets = self.query(&tickets::SWEEP, &[&SWEEP_BATCH]).await?;
+            let addresses = self.sweep_known_addresses(SWEEP_BATCH).await?;
             let count = answers.len() + tokens.len() + sign_ins.len() + revocations.len() + tickets.len();
+            let count = count + addresses;
             swept += count;
             if count == 0 {
                 return Ok(swept);

@@ -56,7 +56,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-use crate::auth::{Origins, Passwords, Signer, Verifier};
+use crate::auth::{Origins, Passwords, Sealer, Signer, Verifier};
 use crate::bus::Bus;
 use crate::config;
 use crate::directory::Directory;
@@ -98,6 +98,7 @@ pub struct Parts {
     pub passwords: Passwords,
     pub verifier: Verifier,
     pub signer: Signer,
+    pub sealer: Sealer,
     pub limits: Limits,
     pub origins: Origins,
     pub probe: Probe,

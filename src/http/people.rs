@@ -1,5 +1,7 @@
 //! Accounts: sign up, sign in, new tokens, sign out.
 
+use std::net::IpAddr;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -18,9 +20,10 @@ use crate::auth::{
     Match, Payer, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password,
 };
 use crate::config::Secret;
-use crate::digests::PasswordHash;
+use crate::digests::{AddressDigest, PasswordHash};
 use crate::directory::{Account, DirectoryError, NewAccount};
 use crate::ids::UserId;
+use crate::limits::{Guess, network};
 use crate::log::Authority;
 use crate::protocol::{Code, ObjectWriter};
 
@@ -42,6 +45,9 @@ pub(super) struct SignIn {
     email: String,
     #[schema(value_type = String, format = Password)]
     password: Secret,
+    /// Any refresh token of an earlier sign-in, also if it is spent or ended. Failed
+    /// sign-ins of others then don't slow down this client.
+    refresh_token: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -77,7 +83,7 @@ pub(super) async fn sign_up(
     let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
     let new = NewAccount { id, email, email_forms: email_forms(&wish.email), name: wish.name, password };
     let account = app.directory.create_account(&new).await?;
-    let tokens = begin(&app, &account).await?;
+    let tokens = begin(&app, &account, from).await?;
     Ok(answer::json(StatusCode::CREATED, tokens))
 }
 
@@ -90,6 +96,7 @@ pub(super) async fn sign_up(
     responses(
         (status = 200, description = "Signed in", body = schemas::SignedIn),
         (status = 401, description = "unauthenticated: the email or the password is wrong", body = schemas::Refused),
+        (status = 429, description = "rate_limited: too many failures of the account from the address; from an address where the account never signed in, also of the account or of the address", body = schemas::Refused),
     ),
 )]
 pub(super) async fn sign_in(
@@ -98,20 +105,58 @@ pub(super) async fn sign_in(
     Json(wish): Json<SignIn>,
 ) -> Answer<Response> {
     let canonical = canonical_email(&wish.email);
-    app.limits.sign_in(from, canonical.as_deref().unwrap_or(&wish.email)).await?;
+    let email = canonical.as_deref().unwrap_or(&wish.email);
     let possible = wish.email.len() <= EMAIL_MAX_BYTES && may_be_password(&wish.password);
     if !possible {
+        let stranger = Guess { email, from, device: None, is_known: false };
+        app.limits.sign_in(stranger).await?.fail().await;
         return Err(wrong_credentials());
     }
     let found = app.directory.credentials(&wish.email, &email_forms(&wish.email)).await?;
     let (account, hash) = found.map(|found| (found.account, found.password)).unzip();
-    let found = app.passwords.verify(wish.password.clone(), hash.clone(), Payer::Address(from)).await?;
-    let account = account.filter(|_| found != Match::Wrong).ok_or_else(wrong_credentials)?;
+    let guess = guess(&app, account.as_ref(), email, from, wish.refresh_token.as_deref()).await?;
+    let attempt = app.limits.sign_in(guess).await?;
+    let found = app.passwords.verify(wish.password.clone(), hash.clone(), Payer::Address(from)).await;
+    let found = match found {
+        Ok(found) => found,
+        // Nobody has looked at the password.
+        Err(refusal) => {
+            attempt.give_back();
+            return Err(refusal.into());
+        }
+    };
+    let Some(account) = account.filter(|_| found != Match::Wrong) else {
+        attempt.fail().await;
+        return Err(wrong_credentials());
+    };
+    attempt.give_back();
     if let Some(old) = hash.filter(|_| found == Match::Outdated) {
         rehash(&app, &account, &old, wish.password, Payer::Address(from)).await;
     }
-    let tokens = begin(&app, &account).await?;
+    let tokens = begin(&app, &account, from).await?;
     Ok(answer::json(StatusCode::OK, tokens))
+}
+
+/// Takes as long without an account.
+async fn guess<'a>(
+    app: &App,
+    account: Option<&Account>,
+    email: &'a str,
+    from: IpAddr,
+    token: Option<&str>,
+) -> Answer<Guess<'a>> {
+    let id = account.map(|account| &account.id);
+    let address = address_digests(app, id, from);
+    let token = token.and_then(RefreshToken::parse).map(|token| token.digest());
+    let known = app.directory.acquaintance(id, &address, token).await?;
+    Ok(Guess { email, from, device: known.device, is_known: known.is_known_address })
+}
+
+/// By each key of the nodes, that of new digests first.
+fn address_digests(app: &App, account: Option<&UserId>, from: IpAddr) -> Vec<AddressDigest> {
+    let (account, network) = (account.map_or("", UserId::as_str), network(from).to_string());
+    let parts: [&[u8]; 3] = [b"address of an account", account.as_bytes(), network.as_bytes()];
+    app.sealer.seals(&parts).into_iter().map(AddressDigest).collect()
 }
 
 /// A right password replaces a hash that is outdated; if that fails now, the next
@@ -185,11 +230,14 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
 }
 
 /// A new family of refresh tokens and the first access token.
-async fn begin(app: &App, account: &Account) -> Answer<String> {
+async fn begin(app: &App, account: &Account, from: IpAddr) -> Answer<String> {
     let refresh = RefreshToken::random();
     let login = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await?;
     let most = app.limits.configured().signins_kept_per_user;
     app.directory.end_oldest_logins(&account.id, most).await?;
+    if let Some(&address) = address_digests(app, Some(&account.id), from).first() {
+        app.directory.note_address(&account.id, address).await?;
+    }
     session(app, account, login, &refresh)
 }
 

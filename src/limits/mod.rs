@@ -7,6 +7,7 @@
 //! passwords and the submits of a user, which a [`Tally`] adds up over the nodes.
 //! No SQL, no Redis.
 
+mod failures;
 mod gate;
 mod open;
 mod tally;
@@ -22,10 +23,12 @@ use crate::config;
 use crate::ids::{RoomId, UserId};
 use crate::protocol::Refusal;
 use crate::tasks::Tasks;
+use failures::Failures;
 use gate::{Gate, SoleGate};
 use open::OpenSessions;
 use tally::{Counted, HOUR, MINUTE, SharedCounts};
 
+pub use failures::{Attempt, Guess};
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
 pub use tally::{Tallied, Tally};
@@ -43,8 +46,7 @@ struct Gates {
     configured: config::Limits,
     handshakes: Arc<Gate>,
     sign_ups: Arc<Gate>,
-    sign_ins_by_address: Arc<Gate>,
-    sign_ins_by_account: Arc<Gate>,
+    sign_ins: Arc<Failures>,
     room_keys: Arc<Gate>,
     room_passwords: Arc<Gate>,
     user_submits: Arc<Gate>,
@@ -140,15 +142,10 @@ impl Limits {
         self.gates.load().sign_ups.pass(network(from), ONE)
     }
 
-    /// By address, then by account, whether or not the account exists.
-    pub async fn sign_in(&self, from: IpAddr, email: &str) -> Result<(), Refusal> {
-        let gates = self.gates.load_full();
-        let (network, email) = (network(from), email.to_lowercase());
-        let most = gates.configured.signins_per_minute;
-        gates.sign_ins_by_address.pass(network, ONE)?;
-        self.guess(SIGN_INS, &["address", &network.to_string()], most).await?;
-        gates.sign_ins_by_account.pass(&email, ONE)?;
-        self.guess(SIGN_INS, &["account", &email], most).await
+    /// A sign-in, before its password is checked. Only failures are counted.
+    pub async fn sign_in(&self, guess: Guess<'_>) -> Result<Attempt, Refusal> {
+        let failures = self.gates.load().sign_ins.clone();
+        Box::pin(failures.begin(guess, self.shared.clone())).await
     }
 
     /// An HTTP request of a user that may change something.
@@ -202,8 +199,10 @@ impl Gates {
         Self {
             handshakes: kept(minute("handshakes", c.handshakes_per_minute), |g| &g.handshakes),
             sign_ups: kept(minute("sign-ups", c.signups_per_minute), |g| &g.sign_ups),
-            sign_ins_by_address: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_address),
-            sign_ins_by_account: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_account),
+            sign_ins: match before {
+                Some(before) => Failures::new(c.signins_per_minute).after(&before.sign_ins),
+                None => Arc::new(Failures::new(c.signins_per_minute)),
+            },
             room_keys: kept(minute(GUESSES, c.signins_per_minute), |g| &g.room_keys),
             room_passwords: kept(minute(ROOM_PASSWORDS, c.room_passwords_per_minute), |g| &g.room_passwords),
             user_submits: kept(minute(SUBMITS, c.user_submits_per_minute), |g| &g.user_submits),
@@ -262,7 +261,6 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 const SUBMITS: &str = "submits";
 const IMPORTS: &str = "imports";
-const SIGN_INS: &str = "sign-ins";
 const WRITES: &str = "requests that change something";
 /// People behind one address sign in, refresh and sign out without a token.
 const WRITES_OF_ADDRESS: u32 = 10;
@@ -272,7 +270,7 @@ const ROOM_PASSWORDS: &str = "passwords of rooms";
 const GUESSES: &str = "attempts to get in";
 
 /// Whoever has one IPv6 address has 2^64 of them: they count as one.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

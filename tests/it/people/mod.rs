@@ -14,6 +14,7 @@ mod imported;
 mod invites;
 mod keys;
 mod lists;
+pub mod lockout;
 mod members;
 mod plans;
 mod quotas;
