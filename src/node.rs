@@ -22,6 +22,7 @@ use crate::directory::Directory;
 use crate::http;
 use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
 use crate::limits::Limits;
+use crate::mail::Mailer;
 use crate::metrics;
 use crate::reload::{Followers, Reload, Sources};
 use crate::room::access::{self, Access};
@@ -144,6 +145,8 @@ impl Node {
             directory: directory.clone(),
             passwords,
             sealer: verifier.sealer()?,
+            mailer: Mailer::new(&config.mail),
+            tasks: tasks.clone(),
             verifier,
             signer,
             limits,

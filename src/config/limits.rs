@@ -24,6 +24,8 @@ pub struct Limits {
     pub signins_per_minute: u32,
     /// Passwords of rooms that one user sets or tries.
     pub room_passwords_per_minute: u32,
+    /// Mails that reset a password, of one account; ten times as many requests of an address.
+    pub resets_per_hour: u32,
     pub user_submits_per_minute: u32,
     /// HTTP requests that may change something, of one user; ten times as many of
     /// one address without a token.
@@ -48,7 +50,7 @@ pub struct Limits {
 impl Limits {
     /// The keys that count something, where 0 lifts the limit. The others are sizes,
     /// and bursts of a rate that is named here.
-    pub const COUNTS: [&str; 19] = [
+    pub const COUNTS: [&str; 20] = [
         "submits_per_second",
         "signals_per_second",
         "joins_per_second",
@@ -56,6 +58,7 @@ impl Limits {
         "handshakes_per_minute",
         "signups_per_minute",
         "signins_per_minute",
+        "resets_per_hour",
         "room_passwords_per_minute",
         "writes_per_minute",
         "messages_per_second",
@@ -87,6 +90,7 @@ impl Default for Limits {
             handshakes_per_minute: 0,
             signups_per_minute: 10,
             signins_per_minute: 10,
+            resets_per_hour: 5,
             room_passwords_per_minute: 30,
             writes_per_minute: 1800,
             messages_per_second: 200,

@@ -11,6 +11,7 @@ mod error;
 mod history;
 mod limits;
 mod load;
+mod mail;
 mod network;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use error::ConfigError;
 pub use history::History;
 pub use limits::Limits;
 pub use load::{Loaded, Sources};
+pub use mail::Mail;
 pub use network::Network;
 pub use traces::Traces;
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub jobs: Jobs,
+    #[serde(default)]
+    pub mail: Mail,
     #[serde(default)]
     pub log: Log,
     #[serde(default)]

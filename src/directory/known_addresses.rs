@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Directory, DirectoryError, millis};
 use crate::db::Sql;
-use crate::digests::{AddressDigest, RefreshDigest};
+use crate::digests::{AddressDigest, PasswordHash, RefreshDigest};
 use crate::ids::UserId;
 
 /// After so long without a sign-in an address is unknown again.
@@ -31,8 +31,9 @@ pub(super) static NOTE: Sql = Sql {
                   AND digest IN (SELECT digest FROM directory.known_address WHERE account_id = $1
                                   ORDER BY seen_at DESC OFFSET $3))
            INSERT INTO directory.known_address (account_id, digest)
-           SELECT id, $2 FROM directory.account WHERE id = $1
-               ON CONFLICT (account_id, digest) DO UPDATE SET seen_at = now()",
+           SELECT id, $2 FROM directory.account WHERE id = $1 AND password_hash = $4
+               ON CONFLICT (account_id, digest) DO UPDATE SET seen_at = now()
+           RETURNING 1",
 };
 
 pub(super) static SWEEP: Sql = Sql {
@@ -68,9 +69,17 @@ impl Directory {
         Ok(row.map(found).unwrap_or_default())
     }
 
-    /// The account has signed in from there.
-    pub async fn note_address(&self, account: &UserId, address: AddressDigest) -> Result<(), DirectoryError> {
-        self.query(&NOTE, &[&account.as_str(), &address.0.as_slice(), &(MOST - 1)]).await.map(drop)
+    /// The account has signed in from there. False if `password` is not the account's
+    /// any more.
+    pub async fn note_address(
+        &self,
+        account: &UserId,
+        password: &PasswordHash,
+        address: AddressDigest,
+    ) -> Result<bool, DirectoryError> {
+        let (account, address, password) = (account.as_str(), address.0.as_slice(), password.as_str());
+        let noted = self.query(&NOTE, &[&account, &address, &(MOST - 1), &password]).await?;
+        Ok(!noted.is_empty())
     }
 
     /// Deletes some that are unknown again. Returns how many.

@@ -10,6 +10,7 @@ mod accounts;
 mod erasures;
 pub mod idempotency;
 mod known_addresses;
+mod passwords;
 mod refresh_tokens;
 mod revocations;
 mod slugs;
@@ -29,6 +30,7 @@ use crate::store::misconfigured;
 pub use accounts::{Account, AccountChange, Credentials, NewAccount};
 pub use erasures::Erasure;
 pub use known_addresses::Acquaintance;
+pub use passwords::PasswordChange;
 pub use revocations::Revoked;
 pub use slugs::Unfinished;
 
@@ -46,6 +48,11 @@ pub const STATEMENTS: &[&Sql] = &[
     &known_addresses::LOOK,
     &known_addresses::NOTE,
     &known_addresses::SWEEP,
+    &passwords::SET,
+    &passwords::BEGIN_RESET,
+    &passwords::RESET_OF,
+    &passwords::FINISH_RESET,
+    &passwords::SWEEP,
     &refresh_tokens::INSERT,
     &refresh_tokens::ROTATE,
     &refresh_tokens::REVOKE_REUSED,
@@ -232,7 +239,8 @@ impl Directory {
             let tickets = self.query(&tickets::SWEEP, &[&SWEEP_BATCH]).await?;
             let addresses = self.sweep_known_addresses(SWEEP_BATCH).await?;
             let count = answers.len() + tokens.len() + sign_ins.len() + revocations.len() + tickets.len();
-            let count = count + addresses;
+            let resets = self.sweep_resets(SWEEP_BATCH).await?;
+            let count = count + addresses + resets;
             swept += count;
             if count == 0 {
                 return Ok(swept);

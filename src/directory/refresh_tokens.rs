@@ -14,10 +14,12 @@ use crate::db::Sql;
 use crate::digests::RefreshDigest;
 use crate::ids::UserId;
 
+// A change of the password waits for the lock, and then sees the sign-in.
 pub(super) static INSERT: Sql = Sql {
     name: "refresh_token_insert",
     text: "INSERT INTO directory.refresh_token (digest, family, account_id, expires_at)
-           VALUES ($1, $2, $3, now() + $4 * interval '1 millisecond')
+           SELECT $1, $2, id, now() + $4 * interval '1 millisecond'
+             FROM directory.account WHERE id = $3 FOR SHARE
            ON CONFLICT DO NOTHING",
 };
 

@@ -30,6 +30,7 @@ mod members;
 mod openapi;
 mod page;
 mod paging;
+mod passwords;
 mod path;
 mod people;
 mod presence;
@@ -61,6 +62,7 @@ use crate::bus::Bus;
 use crate::config;
 use crate::directory::Directory;
 use crate::limits::Limits;
+use crate::mail::Mailer;
 use crate::room::Hub;
 use crate::room::access::Access;
 use crate::session::Sessions;
@@ -68,6 +70,7 @@ use crate::store::append::Appender;
 use crate::store::history::History;
 use crate::store::imports::Imports;
 use crate::store::rooms::Rooms;
+use crate::tasks::Tasks;
 
 #[cfg(fuzzing)]
 pub use shapes::fuzz_cursor;
@@ -99,6 +102,9 @@ pub struct Parts {
     pub verifier: Verifier,
     pub signer: Signer,
     pub sealer: Sealer,
+    /// None: the gateway sends no mail.
+    pub mailer: Option<Mailer>,
+    pub tasks: Tasks,
     pub limits: Limits,
     pub origins: Origins,
     pub probe: Probe,
@@ -145,6 +151,9 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(people::refresh))
         .routes(routes!(people::sign_out))
         .routes(routes!(me::get, me::change, me::erase))
+        .routes(routes!(passwords::change))
+        .routes(routes!(passwords::ask_for_reset))
+        .routes(routes!(passwords::reset))
         .routes(routes!(search::list))
         .routes(routes!(rooms::create).layer(once.clone()))
         .routes(routes!(rooms::get, alter::alter, alter::archive))

@@ -17,7 +17,7 @@ use super::error::{Answer, ApiError};
 use super::openapi::schemas;
 use super::signed_in::claims;
 use crate::auth::{
-    Match, Payer, RefreshToken, canonical_email, check_password_rules, email_forms, may_be_password,
+    Match, Payer, RefreshToken, canonical_email, check_account_password, email_forms, may_be_password,
 };
 use crate::config::Secret;
 use crate::digests::{AddressDigest, PasswordHash};
@@ -78,12 +78,12 @@ pub(super) async fn sign_up(
     app.limits.sign_up(from)?;
     let email = checked_email(&wish.email)?;
     check_name(&wish.name)?;
-    check_password_rules(&wish.password)?;
+    check_account_password(&wish.password, &email, &wish.name)?;
     let password = app.passwords.hash(wish.password, Payer::Address(from)).await?;
     let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
     let new = NewAccount { id, email, email_forms: email_forms(&wish.email), name: wish.name, password };
     let account = app.directory.create_account(&new).await?;
-    let tokens = begin(&app, &account, from).await?;
+    let tokens = begin(&app, &account, &new.password, from).await?;
     Ok(answer::json(StatusCode::CREATED, tokens))
 }
 
@@ -130,10 +130,11 @@ pub(super) async fn sign_in(
         return Err(wrong_credentials());
     };
     attempt.give_back();
-    if let Some(old) = hash.filter(|_| found == Match::Outdated) {
-        rehash(&app, &account, &old, wish.password, Payer::Address(from)).await;
+    let mut hash = hash.ok_or_else(wrong_credentials)?;
+    if found == Match::Outdated {
+        hash = rehash(&app, &account, hash, wish.password, Payer::Address(from)).await;
     }
-    let tokens = begin(&app, &account, from).await?;
+    let tokens = begin(&app, &account, &hash, from).await?;
     Ok(answer::json(StatusCode::OK, tokens))
 }
 
@@ -153,19 +154,42 @@ async fn guess<'a>(
 }
 
 /// By each key of the nodes, that of new digests first.
-fn address_digests(app: &App, account: Option<&UserId>, from: IpAddr) -> Vec<AddressDigest> {
+pub(super) fn address_digests(app: &App, account: Option<&UserId>, from: IpAddr) -> Vec<AddressDigest> {
     let (account, network) = (account.map_or("", UserId::as_str), network(from).to_string());
     let parts: [&[u8]; 3] = [b"address of an account", account.as_bytes(), network.as_bytes()];
     app.sealer.seals(&parts).into_iter().map(AddressDigest).collect()
 }
 
 /// A right password replaces a hash that is outdated; if that fails now, the next
-/// time.
-async fn rehash(app: &App, account: &Account, old: &PasswordHash, password: Secret, payer: Payer<'_>) {
-    let Ok(new) = app.passwords.hash(password, payer).await else { return };
-    if let Err(error) = app.directory.replace_hash(&account.id, old, &new).await {
-        tracing::debug!(%error, "an outdated hash stays for now");
+/// time. Returns the hash of the password that the account has now.
+async fn rehash(
+    app: &App,
+    account: &Account,
+    old: PasswordHash,
+    password: Secret,
+    payer: Payer<'_>,
+) -> PasswordHash {
+    let Ok(new) = app.passwords.hash(password.clone(), payer).await else { return old };
+    match app.directory.replace_hash(&account.id, &old, &new).await {
+        Ok(true) => new,
+        Ok(false) => replaced_by_another(app, account, password, payer).await.unwrap_or(old),
+        Err(error) => {
+            tracing::debug!(%error, "an outdated hash stays for now");
+            old
+        }
     }
+}
+
+/// The current hash, if it is of the same password: another sign-in replaced it.
+async fn replaced_by_another(
+    app: &App,
+    account: &Account,
+    password: Secret,
+    payer: Payer<'_>,
+) -> Option<PasswordHash> {
+    let current = app.directory.credentials_of(&account.id).await.ok()??.password;
+    let found = app.passwords.verify(password, Some(current.clone()), payer).await;
+    found.is_ok_and(|found| found != Match::Wrong).then_some(current)
 }
 
 #[utoipa::path(
@@ -230,13 +254,17 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
 }
 
 /// A new family of refresh tokens and the first access token.
-async fn begin(app: &App, account: &Account, from: IpAddr) -> Answer<String> {
+async fn begin(app: &App, account: &Account, password: &PasswordHash, from: IpAddr) -> Answer<String> {
     let refresh = RefreshToken::random();
     let login = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await?;
     let most = app.limits.configured().signins_kept_per_user;
     app.directory.end_oldest_logins(&account.id, most).await?;
     if let Some(&address) = address_digests(app, Some(&account.id), from).first() {
-        app.directory.note_address(&account.id, address).await?;
+        // The password was changed after it was checked, too late to end this sign-in.
+        if !app.directory.note_address(&account.id, password, address).await? {
+            app.directory.end_login(refresh.digest()).await?;
+            return Err(wrong_credentials());
+        }
     }
     session(app, account, login, &refresh)
 }

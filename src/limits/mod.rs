@@ -47,6 +47,8 @@ struct Gates {
     handshakes: Arc<Gate>,
     sign_ups: Arc<Gate>,
     sign_ins: Arc<Failures>,
+    resets_by_address: Arc<Gate>,
+    resets_by_account: Arc<Gate>,
     room_keys: Arc<Gate>,
     room_passwords: Arc<Gate>,
     user_submits: Arc<Gate>,
@@ -148,6 +150,20 @@ impl Limits {
         Box::pin(failures.begin(guess, self.shared.clone())).await
     }
 
+    /// A request for a mail that resets a password.
+    pub fn reset_of_address(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.gates.load().resets_by_address.pass(network(from), ONE)
+    }
+
+    /// Such a mail to an account, whether or not the account exists.
+    pub async fn reset_of_account(&self, email: &str) -> Result<(), Refusal> {
+        let gates = self.gates.load_full();
+        let (most, email) = (gates.configured.resets_per_hour, email.to_lowercase());
+        gates.resets_by_account.pass(&email, ONE)?;
+        let parts = ["reset", &email];
+        self.count(Counted { what: RESETS, parts: &parts, count: 1, most, window: HOUR, eager: false }).await
+    }
+
     /// An HTTP request of a user that may change something.
     pub fn user_write(&self, user: &UserId) -> Result<(), Refusal> {
         self.gates.load().writes_by_user.pass(user.as_str(), ONE)
@@ -158,7 +174,7 @@ impl Limits {
         self.gates.load().writes_by_address.pass(network(from), ONE)
     }
 
-    /// A hash of a room's password, which the user sets or tries.
+    /// A hash of a room's password, which the user sets or tries, or of the user's own.
     pub fn room_password(&self, user: &UserId) -> Result<(), Refusal> {
         self.gates.load().room_passwords.pass(user.as_str(), ONE)
     }
@@ -195,6 +211,7 @@ impl Gates {
         let minute = Gate::per_minute;
         let of_user = |what, rate: u32| Gate::per_second(what, rate, rate.saturating_mul(USER_BURST_SECONDS));
         let c = configured;
+        let resets_of_address = c.resets_per_hour.saturating_mul(RESETS_OF_ADDRESS);
         let writes_of_address = c.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS);
         Self {
             handshakes: kept(minute("handshakes", c.handshakes_per_minute), |g| &g.handshakes),
@@ -203,6 +220,8 @@ impl Gates {
                 Some(before) => Failures::new(c.signins_per_minute).after(&before.sign_ins),
                 None => Arc::new(Failures::new(c.signins_per_minute)),
             },
+            resets_by_address: kept(Gate::per_hour(RESETS, resets_of_address), |g| &g.resets_by_address),
+            resets_by_account: kept(Gate::per_hour(RESETS, c.resets_per_hour), |g| &g.resets_by_account),
             room_keys: kept(minute(GUESSES, c.signins_per_minute), |g| &g.room_keys),
             room_passwords: kept(minute(ROOM_PASSWORDS, c.room_passwords_per_minute), |g| &g.room_passwords),
             user_submits: kept(minute(SUBMITS, c.user_submits_per_minute), |g| &g.user_submits),
@@ -266,6 +285,9 @@ const WRITES: &str = "requests that change something";
 const WRITES_OF_ADDRESS: u32 = 10;
 /// The seconds of a user's traffic that may come at once: all tabs reconnect.
 const USER_BURST_SECONDS: u32 = 4;
+const RESETS: &str = "resets of passwords";
+/// Several people behind one address may have forgotten their passwords.
+const RESETS_OF_ADDRESS: u32 = 10;
 const ROOM_PASSWORDS: &str = "passwords of rooms";
 const GUESSES: &str = "attempts to get in";
 

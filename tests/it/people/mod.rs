@@ -16,6 +16,7 @@ mod keys;
 mod lists;
 pub mod lockout;
 mod members;
+mod passwords;
 mod plans;
 mod quotas;
 mod repeats;
