@@ -105,14 +105,7 @@ impl Node {
         let limits = Limits::new(&config.limits).tallied_by(Arc::new(bus.clone()), tasks);
         let origins = Origins::new(&config.listen.allowed_origins);
         let passwords = Passwords::new(hashing_threads(), hash_budget(&limits));
-        let access = Access::new(access::Parts {
-            rooms: rooms.clone(),
-            directory: directory.clone(),
-            passwords: passwords.clone(),
-            limits: limits.clone(),
-            visits: visits(&rooms, tasks),
-            max_stale,
-        });
+        let access = doors(config, &rooms, &directory, &passwords, &limits, tasks);
         let submit_timeout = config.writes.failover_wait + SUBMIT_GRACE;
         let sessions = Sessions::new(session::Parts {
             node: config.node.name.clone(),
@@ -291,6 +284,25 @@ fn appender(
 ) -> Appender {
     let (announce, message_bytes) = (Arc::new(hub.clone()), config.limits.message_bytes);
     Appender::start(&config.writes, shards, slots, announce, message_bytes, traces, tasks)
+}
+
+/// The way into rooms.
+fn doors(
+    config: &Config,
+    rooms: &Rooms,
+    directory: &Directory,
+    passwords: &Passwords,
+    limits: &Limits,
+    tasks: &Tasks,
+) -> Access {
+    Access::new(access::Parts {
+        rooms: rooms.clone(),
+        directory: directory.clone(),
+        passwords: passwords.clone(),
+        limits: limits.clone(),
+        visits: visits(rooms, tasks),
+        max_stale: config.reads.max_stale,
+    })
 }
 
 fn visits(rooms: &Rooms, tasks: &Tasks) -> Visits {

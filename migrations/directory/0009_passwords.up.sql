@@ -56,3 +56,21 @@ BEGIN
     END IF;
     RETURN directory.set_password(owner_id, NULL, new_hash, NULL, remembered, note, 'password.reset');
 END $$;
+
+-- For the list that a user sees. NULL: not refreshed since this migration.
+ALTER TABLE sign_in ADD COLUMN refreshed_at timestamptz, ADD COLUMN agent text;
+
+CREATE OR REPLACE FUNCTION refresh_token_of_sign_in() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    ended timestamptz;
+BEGIN
+    INSERT INTO directory.sign_in AS known (id, account_id, expires_at)
+    VALUES (NEW.family, NEW.account_id, NEW.expires_at)
+        ON CONFLICT (id) DO UPDATE
+           SET expires_at = greatest(known.expires_at, excluded.expires_at), refreshed_at = now()
+    RETURNING known.ended_at INTO ended;
+    IF ended IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END $$;

@@ -5,7 +5,7 @@
 //! own. No SQL here: what is stored is stored by `directory`.
 
 mod canonical;
-mod common;
+mod guessable;
 mod host;
 mod invite;
 mod keys;
@@ -20,7 +20,7 @@ mod ticket;
 mod token;
 
 pub use canonical::{canonical_email, email_forms};
-pub use common::check_account_password;
+pub use guessable::check_account_password;
 pub use host::HostPort;
 pub use invite::InviteCode;
 pub use keys::{KeyError, Keys, key_weaknesses};

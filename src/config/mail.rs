@@ -33,7 +33,7 @@ impl Default for Mail {
 }
 
 impl Mail {
-    /// What is wrong with it, if anything is.
+    /// A sentence about a value that can't be used.
     pub(super) fn problem(&self) -> Option<&'static str> {
         let is_named = self.command.first().is_none_or(|program| !program.is_empty());
         if !is_named {

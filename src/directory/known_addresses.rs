@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{Directory, DirectoryError, millis};
-use crate::db::Sql;
+use crate::db::{Sql, ToSql};
 use crate::digests::{AddressDigest, PasswordHash, RefreshDigest};
 use crate::ids::UserId;
 
@@ -25,13 +25,19 @@ pub(super) static LOOK: Sql = Sql {
 
 pub(super) static NOTE: Sql = Sql {
     name: "known_address_note",
-    text: "WITH older AS (
+    text: "WITH owner AS (SELECT id FROM directory.account WHERE id = $1 AND password_hash = $4),
+           older AS (
                DELETE FROM directory.known_address
                 WHERE account_id = $1 AND digest <> $2
                   AND digest IN (SELECT digest FROM directory.known_address WHERE account_id = $1
-                                  ORDER BY seen_at DESC OFFSET $3))
-           INSERT INTO directory.known_address (account_id, digest)
-           SELECT id, $2 FROM directory.account WHERE id = $1 AND password_hash = $4
+                                  ORDER BY seen_at DESC OFFSET $3)),
+           described AS (
+               UPDATE directory.sign_in SET agent = $6 FROM owner WHERE sign_in.id = $5),
+           noted AS (
+               INSERT INTO directory.audit (id, actor, action, target)
+               SELECT $7, id, 'sign_in', 'sign_in ' || $5::uuid FROM owner WHERE $5 IS NOT NULL
+                   ON CONFLICT DO NOTHING)
+           INSERT INTO directory.known_address (account_id, digest) SELECT id, $2 FROM owner
                ON CONFLICT (account_id, digest) DO UPDATE SET seen_at = now()
            RETURNING 1",
 };
@@ -44,13 +50,25 @@ pub(super) static SWEEP: Sql = Sql {
            RETURNING 1",
 };
 
-/// What is known of a client before its password is checked.
+/// Proofs that a client signed in before, known before its password is checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Acquaintance {
     /// The account has signed in from the address before.
     pub is_known_address: bool,
-    /// The sign-in whose refresh token the client has.
+    /// A sign-in of the account: the client has its refresh token.
     pub device: Option<Uuid>,
+}
+
+/// A client that has just shown the password of an account.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    pub account: &'a UserId,
+    pub password: &'a PasswordHash,
+    pub address: AddressDigest,
+    /// The sign-in that it began, if it began one.
+    pub login: Option<Uuid>,
+    /// Its own description.
+    pub agent: Option<&'a str>,
 }
 
 impl Directory {
@@ -69,17 +87,13 @@ impl Directory {
         Ok(row.map(found).unwrap_or_default())
     }
 
-    /// The account has signed in from there. False if `password` is not the account's
-    /// any more.
-    pub async fn note_address(
-        &self,
-        account: &UserId,
-        password: &PasswordHash,
-        address: AddressDigest,
-    ) -> Result<bool, DirectoryError> {
-        let (account, address, password) = (account.as_str(), address.0.as_slice(), password.as_str());
-        let noted = self.query(&NOTE, &[&account, &address, &(MOST - 1), &password]).await?;
-        Ok(!noted.is_empty())
+    /// False, and nothing is noted, if the password is not the account's any more.
+    pub async fn note_seen(&self, seen: &Seen<'_>) -> Result<bool, DirectoryError> {
+        let Seen { account, password, address, login, agent } = seen;
+        let (account, password, address) = (account.as_str(), password.as_str(), address.0.as_slice());
+        let params: [&(dyn ToSql + Sync); 7] =
+            [&account, &address, &(MOST - 1), &password, login, agent, &Uuid::now_v7()];
+        Ok(!self.query(&NOTE, &params).await?.is_empty())
     }
 
     /// Deletes some that are unknown again. Returns how many.

@@ -13,6 +13,7 @@ mod known_addresses;
 mod passwords;
 mod refresh_tokens;
 mod revocations;
+mod sign_ins;
 mod slugs;
 mod tickets;
 
@@ -29,9 +30,10 @@ use crate::store::misconfigured;
 
 pub use accounts::{Account, AccountChange, Credentials, NewAccount};
 pub use erasures::Erasure;
-pub use known_addresses::Acquaintance;
+pub use known_addresses::{Acquaintance, Seen};
 pub use passwords::PasswordChange;
 pub use revocations::Revoked;
+pub use sign_ins::SignIn;
 pub use slugs::Unfinished;
 
 /// Every statement, to be prepared when a connection is made.
@@ -53,6 +55,9 @@ pub const STATEMENTS: &[&Sql] = &[
     &passwords::RESET_OF,
     &passwords::FINISH_RESET,
     &passwords::SWEEP,
+    &sign_ins::LIST,
+    &sign_ins::END,
+    &sign_ins::NOTE_FAILURE,
     &refresh_tokens::INSERT,
     &refresh_tokens::ROTATE,
     &refresh_tokens::REVOKE_REUSED,

@@ -38,6 +38,7 @@ mod query;
 mod rooms;
 mod search;
 mod shapes;
+mod sign_ins;
 mod signed_in;
 mod stats;
 mod submits;
@@ -152,6 +153,8 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(people::sign_out))
         .routes(routes!(me::get, me::change, me::erase))
         .routes(routes!(passwords::change))
+        .routes(routes!(sign_ins::list))
+        .routes(routes!(sign_ins::end))
         .routes(routes!(passwords::ask_for_reset))
         .routes(routes!(passwords::reset))
         .routes(routes!(search::list))

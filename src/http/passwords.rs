@@ -18,7 +18,7 @@ use crate::auth::{
 };
 use crate::clock::UnixMillis;
 use crate::config::Secret;
-use crate::directory::PasswordChange;
+use crate::directory::{PasswordChange, Seen};
 use crate::limits::Guess;
 use crate::mail::{Mailer, PasswordReset};
 use crate::protocol::{Code, Refusal};
@@ -96,7 +96,9 @@ pub(super) async fn change(
         return Err(wrong_password());
     }
     if let Some(&address) = address_digests(&app, Some(&claims.user), from).first() {
-        app.directory.note_address(&claims.user, &new, address).await?;
+        let (account, password) = (&claims.user, &new);
+        let seen = Seen { account, password, address, login: None, agent: None };
+        app.directory.note_seen(&seen).await?;
     }
     app.bus.tell_revoked().await;
     tracing::info!(user = %claims.user, "password changed");

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::address::ClientAddress;
+use super::address::Caller;
 use super::answer;
 use super::body::{Json, OptionalJson};
 use super::error::{Answer, ApiError};
@@ -21,7 +21,7 @@ use crate::auth::{
 };
 use crate::config::Secret;
 use crate::digests::{AddressDigest, PasswordHash};
-use crate::directory::{Account, DirectoryError, NewAccount};
+use crate::directory::{Account, DirectoryError, NewAccount, Seen};
 use crate::ids::UserId;
 use crate::limits::{Guess, network};
 use crate::log::Authority;
@@ -72,9 +72,10 @@ pub(super) struct SignOut {
 )]
 pub(super) async fn sign_up(
     State(app): State<App>,
-    ClientAddress(from): ClientAddress,
+    caller: Caller,
     Json(wish): Json<SignUp>,
 ) -> Answer<Response> {
+    let from = caller.address;
     app.limits.sign_up(from)?;
     let email = checked_email(&wish.email)?;
     check_name(&wish.name)?;
@@ -83,7 +84,7 @@ pub(super) async fn sign_up(
     let id = UserId::new(&Uuid::new_v4().to_string()).expect("a UUID is a user id");
     let new = NewAccount { id, email, email_forms: email_forms(&wish.email), name: wish.name, password };
     let account = app.directory.create_account(&new).await?;
-    let tokens = begin(&app, &account, &new.password, from).await?;
+    let tokens = begin(&app, &account, &new.password, &caller).await?;
     Ok(answer::json(StatusCode::CREATED, tokens))
 }
 
@@ -101,9 +102,10 @@ pub(super) async fn sign_up(
 )]
 pub(super) async fn sign_in(
     State(app): State<App>,
-    ClientAddress(from): ClientAddress,
+    caller: Caller,
     Json(wish): Json<SignIn>,
 ) -> Answer<Response> {
+    let from = caller.address;
     let canonical = canonical_email(&wish.email);
     let email = canonical.as_deref().unwrap_or(&wish.email);
     let possible = wish.email.len() <= EMAIL_MAX_BYTES && may_be_password(&wish.password);
@@ -125,17 +127,31 @@ pub(super) async fn sign_in(
             return Err(refusal.into());
         }
     };
-    let Some(account) = account.filter(|_| found != Match::Wrong) else {
-        attempt.fail().await;
+    if found == Match::Wrong {
+        let is_first = attempt.fail().await;
+        note_failure(&app, account.filter(|_| is_first), from);
         return Err(wrong_credentials());
-    };
+    }
+    let account = account.ok_or_else(wrong_credentials)?;
     attempt.give_back();
     let mut hash = hash.ok_or_else(wrong_credentials)?;
     if found == Match::Outdated {
         hash = rehash(&app, &account, hash, wish.password, Payer::Address(from)).await;
     }
-    let tokens = begin(&app, &account, &hash, from).await?;
+    let tokens = begin(&app, &account, &hash, &caller).await?;
     Ok(answer::json(StatusCode::OK, tokens))
+}
+
+/// In the background: an account that exists must not cost the caller more time.
+fn note_failure(app: &App, account: Option<Account>, from: IpAddr) {
+    let Some(account) = account else { return };
+    tracing::info!(user = %account.id, %from, "sign-in failed");
+    let directory = app.directory.clone();
+    app.tasks.spawn("failed-sign-in", async move {
+        if let Err(error) = directory.note_failed_sign_in(&account.id).await {
+            tracing::debug!(%error, "a failed sign-in is not in the audit trail");
+        }
+    });
 }
 
 /// Takes as long without an account.
@@ -232,6 +248,7 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
     let signed_in = claims(request.headers(), &app.verifier);
     let OptionalJson(wish) =
         <OptionalJson<SignOut> as axum::extract::FromRequest<App>>::from_request(request, &app).await?;
+    let user = signed_in.as_ref().ok().and_then(Option::as_ref).map(|claims| claims.user.to_string());
     match wish.refresh_token {
         Some(text) => {
             if let Some(token) = RefreshToken::parse(&text) {
@@ -250,22 +267,26 @@ pub(super) async fn sign_out(State(app): State<App>, request: axum::extract::Req
         }
     }
     app.bus.tell_revoked().await;
+    tracing::info!(user, "signed out");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A new family of refresh tokens and the first access token.
-async fn begin(app: &App, account: &Account, password: &PasswordHash, from: IpAddr) -> Answer<String> {
+async fn begin(app: &App, account: &Account, password: &PasswordHash, caller: &Caller) -> Answer<String> {
     let refresh = RefreshToken::random();
     let login = app.directory.add_refresh_token(refresh.digest(), &account.id, app.refresh_token).await?;
     let most = app.limits.configured().signins_kept_per_user;
     app.directory.end_oldest_logins(&account.id, most).await?;
-    if let Some(&address) = address_digests(app, Some(&account.id), from).first() {
+    if let Some(&address) = address_digests(app, Some(&account.id), caller.address).first() {
+        let (login, agent) = (Some(login), caller.agent.as_deref());
+        let seen = Seen { account: &account.id, password, address, login, agent };
         // The password was changed after it was checked, too late to end this sign-in.
-        if !app.directory.note_address(&account.id, password, address).await? {
+        if !app.directory.note_seen(&seen).await? {
             app.directory.end_login(refresh.digest()).await?;
             return Err(wrong_credentials());
         }
     }
+    tracing::info!(user = %account.id, sign_in = %login, from = %caller.address, "signed in");
     session(app, account, login, &refresh)
 }
 

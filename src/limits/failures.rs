@@ -28,7 +28,7 @@ const WHAT: &str = "failed sign-ins";
 /// How long an attempt waits for the outcome of others.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// A sign-in whose password is about to be checked.
+/// A sign-in before its password is checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Guess<'a> {
     /// Its address, whether or not the account exists.
@@ -355,7 +355,8 @@ mod tests {
         let tries = (0..50).map(|_| async {
             let attempt = counts.begin(known("a@x", "10.0.0.1"), None).await.ok()?;
             tokio::time::sleep(Duration::from_millis(20)).await;
-            Some(attempt.give_back())
+            attempt.give_back();
+            Some(())
         });
         let passed = futures_util::future::join_all(tries).await;
         assert_eq!(passed.into_iter().flatten().count(), 50);

@@ -24,6 +24,7 @@ mod rights;
 mod rooms;
 mod search_plan;
 mod server;
+mod sign_ins;
 mod signed_out;
 pub mod stolen;
 mod stored;
