@@ -29,6 +29,14 @@ impl fmt::Debug for PasswordHash {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RefreshDigest(pub [u8; 32]);
 
+/// SHA-256 of a token that resets a password, which has 256 random bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ResetDigest(pub [u8; 32]);
+
+/// A keyed digest of an account and a client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AddressDigest(pub [u8; 16]);
+
 /// SHA-256 of an invite's code, which is a random-looking 128 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InviteDigest(pub [u8; 32]);

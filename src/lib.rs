@@ -34,6 +34,7 @@ pub mod directory;
 
 pub mod auth;
 pub mod limits;
+pub mod mail;
 
 pub mod bus;
 

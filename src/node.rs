@@ -23,6 +23,7 @@ use crate::directory::Directory;
 use crate::http;
 use crate::jobs::{DailyCounts, Erasures, Janitor, Retention, RevocationWatch, Snapshots};
 use crate::limits::{Connections, Limits};
+use crate::mail::Mailer;
 use crate::memory::Memory;
 use crate::metrics;
 use crate::reload::{Followers, Reload, Sources};
@@ -107,14 +108,7 @@ impl Node {
 
         let origins = Origins::new(&config.listen.allowed_origins);
         let passwords = Passwords::new(hashing_threads(), hash_budget(&limits));
-        let access = Access::new(access::Parts {
-            rooms: rooms.clone(),
-            directory: directory.clone(),
-            passwords: passwords.clone(),
-            limits: limits.clone(),
-            visits: visits(&rooms, tasks),
-            max_stale,
-        });
+        let access = doors(config, &rooms, &directory, &passwords, &limits, tasks);
         let submit_timeout = config.writes.failover_wait + SUBMIT_GRACE;
         let sessions = Sessions::new(session::Parts {
             node: config.node.name.clone(),
@@ -146,6 +140,9 @@ impl Node {
             hub,
             directory: directory.clone(),
             passwords,
+            sealer: verifier.sealer()?,
+            mailer: Mailer::new(&config.mail),
+            tasks: tasks.clone(),
             verifier,
             signer,
             limits,
@@ -348,6 +345,25 @@ fn appender(
     Appender::start(&config.writes, shards, slots, announce, bounds, traces, tasks)
 }
 
+/// The way into rooms.
+fn doors(
+    config: &Config,
+    rooms: &Rooms,
+    directory: &Directory,
+    passwords: &Passwords,
+    limits: &Limits,
+    tasks: &Tasks,
+) -> Access {
+    Access::new(access::Parts {
+        rooms: rooms.clone(),
+        directory: directory.clone(),
+        passwords: passwords.clone(),
+        limits: limits.clone(),
+        visits: visits(rooms, tasks),
+        max_stale: config.reads.max_stale,
+    })
+}
+
 fn visits(rooms: &Rooms, tasks: &Tasks) -> Visits {
     let visits = Visits::new(rooms.clone());
     tasks.spawn("visits", visits.clone().run(tasks.stop_signal()));
@@ -403,7 +419,7 @@ fn watched(
 
 /// Hashing is heavy on memory and a core for tens of milliseconds: never so much
 /// of it that sockets starve.
-/// Sign-ins are counted by address and account before.
+/// Failed sign-ins are counted by address and account before.
 fn hash_budget(limits: &Limits) -> HashBudget {
     let limits = limits.clone();
     Box::new(move |payer| match payer {

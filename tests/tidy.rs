@@ -20,7 +20,7 @@ const ORDER: [&str; 24] = [
     "routing",
     "store",
     "directory",
-    "auth limits",
+    "auth limits mail",
     "bus",
     "room",
     "session",

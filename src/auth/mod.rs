@@ -5,6 +5,7 @@
 //! own. No SQL here: what is stored is stored by `directory`.
 
 mod canonical;
+mod guessable;
 mod host;
 mod invite;
 mod keys;
@@ -12,18 +13,21 @@ mod origin;
 mod password;
 mod reader;
 mod refresh;
+mod reset;
 mod revocations;
 mod seal;
 mod ticket;
 mod token;
 
 pub use canonical::{canonical_email, email_forms};
+pub use guessable::check_account_password;
 pub use host::HostPort;
 pub use invite::InviteCode;
 pub use keys::{KeyError, Keys, key_weaknesses};
 pub use origin::Origins;
 pub use password::{HashBudget, Match, Passwords, Payer, check_password_rules, may_be_password};
 pub use refresh::RefreshToken;
+pub use reset::ResetToken;
 pub use revocations::Revocation;
 pub use seal::{SEAL_BYTES, Sealer};
 pub use ticket::Ticket;

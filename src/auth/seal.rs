@@ -68,10 +68,12 @@ impl Sealer {
     }
 
     pub fn seal(&self, parts: &[&[u8]]) -> [u8; SEAL_BYTES] {
-        let tag = self.keys.load()[0].over(parts).finalize().into_bytes();
-        let mut seal = [0; SEAL_BYTES];
-        seal.copy_from_slice(&tag[..SEAL_BYTES]);
-        seal
+        seal_by(&self.keys.load()[0], parts)
+    }
+
+    /// The seal of each key, that of [`Sealer::seal`] first: to look up a stored one.
+    pub fn seals(&self, parts: &[&[u8]]) -> Vec<[u8; SEAL_BYTES]> {
+        self.keys.load().iter().map(|key| seal_by(key, parts)).collect()
     }
 
     /// In constant time for each key.
@@ -79,6 +81,12 @@ impl Sealer {
         seal.len() == SEAL_BYTES
             && self.keys.load().iter().any(|key| key.over(parts).verify_truncated_left(seal).is_ok())
     }
+}
+
+fn seal_by(key: &SealKey, parts: &[&[u8]]) -> [u8; SEAL_BYTES] {
+    let mut seal = [0; SEAL_BYTES];
+    seal.copy_from_slice(&key.over(parts).finalize().into_bytes()[..SEAL_BYTES]);
+    seal
 }
 
 #[cfg(test)]
@@ -108,6 +116,7 @@ mod tests {
         assert!(rotating.is_seal(&[b"x"], &of_old.seal(&[b"x"])));
         assert!(of_new.is_seal(&[b"x"], &rotating.seal(&[b"x"])));
         assert!(!of_old.is_seal(&[b"x"], &rotating.seal(&[b"x"])));
+        assert_eq!(rotating.seals(&[b"x"]), [of_new.seal(&[b"x"]), of_old.seal(&[b"x"])]);
         rotating.replace(Vec::new());
         assert!(of_new.is_seal(&[b"x"], &rotating.seal(&[b"x"])), "an empty key set changes nothing");
     }

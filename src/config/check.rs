@@ -71,6 +71,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<String>) {
     );
     must((4..=128).contains(&limits.json_depth), "limits.json_depth must be from 4 to 128");
 
+    problems.extend(config.mail.problem().map(str::to_owned));
     problems.extend(config.traces.problem().map(str::to_owned));
     check_times(config, problems);
     check_names(config, problems);

@@ -27,11 +27,14 @@ pub struct Limits {
     /// New connections of one address; 0 because balancers share addresses.
     pub handshakes_per_minute: u32,
     pub signups_per_minute: u32,
+    /// Failed ones, and guesses of a room's password.
     pub signins_per_minute: u32,
     /// Passwords of rooms that one user sets or tries.
     pub room_passwords_per_minute: u32,
     /// Wrong passwords of one room, by all users, and from one address.
     pub room_guesses_per_minute: u32,
+    /// Mails that reset a password, of one account; ten times as many requests of an address.
+    pub resets_per_hour: u32,
     pub user_submits_per_minute: u32,
     /// HTTP requests that may change something, of one user; ten times as many of
     /// one address without a token.
@@ -60,7 +63,7 @@ pub struct Limits {
 impl Limits {
     /// The keys that count something, where 0 lifts the limit. The others are sizes,
     /// and bursts of a rate that is named here.
-    pub const COUNTS: [&str; 26] = [
+    pub const COUNTS: [&str; 27] = [
         "shapes_per_room",
         "room_bytes",
         "submits_per_second",
@@ -72,6 +75,7 @@ impl Limits {
         "handshakes_per_minute",
         "signups_per_minute",
         "signins_per_minute",
+        "resets_per_hour",
         "room_passwords_per_minute",
         "room_guesses_per_minute",
         "writes_per_minute",
@@ -110,6 +114,7 @@ impl Default for Limits {
             handshakes_per_minute: 0,
             signups_per_minute: 10,
             signins_per_minute: 10,
+            resets_per_hour: 5,
             room_passwords_per_minute: 30,
             room_guesses_per_minute: 60,
             writes_per_minute: 1800,

@@ -11,6 +11,7 @@ mod error;
 mod history;
 mod limits;
 mod load;
+mod mail;
 mod memory;
 mod network;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use error::ConfigError;
 pub use history::History;
 pub use limits::Limits;
 pub use load::{Loaded, Sources};
+pub use mail::Mail;
 pub use memory::Memory;
 pub use network::Network;
 pub use traces::Traces;
@@ -65,6 +67,8 @@ pub struct Config {
     pub memory: Memory,
     #[serde(default)]
     pub jobs: Jobs,
+    #[serde(default)]
+    pub mail: Mail,
     #[serde(default)]
     pub log: Log,
     #[serde(default)]

@@ -36,6 +36,7 @@ fn the_commented_file_is_valid_and_holds_the_defaults() {
     assert_eq!(shown(&config.history), shown(&History::default()));
     assert_eq!(shown(&config.limits), shown(&Limits::default()));
     assert_eq!(shown(&config.jobs), shown(&Jobs::default()));
+    assert_eq!(shown(&config.mail), shown(&Mail::default()));
     assert_eq!(shown(&config.log), shown(&Log::default()));
     assert_eq!(shown(&config.traces), shown(&Traces::default()));
     assert_eq!(config.auth.access_token, quarter_hour());
@@ -57,7 +58,7 @@ fn keys_of<T: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
 
 #[test]
 fn the_commented_file_names_every_key() {
-    let sections: [(&str, &[&str]); 17] = [
+    let sections: [(&str, &[&str]); 18] = [
         ("[node]", keys_of::<Node>()),
         ("[listen]", keys_of::<Listen>()),
         ("[[directory.endpoints]]", keys_of::<Endpoint>()),
@@ -73,6 +74,7 @@ fn the_commented_file_names_every_key() {
         ("[limits]", keys_of::<Limits>()),
         ("[memory]", keys_of::<Memory>()),
         ("[jobs]", keys_of::<Jobs>()),
+        ("[mail]", keys_of::<Mail>()),
         ("[log]", keys_of::<Log>()),
         ("[traces]", keys_of::<Traces>()),
     ];

@@ -122,6 +122,7 @@ fn text(
     [
         node_section(name, public, admin, options),
         database_sections(shards),
+        mail_section(&layout.file(&format!("nodes/{name}.mail"))),
         bus_and_auth_sections(redis, &key),
     ]
     .concat()
@@ -186,6 +187,11 @@ fn database_sections(shards: &[&Shard]) -> String {
         }
     }
     text
+}
+
+/// A sink: one line of JSON a mail.
+fn mail_section(file: &Path) -> String {
+    format!("\n[mail]\nfile = {:?}\n", file.display().to_string())
 }
 
 fn endpoint(table: &str, endpoint: &Endpoint) -> String {

@@ -68,7 +68,9 @@ pub(super) static CHANGE: Sql = Sql {
 // Not if the password was changed meanwhile.
 pub(super) static REHASH: Sql = Sql {
     name: "account_rehash",
-    text: "UPDATE directory.account SET password_hash = $3 WHERE id = $1 AND password_hash = $2",
+    text: "UPDATE directory.account SET password_hash = $3
+            WHERE id = $1 AND password_hash = ANY (ARRAY[$2, $3])
+           RETURNING 1",
 };
 
 /// What a person changes of themselves.
@@ -100,14 +102,15 @@ impl Directory {
         row.map(|row| credentials(&row).map(|found| found.account)).transpose()
     }
 
-    /// Another hash of the same password.
+    /// Another hash of the same password. False if `old` is not the account's any more.
     pub async fn replace_hash(
         &self,
         id: &UserId,
         old: &PasswordHash,
         new: &PasswordHash,
-    ) -> Result<(), DirectoryError> {
-        self.query(&REHASH, &[&id.as_str(), &old.as_str(), &new.as_str()]).await.map(drop)
+    ) -> Result<bool, DirectoryError> {
+        let replaced = self.query(&REHASH, &[&id.as_str(), &old.as_str(), &new.as_str()]).await?;
+        Ok(!replaced.is_empty())
     }
 
     pub async fn account(&self, id: &UserId) -> Result<Option<Account>, DirectoryError> {
@@ -126,7 +129,7 @@ impl Directory {
     }
 }
 
-fn credentials(row: &Row) -> Result<Credentials, DirectoryError> {
+pub(super) fn credentials(row: &Row) -> Result<Credentials, DirectoryError> {
     let id = UserId::new(row.get(0)).map_err(|_| DirectoryError::Corrupt { what: "an account id" })?;
     let account = Account {
         id,

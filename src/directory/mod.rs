@@ -9,8 +9,11 @@
 mod accounts;
 mod erasures;
 pub mod idempotency;
+mod known_addresses;
+mod passwords;
 mod refresh_tokens;
 mod revocations;
+mod sign_ins;
 mod slugs;
 mod tickets;
 
@@ -27,7 +30,10 @@ use crate::store::misconfigured;
 
 pub use accounts::{Account, AccountChange, Credentials, NewAccount};
 pub use erasures::Erasure;
+pub use known_addresses::{Acquaintance, Seen};
+pub use passwords::PasswordChange;
 pub use revocations::Revoked;
+pub use sign_ins::SignIn;
 pub use slugs::Unfinished;
 
 /// Every statement, to be prepared when a connection is made.
@@ -41,6 +47,17 @@ pub const STATEMENTS: &[&Sql] = &[
     &accounts::BY_EMAIL,
     &accounts::CHANGE,
     &accounts::REHASH,
+    &known_addresses::LOOK,
+    &known_addresses::NOTE,
+    &known_addresses::SWEEP,
+    &passwords::SET,
+    &passwords::BEGIN_RESET,
+    &passwords::RESET_OF,
+    &passwords::FINISH_RESET,
+    &passwords::SWEEP,
+    &sign_ins::LIST,
+    &sign_ins::END,
+    &sign_ins::NOTE_FAILURE,
     &refresh_tokens::INSERT,
     &refresh_tokens::ROTATE,
     &refresh_tokens::REVOKE_REUSED,
@@ -215,7 +232,7 @@ impl Directory {
     }
 
     /// Deletes what has had its time: answers kept for repeats, refresh tokens,
-    /// used tickets, revocations older than any token.
+    /// used tickets, revocations older than any token, addresses long not signed in from.
     pub async fn sweep(&self) -> Result<usize, DirectoryError> {
         let remembered = millis(idempotency::REMEMBERED);
         let mut swept = 0;
@@ -225,7 +242,10 @@ impl Directory {
             let sign_ins = self.query(&revocations::SWEEP_SIGN_INS, &[&SWEEP_BATCH]).await?;
             let revocations = self.query(&revocations::SWEEP, &[&SWEEP_BATCH]).await?;
             let tickets = self.query(&tickets::SWEEP, &[&SWEEP_BATCH]).await?;
+            let addresses = self.sweep_known_addresses(SWEEP_BATCH).await?;
             let count = answers.len() + tokens.len() + sign_ins.len() + revocations.len() + tickets.len();
+            let resets = self.sweep_resets(SWEEP_BATCH).await?;
+            let count = count + addresses + resets;
             swept += count;
             if count == 0 {
                 return Ok(swept);

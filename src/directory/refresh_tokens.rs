@@ -14,10 +14,12 @@ use crate::db::Sql;
 use crate::digests::RefreshDigest;
 use crate::ids::UserId;
 
+// A change of the password waits for the lock, and then sees the sign-in.
 pub(super) static INSERT: Sql = Sql {
     name: "refresh_token_insert",
     text: "INSERT INTO directory.refresh_token (digest, family, account_id, expires_at)
-           VALUES ($1, $2, $3, now() + $4 * interval '1 millisecond')
+           SELECT $1, $2, id, now() + $4 * interval '1 millisecond'
+             FROM directory.account WHERE id = $3 FOR SHARE
            ON CONFLICT DO NOTHING",
 };
 
@@ -46,7 +48,11 @@ pub(super) static REVOKE_REUSED: Sql = Sql {
                UPDATE directory.sign_in SET ended_at = now()
                 WHERE id = (SELECT family FROM directory.refresh_token WHERE digest = $1 AND spent)
                   AND ended_at IS NULL
-               RETURNING id, account_id)
+               RETURNING id, account_id),
+           noted AS (
+               INSERT INTO directory.audit (id, actor, action, target)
+               SELECT $3, account_id, 'sign_in.reused', 'sign_in ' || id FROM ended
+                   ON CONFLICT DO NOTHING)
            INSERT INTO directory.revocation (id, user_id, login, expires_at)
            SELECT gen_random_uuid(), account_id, id, now() + $2 * interval '1 millisecond' FROM ended
            RETURNING user_id",
@@ -110,7 +116,8 @@ impl Directory {
     ) -> Result<(UserId, Uuid), DirectoryError> {
         let (old, new, lifetime) = (old.0.as_slice(), new.0.as_slice(), millis(lifetime));
         let Some(row) = self.query_opt(&ROTATE, &[&old, &new, &lifetime]).await? else {
-            let revoked = self.query(&REVOKE_REUSED, &[&old, &millis(self.kept.of_login)]).await?;
+            let revoked =
+                self.query(&REVOKE_REUSED, &[&old, &millis(self.kept.of_login), &Uuid::now_v7()]).await?;
             let Some(row) = revoked.first() else { return Err(DirectoryError::RefreshTokenInvalid) };
             let account: &str = row.get(0);
             tracing::warn!(account, "a spent refresh token was shown again: its sign-in is ended");

@@ -39,7 +39,11 @@ pub(super) static END_LOGIN: Sql = Sql {
     text: "WITH ended AS (
                UPDATE directory.sign_in SET ended_at = now()
                 WHERE id = (SELECT family FROM directory.refresh_token WHERE digest = $1) AND ended_at IS NULL
-               RETURNING id, account_id)
+               RETURNING id, account_id),
+           noted AS (
+               INSERT INTO directory.audit (id, actor, action, target)
+               SELECT $2::uuid, account_id, 'sign_out', 'sign_in ' || id FROM ended
+                   ON CONFLICT DO NOTHING)
            INSERT INTO directory.revocation (id, user_id, login, expires_at)
            SELECT $2::uuid, account_id, id, now() + $3 * interval '1 millisecond' FROM ended
                ON CONFLICT DO NOTHING",
@@ -52,7 +56,11 @@ pub(super) static END_LOGINS: Sql = Sql {
     text: "WITH ended AS (
                UPDATE directory.sign_in SET ended_at = now()
                 WHERE account_id = $1 AND ended_at IS NULL
-               RETURNING id)
+               RETURNING id),
+           noted AS (
+               INSERT INTO directory.audit (id, actor, action, target)
+               SELECT $3, $1, 'sign_out.all', 'user ' || $1 WHERE EXISTS (SELECT FROM ended)
+                   ON CONFLICT DO NOTHING)
            INSERT INTO directory.revocation (id, user_id, login, expires_at)
            SELECT gen_random_uuid(), $1, id, now() + $2 * interval '1 millisecond' FROM ended
                ON CONFLICT DO NOTHING",
@@ -91,7 +99,8 @@ impl Directory {
 
     /// Signs out every device of an account.
     pub async fn end_logins_of(&self, account: &UserId) -> Result<(), DirectoryError> {
-        self.query(&END_LOGINS, &[&account.as_str(), &millis(self.kept.of_login)]).await.map(drop)
+        let note = Uuid::now_v7();
+        self.query(&END_LOGINS, &[&account.as_str(), &millis(self.kept.of_login), &note]).await.map(drop)
     }
 
     /// Ends all tokens that `user` has, whoever made them.

@@ -49,6 +49,27 @@ pub(super) fn charge_connection(app: &App, extensions: &Extensions, client: IpAd
     }
 }
 
+/// The client of a request that may sign in.
+pub(super) struct Caller {
+    pub address: IpAddr,
+    /// Its `User-Agent`, shortened.
+    pub agent: Option<String>,
+}
+
+/// Of a `User-Agent`, in bytes: enough for browsers' own.
+const AGENT_BYTES: usize = 200;
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let ClientAddress(address) = ClientAddress::from_request_parts(parts, app).await?;
+        let agent = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        // Visible ASCII by now.
+        Ok(Self { address, agent: agent.map(|agent| agent.chars().take(AGENT_BYTES).collect()) })
+    }
+}
+
 /// Removes the host that a request was sent to first, unless a balancer names it.
 pub(super) async fn believe_balancers(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::address::ClientAddress;
+use super::address::Caller;
 use super::body::Json;
 use super::error::{Answer, ApiError};
 use super::freshness::Fresh;
@@ -59,22 +59,22 @@ pub(super) struct Credentials {
 /// the name.
 pub(super) async fn sign_up(
     app: State<App>,
-    from: ClientAddress,
+    caller: Caller,
     Json(wish): Json<Credentials>,
 ) -> Answer<Response> {
     let before_at = wish.email.split('@').next().unwrap_or_default();
     let name = wish.name.unwrap_or_else(|| before_at.chars().take(NAME_MAX).collect());
     let wish = api_body(json!({"email": wish.email, "password": wish.password, "name": name}))?;
-    with_user_id(people::sign_up(app, from, Json(wish)).await?).await
+    with_user_id(people::sign_up(app, caller, Json(wish)).await?).await
 }
 
 pub(super) async fn sign_in(
     app: State<App>,
-    from: ClientAddress,
+    caller: Caller,
     Json(wish): Json<Credentials>,
 ) -> Answer<Response> {
     let wish = api_body(json!({"email": wish.email, "password": wish.password}))?;
-    with_user_id(people::sign_in(app, from, Json(wish)).await?).await
+    with_user_id(people::sign_in(app, caller, Json(wish)).await?).await
 }
 
 #[derive(Deserialize)]

@@ -32,6 +32,7 @@ mod members;
 mod openapi;
 mod page;
 mod paging;
+mod passwords;
 mod path;
 mod people;
 mod presence;
@@ -39,6 +40,7 @@ mod query;
 mod rooms;
 mod search;
 mod shapes;
+mod sign_ins;
 mod signed_in;
 mod stats;
 mod submits;
@@ -58,11 +60,12 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-use crate::auth::{Origins, Passwords, Signer, Verifier};
+use crate::auth::{Origins, Passwords, Sealer, Signer, Verifier};
 use crate::bus::Bus;
 use crate::config;
 use crate::directory::Directory;
 use crate::limits::Limits;
+use crate::mail::Mailer;
 use crate::memory::Memory;
 use crate::room::Hub;
 use crate::room::access::Access;
@@ -71,6 +74,7 @@ use crate::store::append::Appender;
 use crate::store::history::History;
 use crate::store::imports::Imports;
 use crate::store::rooms::Rooms;
+use crate::tasks::Tasks;
 
 #[cfg(fuzzing)]
 pub use shapes::fuzz_cursor;
@@ -101,6 +105,10 @@ pub struct Parts {
     pub passwords: Passwords,
     pub verifier: Verifier,
     pub signer: Signer,
+    pub sealer: Sealer,
+    /// None: the gateway sends no mail.
+    pub mailer: Option<Mailer>,
+    pub tasks: Tasks,
     pub limits: Limits,
     pub memory: Memory,
     pub origins: Origins,
@@ -148,6 +156,11 @@ pub fn router(parts: Parts) -> Router {
         .routes(routes!(people::refresh))
         .routes(routes!(people::sign_out))
         .routes(routes!(me::get, me::change, me::erase))
+        .routes(routes!(passwords::change))
+        .routes(routes!(sign_ins::list))
+        .routes(routes!(sign_ins::end))
+        .routes(routes!(passwords::ask_for_reset))
+        .routes(routes!(passwords::reset))
         .routes(routes!(search::list))
         .routes(routes!(rooms::create).layer(once.clone()))
         .routes(routes!(rooms::get, alter::alter, alter::archive))

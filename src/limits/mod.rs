@@ -8,6 +8,7 @@
 //! No SQL, no Redis.
 
 mod connections;
+mod failures;
 mod gate;
 mod open;
 mod tally;
@@ -26,12 +27,14 @@ use crate::config;
 use crate::ids::{RoomId, UserId};
 use crate::protocol::Refusal;
 use crate::tasks::Tasks;
+use failures::Failures;
 use gate::{Gate, SoleGate};
 use open::OpenSessions;
 use tally::{Counted, HOUR, MINUTE, SharedCounts};
 use tries::Tries;
 
 pub use connections::{ConnectionPlace, Connections};
+pub use failures::{Attempt, Guess};
 pub use gate::MAX_KEYS;
 pub use open::SessionSlot;
 pub use tally::{Tallied, Tally};
@@ -49,8 +52,9 @@ struct Gates {
     configured: config::Limits,
     handshakes: Arc<Gate>,
     sign_ups: Arc<Gate>,
-    sign_ins_by_address: Arc<Gate>,
-    sign_ins_by_account: Arc<Gate>,
+    sign_ins: Arc<Failures>,
+    resets_by_address: Arc<Gate>,
+    resets_by_account: Arc<Gate>,
     room_keys: Arc<Gate>,
     guesses_of_room: Arc<Tries>,
     guesses_from_address: Arc<Tries>,
@@ -161,15 +165,24 @@ impl Limits {
         self.gates.load().sign_ups.pass(network(from), ONE)
     }
 
-    /// By address, then by account, whether or not the account exists.
-    pub async fn sign_in(&self, from: IpAddr, email: &str) -> Result<(), Refusal> {
+    /// A sign-in, before its password is checked. Only failures are counted.
+    pub async fn sign_in(&self, guess: Guess<'_>) -> Result<Attempt, Refusal> {
+        let failures = self.gates.load().sign_ins.clone();
+        Box::pin(failures.begin(guess, self.shared.clone())).await
+    }
+
+    /// A request for a mail that resets a password.
+    pub fn reset_of_address(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.gates.load().resets_by_address.pass(network(from), ONE)
+    }
+
+    /// Such a mail to an account, whether or not the account exists.
+    pub async fn reset_of_account(&self, email: &str) -> Result<(), Refusal> {
         let gates = self.gates.load_full();
-        let (network, email) = (network(from), email.to_lowercase());
-        let most = gates.configured.signins_per_minute;
-        gates.sign_ins_by_address.pass(network, ONE)?;
-        self.guess(SIGN_INS, &["address", &network.to_string()], most).await?;
-        gates.sign_ins_by_account.pass(&email, ONE)?;
-        self.guess(SIGN_INS, &["account", &email], most).await
+        let (most, email) = (gates.configured.resets_per_hour, email.to_lowercase());
+        gates.resets_by_account.pass(&email, ONE)?;
+        let parts = ["reset", &email];
+        self.count(Counted { what: RESETS, parts: &parts, count: 1, most, window: HOUR, eager: false }).await
     }
 
     /// An HTTP request of a user that may change something.
@@ -182,7 +195,7 @@ impl Limits {
         self.gates.load().writes_by_address.pass(network(from), ONE)
     }
 
-    /// A hash of a room's password, which the user sets or tries.
+    /// A hash of a room's password, which the user sets or tries, or of the user's own.
     pub fn room_password(&self, user: &UserId) -> Result<(), Refusal> {
         self.gates.load().room_passwords.pass(user.as_str(), ONE)
     }
@@ -264,12 +277,17 @@ impl Gates {
         let minute = Gate::per_minute;
         let of_user = |what, rate: u32| Gate::per_second(what, rate, rate.saturating_mul(USER_BURST_SECONDS));
         let c = configured;
+        let resets_of_address = c.resets_per_hour.saturating_mul(RESETS_OF_ADDRESS);
         let writes_of_address = c.writes_per_minute.saturating_mul(WRITES_OF_ADDRESS);
         Self {
             handshakes: kept(minute("handshakes", c.handshakes_per_minute), |g| &g.handshakes),
             sign_ups: kept(minute("sign-ups", c.signups_per_minute), |g| &g.sign_ups),
-            sign_ins_by_address: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_address),
-            sign_ins_by_account: kept(minute(SIGN_INS, c.signins_per_minute), |g| &g.sign_ins_by_account),
+            sign_ins: match before {
+                Some(before) => Failures::new(c.signins_per_minute).after(&before.sign_ins),
+                None => Arc::new(Failures::new(c.signins_per_minute)),
+            },
+            resets_by_address: kept(Gate::per_hour(RESETS, resets_of_address), |g| &g.resets_by_address),
+            resets_by_account: kept(Gate::per_hour(RESETS, c.resets_per_hour), |g| &g.resets_by_account),
             room_keys: kept(minute(GUESSES, c.signins_per_minute), |g| &g.room_keys),
             room_passwords: kept(minute(ROOM_PASSWORDS, c.room_passwords_per_minute), |g| &g.room_passwords),
             guesses_of_room: tries(|g| &g.guesses_of_room),
@@ -334,12 +352,14 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 const SUBMITS: &str = "submits";
 const SIGNALS: &str = "signals";
 const IMPORTS: &str = "imports";
-const SIGN_INS: &str = "sign-ins";
 const WRITES: &str = "requests that change something";
 /// People behind one address sign in, refresh and sign out without a token.
 const WRITES_OF_ADDRESS: u32 = 10;
 /// The seconds of a user's traffic that may come at once: all tabs reconnect.
 const USER_BURST_SECONDS: u32 = 4;
+const RESETS: &str = "resets of passwords";
+/// Several people behind one address may have forgotten their passwords.
+const RESETS_OF_ADDRESS: u32 = 10;
 const ROOM_PASSWORDS: &str = "passwords of rooms";
 const GUESSES: &str = "attempts to get in";
 

@@ -142,6 +142,15 @@ impl SharedCounts {
         }
     }
 
+    /// Adds `more` without a limit.
+    pub async fn add(&self, key: &str, more: i64, window: Duration) -> Option<Tallied> {
+        self.tally.count(key, more, window).await
+    }
+
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn("limit-count", work);
+    }
+
     /// If the count was lost, adds what this node had accepted.
     async fn note(&self, count: &Count, accepted: i64, answer: Tallied, window: Duration) {
         let lost = count.known().note(accepted, answer, Instant::now());
@@ -194,7 +203,7 @@ impl Known {
     }
 }
 
-fn key(parts: &[&str]) -> String {
+pub(super) fn key(parts: &[&str]) -> String {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update((part.len() as u64).to_be_bytes());

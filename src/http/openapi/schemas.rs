@@ -49,6 +49,26 @@ pub struct SignedIn {
 }
 
 #[derive(ToSchema)]
+pub struct SignIns {
+    items: Vec<OwnSignIn>,
+    next_cursor: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct OwnSignIn {
+    #[schema(format = "uuid")]
+    id: String,
+    created_at: i64,
+    refreshed_at: i64,
+    /// Of its last refresh token.
+    expires_at: i64,
+    /// `User-Agent` of the client that signed in, shortened.
+    agent: Option<String>,
+    /// The sign-in of the token that the request showed.
+    current: bool,
+}
+
+#[derive(ToSchema)]
 pub struct Room {
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     room: i64,
