@@ -93,7 +93,7 @@ async fn one_sign_in_of_several_is_ended_on_every_node() {
     // One's own.
     assert_eq!(end(world, 0, &laptop, &before[0]["id"]).await.status, 204);
     assert_eq!(listed(world, &tablet).await.len(), 1);
-    assert_eq!(listed(world, &world.person("bob")).await, [json!(0); 0]);
+    assert!(listed(world, &world.person("bob")).await.is_empty());
 }
 
 #[tokio::test]
