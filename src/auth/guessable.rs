@@ -7,7 +7,7 @@ use super::password::check_password_rules;
 use crate::config::Secret;
 use crate::protocol::{Code, Refusal};
 
-/// What zxcvbn calls "very guessable": a guesser who is not slowed down needs a second.
+/// zxcvbn calls fewer guesses "very guessable".
 const GUESSES_MIN: u64 = 1_000_000;
 /// A longer password is judged by its beginning: the time grows with the square.
 const JUDGED_CHARS: usize = 64;

@@ -2,7 +2,7 @@
 //! limit of the process: clients never take the descriptors that pools of databases,
 //! Redis and files need.
 //!
-//! At accept only the peer is known, and a balancer's connections are those of many
+//! At accept only the peer is known, and the connections of a balancer belong to many
 //! clients. Their addresses are counted once a request names them.
 
 use std::collections::HashMap;
@@ -100,7 +100,7 @@ impl Open {
 }
 
 impl ConnectionPlace {
-    /// The client behind a balancer, whose session keeps the connection from now on.
+    /// `client` is behind a balancer, and its session keeps the connection from now on.
     /// A connection that counts to an address already stays with it.
     pub fn belongs_to(&self, client: IpAddr) -> Result<(), Refusal> {
         let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,7 +33,7 @@ impl Tries {
         Self { what, most, counts, hasher: RandomState::new() }
     }
 
-    /// What is left of `before`, if that has the same limit; else a whole budget.
+    /// The rest of `before`, if that has the same limit; else a whole budget.
     pub fn after(self, before: &Arc<Self>) -> Arc<Self> {
         if self.most == before.most { before.clone() } else { Arc::new(self) }
     }

@@ -20,7 +20,7 @@ fn ack() -> (String, String) {
     ("ack".to_owned(), String::new())
 }
 
-/// The shapes and bytes that the head counts, which are those of the state table.
+/// The shapes and bytes that the head counts. The state table has as many.
 async fn counts(world: &World, room: u64) -> (i64, i64) {
     let admin = shard(world, room).await;
     let id = i64::try_from(room).unwrap();
